@@ -1,0 +1,31 @@
+# Every target sets up .venv by itself; all it needs is a Python 3.11 to 3.13 on the machine.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: sweep test lint bench ui
+sweep: $(VENV)/.installed
+	$(BIN)/python sweeps/digits.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks
+
+ui: $(VENV)/.installed
+	$(BIN)/python -m sweeps ui
+
+# uv, inside the environment, installs in seconds what takes plain pip minutes. constraints.txt keeps torch and
+# torchvision a matching pair: the ordinary wheels, which also run on a CPU.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	touch $@

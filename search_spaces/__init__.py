@@ -1,0 +1,6 @@
+"""Where to search, as data: parameter name -> Optuna distribution, and the values that are known to work.
+
+A file is an architecture family. `SPACE` maps a parameter to its distribution, or, where it exists only beside certain
+choices, to `{parent: {choice: distribution}}`: rho only beside SAM-family optimizers, each with a range of its own.
+`KNOWN` has the same shape, a value in the place of a distribution: each arm's first trial.
+"""

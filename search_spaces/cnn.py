@@ -1,0 +1,27 @@
+"""CIFAR-sized CNNs (ResNet-18, ResNet-50, WideResNet) trained long: the ranges and values of the WCR paper.
+
+Source: Yun, Jo & Lee 2025 (arXiv 2511.14282), tables 4, 5 and 11; Hoyer-square's range is ours.
+"""
+
+from optuna.distributions import CategoricalDistribution as Categorical
+from optuna.distributions import FloatDistribution as Float
+
+__all__ = ["KNOWN", "SPACE"]
+
+SPACE = {
+    "optimizer": Categorical(("sgd", "sam", "s2sam")),
+    "regularizer": Categorical(("none", "l1", "hoyer_square", "wcr")),
+    "lam": {
+        "regularizer": {
+            "l1": Float(1e-6, 1e-4, log=True),
+            "hoyer_square": Float(1e-6, 1e-3, log=True),
+            "wcr": Float(1e-6, 1e-3, log=True),
+        }
+    },
+    "opt/rho": {"optimizer": {"sam": Float(0.05, 1.0, log=True), "s2sam": Float(0.05, 1.0, log=True)}},
+}
+
+KNOWN = {
+    "lam": {"regularizer": {"l1": 1e-5, "hoyer_square": 1e-4, "wcr": 1e-5}},
+    "opt/rho": {"optimizer": {"sam": 0.5, "s2sam": 0.5}},
+}

@@ -1,0 +1,1 @@
+"""The sweeps, one a file, and the service around them. `python sweeps/digits.py --help`, `python -m sweeps --help`."""

@@ -1,0 +1,121 @@
+"""`python -m sweeps`: look at what was recorded."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps._sweep import fail
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+Runs = Annotated[Path, typer.Option(help="folder of all records")]
+Name = Annotated[str, typer.Argument(help="the sweep's name")]
+
+
+@app.callback()
+def main() -> None:
+    """Look at what the sweeps recorded. A sweep itself is run by its file: python sweeps/digits.py --help"""
+
+
+@app.command("best")
+def show_best(
+    runs: Runs = Path("runs"),
+    architecture: Annotated[str | None, typer.Option(help="only this network")] = None,
+    dataset: Annotated[str | None, typer.Option(help="only this dataset")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="only this optimizer")] = None,
+    regularizer: Annotated[str | None, typer.Option(help="only this regularizer")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="only at this sparsity, in [0, 1)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
+) -> None:
+    """The best lam and rho for each architecture, dataset, optimizer, regularizer and sparsity (validation split)."""
+    from sweeps._records import best, find_sweeps
+    from sweeps._report import number, with_spread
+
+    rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
+    rows = [row for row in rows if sparsity is None or row["sparsity"] == sparsity]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        there = ", ".join(folder.name for folder in find_sweeps(runs)) or "none"
+        fail(ValueError(f"best: no finished trial in {runs} matches (sweeps there: {there})"))
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    columns = ("architecture", "dataset", "optimizer", "regularizer", "sparsity")
+    for name in (*columns, "lam", "rho", rows[0]["metric"], "n", "epochs", "sweep", "trial"):
+        table.add_column(name, justify="right" if name in ("sparsity", "lam", "rho", "n", "epochs") else "left")
+    for row in rows:
+        texts = [str(row[name]) for name in columns[:4]]
+        values = [f"{row['sparsity']:g}", number(row["lam"]), number(row["rho"]), with_spread(row), str(row["n"])]
+        table.add_row(*texts, *values, str(row["epochs"]), row["sweep"], row["trial"])
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a pipe has no width to fit into
+    console.print(table)
+
+
+@app.command()
+def report(name: Name, runs: Runs = Path("runs"), markdown: Annotated[bool, typer.Option(help="as Markdown")] = False) -> None:
+    """A sweep's tables: the best trial of each arm, and what was confirmed on unseen seeds, with mean, spread and n."""
+    from rich.console import Console
+
+    from sweeps._records import Records
+    from sweeps._report import as_markdown, as_tables
+
+    summary = Records.replay(sweep_folder(runs, name)).summary
+    if summary is None:
+        fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
+    typer.echo(as_markdown(summary)) if markdown else Console(highlight=False).print(as_tables(summary))
+
+
+@app.command()
+def sync(
+    name: Name,
+    runs: Runs = Path("runs"),
+    tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
+) -> None:
+    """Send MLflow what it has not got of a sweep; what it has is not sent again."""
+    from sweeps._records import Shipper, default_tracking_uri
+
+    shipper = Shipper(sweep_folder(runs, name), tracking_uri or default_tracking_uri(runs), warn=lambda text: None)
+    before = shipper.num_waiting
+    shipper.start()
+    left = shipper.finish(timeout=3600)
+    typer.echo(f"{before - left} of {before} entries sent to {shipper.tracking_uri}")
+    if left:
+        fail(ValueError(f"sync: {left} entries are not sent: {shipper.failure}"))
+
+
+@app.command()
+def ui(
+    runs: Runs = Path("runs"),
+    host: Annotated[str, typer.Option(help="address to listen on; anyone who reaches it can read and change")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 5000,
+) -> None:
+    """MLflow's UI on what was recorded."""
+    from sweeps._records import default_tracking_uri
+
+    if not (runs / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        fail(ValueError(f"ui: nothing is recorded in {runs} yet; run a sweep first, e.g. python sweeps/digits.py"))
+    typer.echo(f"MLflow on http://{host}:{port} (it needs some seconds to start; Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", default_tracking_uri(runs)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])
+
+
+def sweep_folder(runs: Path, name: str) -> Path:
+    from sweeps._records import find_sweeps
+
+    sweeps = {folder.name: folder for folder in find_sweeps(runs)}
+    if name not in sweeps:
+        fail(ValueError(f"sweep: must be one of {', '.join(sweeps) or 'none yet'} (in {runs}), got {name!r}"))
+    return sweeps[name]
+
+
+if __name__ == "__main__":
+    app()

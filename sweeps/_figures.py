@@ -1,0 +1,119 @@
+"""The figures of the records. Matplotlib without pyplot: they are drawn in a background thread."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+__all__ = ["draw_curve", "draw_summary", "draw_weights"]
+
+# Okabe & Ito's palette: told apart by people who see colours differently. Colour is the regularizer, dash the optimizer.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+DASHES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
+
+
+def sparsity_axes(figure: Figure, objective: str) -> Any:
+    """Density on a logarithmic scale, labelled by sparsity: the interesting end gets the room."""
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xlabel("sparsity (fraction of prunable weights removed)")
+    axes.set_ylabel(f"{objective} after one-shot pruning")
+    axes.grid(alpha=0.3)
+    return axes
+
+
+def label_levels(axes: Any, levels: Sequence[float]) -> None:
+    densities = [1 - level for level in levels]
+    axes.set_xticks(densities, minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda density, _: f"{1 - density:g}"))
+    axes.set_ylim(bottom=0)
+
+
+def title_of(config: Mapping[str, Any]) -> str:
+    parts = [f"{config['architecture']} on {config['dataset']}: {config['optimizer']}"]
+    if "rho" in config["opt"]:
+        parts.append(f"rho {config['opt']['rho']:.3g}")
+    parts.append(f"+ {config['regularizer']}")
+    if config["regularizer"] != "none":
+        parts.append(f"lam {config['lam']:.3g}")
+    return " ".join(parts)
+
+
+def draw_curve(curve: Sequence[Mapping], test: Sequence[Mapping] | None, config: Mapping[str, Any]) -> Figure:
+    """One trial's metric against sparsity."""
+    objective = next(name for name in curve[0] if name not in ("sparsity", "loss"))
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = sparsity_axes(figure, objective)
+    for rows, name, style in ((curve, "validation", "o-"), (test, "test", "s--")):
+        if rows:
+            axes.plot([1 - row["sparsity"] for row in rows], [row[objective] for row in rows], style, label=name)
+    label_levels(axes, [row["sparsity"] for row in curve])
+    axes.set_title(title_of(config), fontsize=10)
+    axes.legend()
+    return figure
+
+
+def draw_weights(layers: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Figure:
+    """Histogram of log10|w| of every prunable tensor before pruning, as a map: layers down, magnitude across; the mark is
+    the magnitude under which the layer's pruned fraction at the target sparsity lies."""
+    counts = np.array([layer["histogram"] for layer in layers], float)
+    density = counts / counts.sum(1, keepdims=True)
+    edges = np.linspace(-8, 2, counts.shape[1] + 1)
+    figure = Figure(figsize=(7, 1.8 + 0.22 * len(layers)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        density, aspect="auto", cmap="viridis", extent=(edges[0], edges[-1], len(layers) - 0.5, -0.5), interpolation="none"
+    )
+    for row, layer in enumerate(layers):
+        pruned = 1 - layer["num_kept"] / layer["num_weights"]
+        cut = edges[min(int(np.searchsorted(np.cumsum(density[row]), pruned)), len(edges) - 2) + 1]
+        axes.plot([cut, cut], [row - 0.4, row + 0.4], color="white", linewidth=2)
+    labels = [f"{layer['name']}  ({layer['num_kept'] / layer['num_weights']:.1%} kept)" for layer in layers]
+    axes.set_yticks(range(len(layers)), labels, fontsize=8)
+    axes.set_xlabel("log10 |w|, before pruning (white: up to here it is pruned)")
+    axes.set_title(f"{title_of(config)}, at sparsity {config['target_sparsity']:g}", fontsize=10)
+    figure.colorbar(image, label="fraction of the layer's weights")
+    return figure
+
+
+def draw_summary(summary: Mapping[str, Any]) -> Figure:
+    """Every arm's best trial, and the confirmed configurations with their spread, against sparsity."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = sparsity_axes(figure, summary["objective"])
+    levels = [float(level) for level in summary["levels"]]
+    rows = [*summary["arms"], *summary["confirmed"]]
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
+    regularizers = list(dict.fromkeys(row["regularizer"] for row in rows))
+
+    def style(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "color": COLOURS[regularizers.index(row["regularizer"]) % len(COLOURS)],
+            "linestyle": DASHES[optimizers.index(row["optimizer"]) % len(DASHES)],
+        }
+
+    densities = [1 - level for level in levels]
+    confirmed_arms = {(row["optimizer"], row["regularizer"]) for row in summary["confirmed"]}
+    for row in summary["arms"]:
+        arm = (row["optimizer"], row["regularizer"])
+        faint = 0.35 if summary["confirmed"] else 1.0
+        label = None if arm in confirmed_arms else f"{arm[0]} + {arm[1]} (1 seed)"
+        if label or not summary["confirmed"]:
+            axes.plot(densities, list(row["curve"].values()), alpha=faint, marker=".", label=label, **style(row))
+    seen: set[tuple[str, str]] = set()
+    for row in summary["confirmed"]:
+        arm = (row["optimizer"], row["regularizer"])
+        cells = list(row["test"].values())
+        label = f"{arm[0]} + {arm[1]} (n = {cells[0]['n']}, test)" if arm not in seen else None
+        seen.add(arm)
+        spread = [cell["spread"] or 0.0 for cell in cells]
+        axes.errorbar(
+            densities, [cell["value"] for cell in cells], spread, marker="o", capsize=3, label=label, **style(row)
+        )
+    label_levels(axes, levels)
+    axes.set_title(f"{summary['sweep']}: what is left after pruning")
+    axes.legend(fontsize=8)
+    return figure

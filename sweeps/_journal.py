@@ -1,0 +1,53 @@
+"""What happened, a line an event: the truth that everything else is a copy of.
+
+`journal.jsonl` is only ever appended to. A line that a killed process left unfinished is cut off when it is next opened.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """Append-only file of JSON lines. Each has `event` and `time` (seconds since 1970); the rest is the event's own."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        self._cut_unfinished_line()
+
+    def _cut_unfinished_line(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)
+
+    def append(self, event: str, **fields: Any) -> dict:
+        """Written in one piece and on the disk when this returns; refuses nan and infinity, which are not JSON."""
+        entry = {"event": event, "time": time.time(), **fields}
+        self._file.write((json.dumps(entry, allow_nan=False) + "\n").encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return entry
+
+    def close(self) -> None:
+        self._file.close()
+
+    @staticmethod
+    def read(path: Path, offset: int = 0, most: int | None = None) -> Iterator[tuple[dict, int]]:
+        """The whole lines from byte `offset` on, each with the offset behind it; a missing file has none."""
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(offset)
+            for number, line in enumerate(file):
+                if not line.endswith(b"\n") or number == most:
+                    return
+                offset += len(line)
+                yield json.loads(line), offset

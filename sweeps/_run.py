@@ -1,0 +1,331 @@
+"""Running a sweep: checks, records, Ray, proposals, the confirmation on unseen seeds, the summary."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported. Our records replace Tune's loggers; nobody's use is reported anywhere.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from sweeps._progress import Progress
+from sweeps._records import Records, Shipper, best, default_tracking_uri
+from sweeps._report import as_tables, summarize
+from sweeps._searcher import FINISHED, Arm, FixedTrials, Proposal, Search, TuneSearcher, open_storage
+from sweeps._sweep import FAILURES_IN_A_ROW, Sweep
+from trainables.config import TrialConfig
+from trainables.resumable import write_atomically
+
+__all__ = ["run_sweep"]
+
+SHIP_TIMEOUT = 60.0  # seconds that the end of a sweep waits for MLflow
+
+
+def run_sweep(sweep: Sweep) -> dict[str, Any]:
+    """See `Sweep.run`."""
+    console = Console(highlight=False)
+    arms, data = sweep.check()
+    objective = task_objective(sweep)
+    tracking_uri = sweep.tracking_uri or default_tracking_uri(sweep.folder.parent)
+    with local_or_joined_ray(console):
+        resources, num_parallel = trial_resources(sweep)
+        plan = {"first": known_elsewhere(sweep) if sweep.reuse_best else {}, "num_parallel": num_parallel}
+        records = Records(sweep.folder, sweep.identity(), first=plan)
+        with contextlib.closing(records):
+            shipper = Shipper(sweep.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
+            phases = Phases(sweep, arms, records, objective)
+            already = sum(trial.done for trial in records.trials.values())
+            console.print(
+                f"{sweep.name}: {sweep.architecture} on {sweep.dataset}, {phases.num_search} trials over {len(arms)} arms "
+                f"({', '.join(arm.name for arm in arms)}), then {phases.num_confirm} on unseen seeds; "
+                f"{sweep.max_epochs} epochs each, {num_parallel} at a time"
+                + (f"; {already} are done already" if already else "")
+            )
+            console.print(f"Records in {sweep.folder}, MLflow at {tracking_uri}", soft_wrap=True)
+            shipper.start()
+            try:
+                if phases.work_left():
+                    run_trials(sweep, phases, records, data, resources, num_parallel, console, objective)
+            finally:
+                summary = summarize(records, objective=objective, target_sparsity=sweep.target_sparsity)
+                if summary["winner"]:
+                    records.summarize(summary)
+                num_waiting = shipper.finish(SHIP_TIMEOUT)
+    if not phases.complete():
+        if phases.stopped_because:
+            console.print(phases.stopped_because, style="red")
+        else:
+            raise KeyboardInterrupt
+    report(sweep, summary, tracking_uri, num_waiting, console)
+    return summary
+
+
+def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, console: Console) -> None:
+    console.print()
+    console.print(as_tables(summary))
+    figure = sweep.folder / "curve.png"
+    if summary["winner"]:
+        from sweeps._figures import draw_summary
+
+        write_atomically(figure, lambda path: draw_summary(summary).savefig(path, format="png", dpi=150))
+        console.print(f"Accuracy against sparsity: {figure}", soft_wrap=True)
+    runs = "" if sweep.runs == Path("runs") else f" --runs {sweep.runs}"
+    if num_waiting:
+        console.print(
+            f"MLflow has not got {num_waiting} of the journal's entries: python -m sweeps sync {sweep.name}{runs}",
+            style="yellow",
+        )
+    if tracking_uri.startswith("sqlite:"):
+        console.print(f"Browse the runs: python -m sweeps ui{runs}        best lam and rho: python -m sweeps best{runs}")
+    else:
+        console.print(f"Browse the runs: {tracking_uri}        best lam and rho: python -m sweeps best{runs}")
+
+
+def task_objective(sweep: Sweep) -> str:
+    import sparsity
+
+    return sparsity.find("trainables.tasks", sweep.task).objective
+
+
+# ---- Ray -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def local_or_joined_ray(console: Console) -> Iterator[None]:
+    """The cluster this process runs on (`ray start`, RAY_ADDRESS), or one of its own on this machine."""
+    with console.status("Starting Ray ..."):
+        ray.init(
+            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_own_ray() -> bool:
+    """Whether this process started the Ray it uses."""
+    return bool(ray._private.worker.global_worker.node.is_head())
+
+
+def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
+    """What a trial reserves, and how many fit at once. ValueError if not even one does."""
+    there = ray.cluster_resources()
+    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+    wanted = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(gpus > 0)
+    if is_own_ray():  # a cluster may still grow; this machine does not
+        if wanted > gpus:
+            raise ValueError(f"gpus: must be at most {gpus:g} (what there is here), got {wanted:g}: try --gpus 0")
+        if sweep.cpus_per_trial > cpus:
+            raise ValueError(f"cpus: must be at most {cpus:g} (what there is here), got {sweep.cpus_per_trial:g}")
+    fit = int(cpus // sweep.cpus_per_trial)
+    if wanted:
+        fit = min(fit, int(gpus // wanted) if wanted >= 1 else int(gpus) * int(1 / wanted))
+    resources = {"cpu": sweep.cpus_per_trial} | ({"gpu": wanted} if wanted else {})
+    return resources, max(1, min(fit, sweep.max_concurrent or fit))
+
+
+def run_trials(
+    sweep: Sweep,
+    phases: "Phases",
+    records: Records,
+    data: Any,
+    resources: dict[str, float],
+    num_parallel: int,
+    console: Console,
+    objective: str,
+) -> None:
+    from trainables.trial import Trial
+
+    labels: dict[str, str] = {}
+
+    def launch(trial_id: str, proposal: Proposal) -> None:
+        config = proposal.config.model_dump(mode="json")
+        key = proposal.config.key
+        labels[key] = label(proposal)
+        records.start(key, phase=proposal.phase, arm=proposal.arm, number=proposal.number, config=config)
+
+    searcher = TuneSearcher(phases, launch)
+    already = sum(records.trials[key].done for key in records.trials)
+    progress = Progress(
+        console,
+        title=sweep.name,
+        num_trials=phases.num_search + phases.num_confirm,
+        objective=objective,
+        already_done=already,
+    )
+    watch = Watch(records, phases, progress, labels)
+    snapshots = sweep.folder / "tune"
+    shutil.rmtree(snapshots, ignore_errors=True)  # Tune's own state is never read again
+    trainable = tune.with_parameters(Trial, data=data, folder=str(sweep.folder / "trials"), keep=sweep.keep)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=num_parallel, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(sweep.folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=2),
+            callbacks=[watch],
+        ),
+    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it would say is in the records
+    with progress:
+        tuner.fit()
+    shutil.rmtree(snapshots, ignore_errors=True)
+
+
+def label(proposal: Proposal) -> str:
+    config = proposal.config
+    parts = [proposal.arm]
+    if config.regularizer != "none":
+        parts.append(f"lam {config.lam:.2g}")
+    if "rho" in config.opt:
+        parts.append(f"rho {config.opt['rho']:.2g}")
+    if proposal.phase != "search":
+        parts.append(f"seed {config.seed}")
+    return " ".join(parts)
+
+
+class Watch(tune.Callback):
+    """Writes what Tune reports into the records and onto the screen. Pickles to nothing: Tune's snapshot needs none."""
+
+    def __init__(self, records: Records, phases: "Phases", progress: Progress, labels: dict[str, str]):
+        self.records, self.phases, self.progress, self.labels = records, phases, progress, labels
+        self.failures_in_a_row = 0
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        key = result["key"]
+        names = {name for name in result if name.split("_")[-1] in ("dense", "pruned")}
+        names |= {"epoch", "loss", "penalty", "lr", "seconds", "status", "reason"}
+        report = {name: result[name] for name in result if name in names}
+        if report["status"] == "running":
+            self.records.rung(key, {k: v for k, v in report.items() if k not in ("status", "reason")})
+        else:
+            self.records.end(key, report=report)
+        self._show(key, report)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        key = TrialConfig.model_validate(trial.config).key
+        reason = (str(trial.get_error() or "its worker died").strip().splitlines() or ["?"])[-1][:500]
+        self.records.end(key, status="lost", reason=reason)
+        self._show(key, self.records.trials[key].report)
+
+    def _show(self, key: str, report: dict) -> None:
+        self.progress.update(key, self.labels[key], report, self.records.trials[key].config["max_epochs"])
+        if report["status"] in ("error", "lost") and not report.get("epoch"):
+            self.failures_in_a_row += 1
+            if self.failures_in_a_row == FAILURES_IN_A_ROW:
+                self.phases.stop(
+                    f"{FAILURES_IN_A_ROW} trials in a row failed before their first epoch, so no more are started. "
+                    f"The last one: {report['reason']}"
+                )
+        elif report["status"] == "finished":
+            self.failures_in_a_row = 0
+
+    def __getstate__(self) -> dict:
+        return {}
+
+
+# ---- which trials ----------------------------------------------------------------------------------------------
+
+
+class Phases:
+    """The search, and when all of it has ended, the best configurations again on unseen seeds, reading the test split."""
+
+    def __init__(self, sweep: Sweep, arms: list[Arm], records: Records, objective: str):
+        self.sweep, self.arms, self.records, self.objective = sweep, arms, records, objective
+        plan = records.header["first"]
+        self.search = Search(
+            sweep.name,
+            arms,
+            storage=open_storage(sweep.study_uri or sweep.folder / "study.log"),
+            num_trials=sweep.num_trials,
+            seed=sweep.seed,
+            make_config=sweep.trial_config,
+            outcome=self.outcome,
+            first=plan["first"],
+            num_parallel=plan["num_parallel"],
+        )
+        self.num_search = len(self.search.slots)
+        most = len(arms) if sweep.confirm_arms else min(sweep.num_confirm, self.num_search)
+        self.num_confirm = most * sweep.num_seeds
+        self.confirm: FixedTrials | None = None
+        self.stopped_because = ""
+
+    def outcome(self, key: str) -> float | None:
+        trial = self.records.trials.get(key)
+        if trial is None or not trial.done:
+            return None
+        return trial.report[f"{self.objective}_pruned"] if trial.status == "finished" else float("nan")
+
+    def next(self) -> Any:
+        if self.stopped_because:
+            return FINISHED
+        proposal = self.search.next()
+        if proposal is not FINISHED:
+            return proposal
+        if self.confirm is None:
+            if not self.search.ended():
+                return None
+            self.confirm = FixedTrials(self.confirmations())
+            self.num_confirm = len(self.confirmations())
+        while isinstance(proposal := self.confirm.next(), Proposal):
+            if self.outcome(proposal.config.key) is None:
+                return proposal
+        return FINISHED
+
+    def confirmations(self) -> list[Proposal]:
+        """The best `num_confirm` configurations, or each arm's best, by validation; each with `num_seeds` new seeds."""
+        keys = [self.search.config(slot).key for slot in self.search.slots]
+        trials = [self.records.trials[key] for key in keys if self.records.trials[key].status == "finished"]
+        trials.sort(key=lambda t: -t.report[f"{self.objective}_pruned"])
+        if self.sweep.confirm_arms:
+            by_arm = {trial.arm: trial for trial in reversed(trials)}
+            chosen = sorted(by_arm.values(), key=lambda t: [arm.name for arm in self.arms].index(t.arm))
+        else:
+            chosen = trials[: self.sweep.num_confirm]
+        proposals = []
+        for trial in chosen:
+            for seed in range(self.sweep.seed + 1, self.sweep.seed + 1 + self.sweep.num_seeds):
+                config = TrialConfig.model_validate({**trial.config, "seed": seed, "read_test": True})
+                proposals.append(Proposal(config, "confirm", trial.arm, trial.number))
+        return proposals
+
+    def stop(self, reason: str) -> None:
+        self.stopped_because = reason
+
+    def work_left(self) -> bool:
+        return not self.complete()
+
+    def complete(self) -> bool:
+        """Whether every trial of both phases has ended."""
+        return self.search.ended() and all(self.outcome(p.config.key) is not None for p in self.confirmations())
+
+
+def known_elsewhere(sweep: Sweep) -> dict[str, list[dict[str, float]]]:
+    """For each arm, the best lam and rho recorded by other sweeps for this architecture at this sparsity: of the same
+    dataset first, then of others."""
+    rows = best(sweep.runs, architecture=sweep.architecture, skip_sweep=sweep.name)
+    rows = [row for row in rows if row["sparsity"] == sweep.target_sparsity]
+    rows.sort(key=lambda row: row["dataset"] != sweep.dataset)
+    points: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        point = {"lam": row["lam"], "opt/rho": row["rho"]}
+        point = {name: value for name, value in point.items() if value is not None}
+        if point:
+            points.setdefault(f"{row['optimizer']} + {row['regularizer']}", []).append(point)
+    return points
+

@@ -1,0 +1,275 @@
+"""Which configuration next: one persistent Optuna study an arm, and its thin adapter to Ray Tune.
+
+An arm is a combination of choices (an optimizer with a regularizer, as a rule). Every arm gets the same number of trials
+and a search of its own, because the table that a sweep is for compares arms: a search over all of them at once would
+tune the promising ones and leave the others at their first guess. An arm's trials are the values known to work, then
+points of a Halton sequence, then TPE.
+
+What is proposed depends on the seed and on the results of the arm's earlier trials alone, never on which trial happened
+to finish first: a sweep that is killed and run again, or run on more workers, makes the same trials.
+"""
+
+import hashlib
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import PartialFixedSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+from scipy.stats import qmc
+
+from trainables.config import TrialConfig
+
+__all__ = ["FINISHED", "Arm", "FixedTrials", "Proposal", "Search", "TuneSearcher", "make_arms", "open_storage"]
+
+NUM_STARTUP = 4  # trials of an arm before TPE has something to go by
+FINISHED = Searcher.FINISHED
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A combination of choices, and what is left to search beside it."""
+
+    choices: dict[str, str]  # "optimizer" -> "sam"
+    space: dict[str, BaseDistribution] = field(default_factory=dict)  # "opt/rho" -> Float(0.05, 1.0, log=True)
+    known: dict[str, float] = field(default_factory=dict)  # "opt/rho" -> 0.5
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.choices.values())
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run: its configuration, the phase it belongs to, and its place in the records' numbering."""
+
+    config: TrialConfig
+    phase: str  # "search" or "confirm"
+    arm: str
+    number: int
+
+
+def make_arms(space: Mapping[str, Any], known: Mapping[str, Any], chosen: Mapping[str, Sequence[str]]) -> list[Arm]:
+    """Every combination of the space's choices (or of `chosen` ones), each with the parameters that exist beside it."""
+    parents = {name: tuple(dist.choices) for name, dist in space.items() if isinstance(dist, CategoricalDistribution)}
+    parents |= {name: tuple(choices) for name, choices in chosen.items() if choices}
+    arms = []
+    for combination in itertools.product(*parents.values()):
+        choices = dict(zip(parents, combination, strict=True))
+        dimensions = {name: resolve(rule, choices) for name, rule in space.items() if name not in parents}
+        values = {name: resolve(rule, choices) for name, rule in known.items()}
+        dimensions = {name: dist for name, dist in dimensions.items() if dist is not None}
+        arms.append(Arm(choices, dimensions, {k: v for k, v in values.items() if k in dimensions and v is not None}))
+    return arms
+
+
+def resolve(rule: Any, choices: Mapping[str, str]) -> Any:
+    """What a conditional entry, `{parent: {choice: value}}`, says beside these choices; None where it says nothing."""
+    if not isinstance(rule, Mapping):
+        return rule
+    ((parent, by_choice),) = rule.items()
+    return by_choice.get(choices.get(parent))
+
+
+def open_storage(place: str | Path) -> BaseStorage:
+    """A database URL (PostgreSQL for several hosts), or the path of a journal file on this one."""
+    if isinstance(place, str) and "://" in place:
+        return RDBStorage(place)
+    return JournalStorage(JournalFileBackend(str(place)))
+
+
+class Trials(Protocol):
+    """Where proposals come from: None while the next has to wait for a result, FINISHED when there are no more."""
+
+    def next(self) -> Any: ...
+
+
+class FixedTrials:
+    """A list of proposals, in order."""
+
+    def __init__(self, proposals: Sequence[Proposal]):
+        self._waiting = list(proposals)
+
+    def next(self) -> Any:
+        return self._waiting.pop(0) if self._waiting else FINISHED
+
+
+class Search:
+    """The search phase of a sweep, over the studies of its arms.
+
+    make_config: (choices, params) -> TrialConfig. outcome: key -> the objective of a trial that finished, `nan` of one
+    that ended in any other way, None of one that has not ended. num_parallel: how many trials may run at once; with
+    more of them than arms, an arm proposes several at a time, blind to one another's results.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arms: Sequence[Arm],
+        *,
+        storage: BaseStorage,
+        num_trials: int,
+        seed: int,
+        make_config: Callable[[Mapping[str, str], Mapping[str, Any]], TrialConfig],
+        outcome: Callable[[str], float | None],
+        first: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
+        num_parallel: int = 1,
+    ):
+        self.arms, self.seed, self.first = list(arms), seed, first or {}
+        self._make_config, self._outcome = make_config, outcome
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.studies = [
+            optuna.create_study(
+                storage=storage, study_name=f"{name}: {arm.name}", direction="maximize", load_if_exists=True
+            )
+            for arm in self.arms
+        ]
+        self.slots = self._plan(num_trials)
+        self.generation_size = max(1, -(-num_parallel // len(self.arms)))
+        self._launched: set[int] = set()
+        self._configs: dict[tuple[int, int], TrialConfig] = {}
+        for index, study in enumerate(self.studies):
+            for trial in study.get_trials(deepcopy=False):
+                self._remember(index, trial.number, trial.params)
+
+    def _plan(self, num_trials: int) -> list[tuple[int, int]]:
+        """(arm, round) of every trial, round by round; an arm without parameters has one trial to make."""
+        rounds = itertools.count() if any(arm.space for arm in self.arms) else range(1)
+        slots = ((a, r) for r in rounds for a, arm in enumerate(self.arms) if arm.space or r == 0)
+        return list(itertools.islice(slots, num_trials))
+
+    def next(self) -> Any:
+        """The first trial that is neither done nor launched by this process and may go: trials that a killed process
+        left half done come up again in their own place, with the configuration they had."""
+        self._tell()
+        for number, (index, round_) in enumerate(self.slots):
+            if number in self._launched:
+                continue
+            generation = round_ // self.generation_size
+            if not self._ready(index, generation):
+                continue
+            self._ask(index, (generation + 1) * self.generation_size)
+            self._launched.add(number)
+            config = self._configs[index, round_]
+            if self._outcome(config.key) is None:
+                return Proposal(config, "search", self.arms[index].name, number)
+        self._tell()
+        return FINISHED if len(self._launched) == len(self.slots) else None
+
+    def config(self, slot: tuple[int, int]) -> TrialConfig:
+        """The configuration of an (arm, round) that has been proposed."""
+        return self._configs[slot]
+
+    def ended(self) -> bool:
+        """Whether every trial of the search has ended, well or not."""
+        return all(slot in self._configs and self._outcome(self._configs[slot].key) is not None for slot in self.slots)
+
+    def _ready(self, index: int, generation: int) -> bool:
+        """Whether every trial of the arm's earlier generations has ended."""
+        earlier = range(generation * self.generation_size)
+        keys = [self._configs[index, r].key for r in earlier if (index, r) in self._configs]
+        return len(keys) == len(earlier) and all(self._outcome(key) is not None for key in keys)
+
+    def _ask(self, index: int, upto: int) -> None:
+        """Have the arm's study propose a whole generation, so that none of it sees another's result."""
+        study, arm = self.studies[index], self.arms[index]
+        for number in range(len(study.get_trials(deepcopy=False)), upto):
+            study.sampler = self._sampler(arm, number)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                trial = study.ask(arm.space)
+            assert trial.number == number
+            self._remember(index, number, trial.params)
+
+    def _remember(self, index: int, number: int, params: Mapping[str, Any]) -> None:
+        self._configs[index, number] = self._make_config(self.arms[index].choices, params)
+
+    def _sampler(self, arm: Arm, number: int) -> optuna.samplers.BaseSampler:
+        """A sampler made anew for each trial, from (seed, arm, number): no state to lose."""
+        seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}/{number}".encode()).digest()[:4])
+        tpe = TPESampler(seed=seed, n_startup_trials=0, multivariate=True, constant_liar=False)
+        points: list[dict[str, float]] = []
+        for point in (*self.first.get(arm.name, ()), arm.known):
+            point = clip(point, arm.space)
+            if point and point not in points:
+                points.append(point)
+        if number < len(points):
+            return PartialFixedSampler(points[number], tpe)
+        if number < max(NUM_STARTUP, len(points)):
+            return PartialFixedSampler(self._halton(arm, number), tpe)
+        return tpe
+
+    def _halton(self, arm: Arm, number: int) -> dict[str, Any]:
+        if not arm.space:
+            return {}
+        seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}".encode()).digest()[:4])
+        point = qmc.Halton(len(arm.space), rng=np.random.default_rng(seed)).random(number + 1)[number]
+        return {name: from_unit(u, dist) for u, (name, dist) in zip(point, arm.space.items(), strict=True)}
+
+    def _tell(self) -> None:
+        """Bring the studies up to what the records know; a trial that did not finish is FAIL, never a value."""
+        for index, study in enumerate(self.studies):
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                value = self._outcome(self._configs[index, trial.number].key)
+                if value is None:
+                    continue
+                if np.isfinite(value):
+                    study.tell(trial.number, value)
+                else:
+                    study.tell(trial.number, state=TrialState.FAIL)
+
+
+def clip(point: Mapping[str, float], space: Mapping[str, BaseDistribution]) -> dict[str, float]:
+    """A point known from elsewhere, moved into this space's ranges."""
+    ranges = {name: d for name, d in space.items() if isinstance(d, FloatDistribution | IntDistribution)}
+    return {name: min(max(point[name], d.low), d.high) for name, d in ranges.items() if name in point}
+
+
+def from_unit(u: float, dist: BaseDistribution) -> Any:
+    """The value at fraction u of a range, on the range's own scale."""
+    if isinstance(dist, CategoricalDistribution):
+        return dist.choices[min(int(u * len(dist.choices)), len(dist.choices) - 1)]
+    assert isinstance(dist, FloatDistribution | IntDistribution)
+    value = dist.low * (dist.high / dist.low) ** u if dist.log else dist.low + u * (dist.high - dist.low)
+    value = min(max(value, dist.low), dist.high)
+    return round(value) if isinstance(dist, IntDistribution) else float(value)
+
+
+class TuneSearcher(Searcher):
+    """Hands proposals to Ray Tune. What became of a trial is read from the records, so nothing is to be told here,
+    and nothing of it is pickled: a sweep goes on from the study and the journal, never from Tune's snapshot."""
+
+    def __init__(self, trials: Trials, on_launch: Callable[[str, Proposal], None]):
+        super().__init__(metric="acc_pruned", mode="max")
+        self.trials, self.on_launch = trials, on_launch
+        self.stopped = False
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.stopped:
+            return FINISHED
+        proposal = self.trials.next()
+        if not isinstance(proposal, Proposal):
+            return proposal
+        self.on_launch(trial_id, proposal)
+        return proposal.config.model_dump(mode="json")
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a sweep is resumed by running it again, not from Tune's snapshot")
+
+    def __getstate__(self) -> dict:
+        return {}

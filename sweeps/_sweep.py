@@ -1,0 +1,335 @@
+"""A sweep: one frozen, validated value, what it runs, and its command line, which is made from its fields."""
+
+import inspect
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from trainables.config import Knobs, Lam, Sparsity, TrialConfig, check_name
+
+if TYPE_CHECKING:
+    from sweeps._records import Records
+    from sweeps._searcher import Arm, Proposal
+
+__all__ = ["Sweep", "fail"]
+
+FAILURES_IN_A_ROW = 3  # trials that fail before their first epoch, after which nothing more is launched
+
+
+def knob(default: Any, panel: str, help: str, flag: str = "", **rules: Any) -> Any:
+    """A field that is also a flag: its help and its place in `--help` stand beside it."""
+    return Field(default, description=help, json_schema_extra={"panel": panel, "flag": flag}, **rules)
+
+
+WHAT, SEARCH, BUDGET, WHERE = "What is trained", "What is searched", "How much", "Where"
+
+
+class Sweep(BaseModel):
+    """Which task, which search space, which budget. A file of sweeps/ makes one and calls its `main()`.
+
+    space and known are data from `search_spaces/`. ValueError (pydantic's, or `run`'s) has one line for each thing wrong.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    space: dict[str, Any]
+    known: dict[str, Any] = {}
+
+    name: str = knob("", WHERE, "folder below --runs and experiment in MLflow; the dataset's name by default")
+    task: str = Field("cnn")
+    dataset: str = knob(..., WHAT, "dataset")
+    architecture: str = knob(..., WHAT, "network")
+    model: Knobs = knob({}, WHAT, "argument of the network, KEY=VALUE, e.g. width=16; repeatable")
+    train_size: int | None = knob(None, WHAT, "training images used; all by default", ge=1)
+    max_epochs: int = knob(..., WHAT, "epochs of a trial", "epochs", ge=1)
+    batch_size: int = knob(128, WHAT, "images a step", ge=1)
+    opt: Knobs = knob({"lr": 0.1}, WHAT, "argument of every optimizer, KEY=VALUE, e.g. weight_decay=5e-4; repeatable")
+    schedule: str = knob("constant", WHAT, "learning-rate schedule")
+    sched: Knobs = knob({}, WHAT, "argument of the schedule, KEY=VALUE; repeatable")
+
+    optimizer: tuple[str, ...] = knob((), SEARCH, "try this optimizer; repeatable; the space's by default")
+    regularizer: tuple[str, ...] = knob((), SEARCH, "try this regularizer; repeatable; the space's by default")
+    reg: Knobs = knob({}, SEARCH, "argument of the regularizers, KEY=VALUE; repeatable")
+    lam: Lam | None = knob(None, SEARCH, "hold the penalty's strength at this value instead of searching")
+    rho: float | None = knob(None, SEARCH, "hold the SAM-family radius (units of w) at this value instead of searching")
+    criterion: str = knob("magnitude", SEARCH, "what ranks weights for pruning")
+    scope: str = knob("global", SEARCH, "what is ranked together: global, uniform (each tensor), or N:M as 2:4")
+    target_sparsity: Sparsity = knob(0.96, SEARCH, "fraction of prunable weights removed for the objective, in [0, 1)")
+    sparsities: tuple[Sparsity, ...] = knob((), SEARCH, "also evaluate at this sparsity; repeatable", "sparsity")
+    reuse_best: bool = knob(False, SEARCH, "start from the best lam and rho recorded for this architecture")
+
+    num_trials: int = knob(24, BUDGET, "trials of the search, spread evenly over the arms", "trials", ge=1)
+    num_confirm: int = knob(3, BUDGET, "best configurations trained again on unseen seeds", "confirm", ge=0)
+    confirm_arms: bool = knob(False, BUDGET, "confirm the best configuration of every arm instead")
+    num_seeds: int = knob(3, BUDGET, "unseen seeds for each of them", "seeds", ge=1)
+    num_rungs: int = knob(8, BUDGET, "evaluations and checkpoints during a trial", "rungs", ge=1)
+    seed: int = knob(0, BUDGET, "of the search and of its trials; the unseen seeds follow it", ge=0)
+
+    runs: Path = knob(Path("runs"), WHERE, "folder of all records")
+    data_root: Path | None = knob(None, WHERE, "folder with the dataset; downloaded by default where there is one")
+    cpus_per_trial: float = knob(1, WHERE, "CPUs of a trial, and its threads", "cpus", gt=0)
+    gpus_per_trial: float | None = knob(
+        None, WHERE, "GPUs of a trial: a fraction in (0, 1] or a whole number; 1 by default where there are any", "gpus"
+    )
+    max_concurrent: int | None = knob(None, WHERE, "trials at once; as many as fit by default", "concurrent", ge=1)
+    keep: Literal["target", "all", "none"] = knob("target", WHERE, "pruned checkpoints kept: of the target, all, none")
+    tracking_uri: str = knob("", WHERE, "MLflow server; a database in --runs by default (or MLFLOW_TRACKING_URI)")
+    study_uri: str = knob("", WHERE, "Optuna storage, e.g. postgresql://...; a file in the sweep's folder by default")
+
+    @field_validator("optimizer", "regularizer")
+    @classmethod
+    def _known_methods(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        for name in names:
+            check_name(f"sparsity.{'optimizers' if info.field_name == 'optimizer' else 'regularizers'}", name, info.field_name)
+        return names
+
+    @field_validator("rho")
+    @classmethod
+    def _rho_is_a_radius(cls, rho: float | None) -> float | None:
+        if rho is not None and not 0 <= rho < float("inf"):
+            raise ValueError(f"rho: must be >= 0 and finite (it is a radius), got {rho:g}")
+        return rho
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _a_share_or_whole_gpus(cls, gpus: float | None) -> float | None:
+        if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
+            raise ValueError(f"gpus: must be 0, a fraction in (0, 1] or a whole number of GPUs a trial, got {gpus:g}")
+        return gpus
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_dataset(cls, fields: Any) -> Any:
+        return {**fields, "name": fields.get("name") or fields.get("dataset", "")}
+
+    @model_validator(mode="after")
+    def _plain_name(self) -> "Sweep":
+        if not self.name or set(self.name) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"):
+            raise ValueError(f"name: must be letters, digits, '_', '.', '-' (it names a folder), got {self.name!r}")
+        return self
+
+    # ---- what it is made of ------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        return self.runs.expanduser().resolve() / self.name
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the trials, as JSON: a folder holds one of it. Budget and place may change from run to run."""
+        fields = {
+            name
+            for name, field in type(self).model_fields.items()
+            if not isinstance(field.json_schema_extra, dict) or field.json_schema_extra["panel"] in (WHAT, SEARCH)
+        }
+        fields = (fields | {"num_rungs", "seed"}) - {"reuse_best", "space", "known"}
+        described = {"space": describe_space(self.space), "known": self.known}
+        return self.model_dump(mode="json", include=fields) | json.loads(json.dumps(described))
+
+    def arms(self) -> "list[Arm]":
+        """The combinations that are searched, each with the parameters that are left to search beside it."""
+        import sparsity
+        from sweeps._searcher import Arm, make_arms
+
+        arms = []
+        chosen = {"optimizer": self.optimizer, "regularizer": self.regularizer}
+        for arm in make_arms(self.space, self.known, chosen):
+            choices = {"regularizer": "none", "optimizer": "sgd", **arm.choices}
+            held = {}
+            if self.lam is not None and choices["regularizer"] != "none":
+                held["lam"] = self.lam
+            optimizer = sparsity.load("optimizers", choices["optimizer"])
+            if self.rho is not None and "rho" in inspect.signature(optimizer).parameters:
+                held["opt/rho"] = self.rho
+            if choices["regularizer"] != "none" and "lam" not in arm.space and "lam" not in held:
+                raise ValueError(f"lam: must be given, as --lam, for {choices['regularizer']} (the space has no range)")
+            space = {name: dist for name, dist in arm.space.items() if name not in held}
+            known = {name: value for name, value in arm.known.items() if name not in held}
+            arms.append(Arm(arm.choices, space, known))
+        return arms
+
+    def trial_config(self, choices: Mapping[str, str], params: Mapping[str, Any], **more: Any) -> TrialConfig:
+        """The configuration of a trial: the sweep's own values, the arm's choices, and what the search proposed."""
+        import sparsity
+
+        choices = {"regularizer": "none", "optimizer": "sgd", **choices}
+        fields: dict[str, Any] = {name: getattr(self, name) for name in TrialConfig.model_fields if hasattr(self, name)}
+        for group in ("model", "opt", "reg", "sched"):
+            fields[group] = dict(fields[group])
+        fields["lam"] = 0.0 if choices["regularizer"] == "none" else (self.lam or 0.0)
+        if choices["regularizer"] == "none":
+            fields["reg"] = {}
+        if self.rho is not None:
+            optimizer = sparsity.load("optimizers", choices["optimizer"])
+            if "rho" in inspect.signature(optimizer).parameters:
+                fields["opt"]["rho"] = self.rho
+        fields |= choices
+        for name, value in params.items():
+            group, _, key = name.rpartition("/")
+            (fields[group] if group else fields)[key] = value
+        return TrialConfig.model_validate(fields | more)
+
+    # ---- checks before anything starts -------------------------------------------------------------------------
+
+    def check(self) -> "tuple[list[Arm], Any]":
+        """Everything that can be found wrong before a trial starts; returns the arms and the task's data.
+
+        Builds every arm's regularizer and optimizer at the ends of its ranges on a tiny weight, so that a knob that a
+        method refuses is said now. Raises ValueError.
+        """
+        import torch
+
+        import sparsity
+        from sparsity import masks
+
+        arms = self.arms()
+        configs = []
+        for arm in arms:
+            ends = [{name: getattr(dist, end) for name, dist in arm.space.items()} for end in ("low", "high")]
+            configs += [self.trial_config(arm.choices, params) for params in ends]
+        for config in configs:
+            weight = torch.nn.Parameter(torch.ones(4, 4))
+            masks.rank([weight.detach()], config.scope)
+            sparsity.load("regularizers", config.regularizer)([weight], **config.reg)
+            sparsity.load("optimizers", config.optimizer)([weight], **config.opt)
+        self._check_writable()
+        task = sparsity.find("trainables.tasks", self.task)
+        data = task.load(configs[0], str(self.data_root) if self.data_root else None)
+        task(configs[0], data).build_model()
+        return arms, data
+
+    def _check_writable(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"runs: must be a folder that can be written (choose another with --runs), got {self.folder} "
+                f"({error.strerror})"
+            ) from None
+
+    # ---- running -----------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Run what is left of the sweep and return its summary (see `sweeps._report.summarize`).
+
+        A trial that fails is recorded and the sweep goes on. KeyboardInterrupt after a clean stop; running it again
+        goes on from there. Raises ValueError, one line a fault, before anything has started.
+        """
+        from sweeps._run import run_sweep
+
+        return run_sweep(self)
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """The command line: a flag for each knob. Exit codes: 0 done, 1 no trial finished, 2 bad input, 130 Ctrl-C."""
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        app.command(help=inspect.getdoc(sys.modules["__main__"]) or self.name)(make_command(self))
+        app(args=list(arguments) if arguments is not None else None)
+
+
+def describe_space(space: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: describe_space(rule) if isinstance(rule, Mapping) else repr(rule) for name, rule in space.items()}
+
+
+# ---- the command line ------------------------------------------------------------------------------------------
+
+
+def make_command(sweep: Sweep) -> Callable[..., None]:
+    """A function whose signature has a typer option for each knob, with the sweep's own values as defaults."""
+    parameters = []
+    for name, field in Sweep.model_fields.items():
+        if not isinstance(field.json_schema_extra, dict):
+            continue
+        extra = field.json_schema_extra
+        default = getattr(sweep, name)
+        flag = f"--{extra['flag'] or name}".replace("_", "-")
+        kind = option_type(field.annotation)
+        shown = show(default)
+        option = typer.Option(
+            *([flag] if kind is not bool else [f"{flag}/--no-{flag[2:]}"]),
+            help=f"{field.description} [{shown}]" if shown else field.description,
+            rich_help_panel=str(extra["panel"]),
+            show_default=False,
+            metavar="KEY=VALUE" if get_origin(field.annotation) is dict else None,
+        )
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]))
+
+    def command(**given: Any) -> None:
+        try:
+            chosen = {name: value for name, value in given.items() if value not in (None, [])}
+            for name in ("model", "opt", "sched", "reg"):
+                if name in chosen:
+                    chosen[name] = {**getattr(sweep, name), **parse_knobs(name, chosen[name])}
+            own = {name: getattr(sweep, name) for name in sweep.model_fields_set}
+            if own.get("name") == sweep.dataset and "dataset" in chosen:
+                del own["name"]
+            made = Sweep(**{**own, **chosen})
+            summary = made.run()
+        except (ValueError, OSError) as error:
+            fail(error)
+        except KeyboardInterrupt:
+            typer.echo("Stopped. The same command goes on from here.", err=True)
+            raise typer.Exit(130) from None
+        raise typer.Exit(0 if summary["winner"] else 1)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def option_type(annotation: Any) -> Any:
+    """The type typer parses for a field's type: text for KEY=VALUE pairs, a list for a tuple."""
+    if get_origin(annotation) is Annotated:
+        return option_type(get_args(annotation)[0])
+    if get_origin(annotation) is dict:
+        return list[str]
+    if get_origin(annotation) is tuple:
+        return list[option_type(get_args(annotation)[0])]  # type: ignore[misc]
+    if type(None) in get_args(annotation):
+        return option_type(Union[tuple(a for a in get_args(annotation) if a is not type(None))])  # noqa: UP007
+    if get_origin(annotation) is Literal:
+        return str
+    return annotation
+
+
+def show(default: Any) -> str:
+    if isinstance(default, Mapping):
+        return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in default.items())
+    if isinstance(default, tuple):
+        return " ".join(str(value) for value in default)
+    return "" if default is None or default is False else str(default)
+
+
+def parse_knobs(group: str, pairs: Sequence[str]) -> dict[str, Any]:
+    knobs = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{group}: must be KEY=VALUE (e.g. --{group} lr=0.1), got {pair!r}")
+        try:
+            knobs[key] = json.loads(text)
+        except json.JSONDecodeError:
+            knobs[key] = text
+    return knobs
+
+
+def fail(error: Exception) -> None:
+    """Say what is wrong, a line each, and leave with exit code 2."""
+    if isinstance(error, ValidationError):
+        lines = []
+        for fault in error.errors():
+            field = "/".join(str(part) for part in fault["loc"])
+            message = fault["msg"].removeprefix("Value error, ")
+            own = fault["type"] == "value_error" and ":" in message.split(" ", 1)[0]
+            lines.append(message if own else f"{field}: {message[0].lower()}{message[1:]}, got {fault['input']!r}")
+    else:
+        lines = [" ".join(str(error).split("\n"))]
+    for line in dict.fromkeys(lines):
+        typer.echo(line, err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,26 @@
+"""Digits with a small ResNet: which optimizer, regularizer, lam and rho keep accuracy once 96% of weights are removed?
+
+Runs from embedded data in minutes. The weight decay is high on purpose: on a run this short, it is what makes whole
+layers vanish under magnitude pruning, as they do in long training with a usual one.
+"""
+
+from search_spaces import small_cnn
+from sweeps._sweep import Sweep
+
+SWEEP = Sweep(
+    dataset="digits",
+    architecture="small_resnet",
+    model={"width": 16, "depth": 3},
+    space=small_cnn.SPACE,
+    known=small_cnn.KNOWN,
+    target_sparsity=0.96,
+    sparsities=(0.9, 0.94, 0.98),
+    max_epochs=40,
+    batch_size=64,
+    opt={"lr": 0.1, "weight_decay": 3e-2},
+    schedule="one_cycle",
+    num_trials=18,
+)
+
+if __name__ == "__main__":
+    SWEEP.main()

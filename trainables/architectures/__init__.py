@@ -1,0 +1,6 @@
+"""Networks, one file each: a function `NAME(num_classes, in_channels=3, **knobs)` that returns an `nn.Module`.
+
+To add one: write `NAME.py` here with that function as the single entry of its `__all__`. The module maps images, float
+(N, in_channels, H, W), to logits (N, num_classes), starts from random weights (torch's global generator), and takes any
+square image from 8x8 on. The contract tests in `tests/trainables/architectures/` find the file by itself.
+"""

@@ -1,0 +1,52 @@
+from torch import nn
+from torch.nn import functional as F
+
+from trainables.architectures._base import check_counts, init_residual
+
+__all__ = ["small_resnet"]
+
+
+def small_resnet(num_classes, in_channels=3, *, width=16, depth=3):
+    """A residual network small enough to train in seconds on a CPU, for images from 8x8 on.
+
+    A 3x3 stem, `depth` basic blocks, the mean over positions, one linear layer. The blocks are spread evenly over
+    min(depth, 3) stages, earlier stages taking the rest; the stages have `width`, 2 `width` and 4 `width` channels, and
+    each after the first halves the image. Basic block and stem: He, Zhang, Ren & Sun, CVPR 2016, section 4.2, with the
+    1x1 convolution as shortcut where the shape changes (their option B).
+    images (N, in_channels, H, W) -> logits (N, num_classes). ValueError for a count below 1.
+    """
+    check_counts("small_resnet", num_classes=num_classes, in_channels=in_channels, width=width, depth=depth)
+    num_stages = min(depth, 3)
+    layers = [*_conv_bn(in_channels, width, kernel_size=3, stride=1), nn.ReLU()]
+    channels = width
+    for stage in range(num_stages):
+        for block in range(depth // num_stages + (stage < depth % num_stages)):
+            stride = 2 if stage > 0 and block == 0 else 1
+            layers.append(BasicBlock(channels, width * 2**stage, stride=stride))
+            channels = width * 2**stage
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
+    return init_residual(nn.Sequential(*layers, *head))
+
+
+class BasicBlock(nn.Module):
+    """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))), 3x3 convolutions, the first one with the stride."""
+
+    def __init__(self, in_channels, channels, *, stride):
+        super().__init__()
+        self.conv1, self.bn1 = _conv_bn(in_channels, channels, kernel_size=3, stride=stride)
+        self.conv2, self.bn2 = _conv_bn(channels, channels, kernel_size=3, stride=1)
+        same_shape = stride == 1 and in_channels == channels
+        self.shortcut = (
+            nn.Identity()
+            if same_shape
+            else nn.Sequential(*_conv_bn(in_channels, channels, kernel_size=1, stride=stride))
+        )
+
+    def forward(self, x):  # (N, in_channels, H, W) -> (N, channels, H / stride, W / stride)
+        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(self.shortcut(x) + residual)
+
+
+def _conv_bn(in_channels, channels, *, kernel_size, stride):
+    conv = nn.Conv2d(in_channels, channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return conv, nn.BatchNorm2d(channels)

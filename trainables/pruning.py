@@ -1,0 +1,143 @@
+"""One-shot pruning of a trained model: score, mask, evaluate at each level, keep as a checkpoint, load again."""
+
+import copy
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import sparsity
+from sparsity import masks
+from trainables.config import TrialConfig
+from trainables.tasks._base import Task
+
+__all__ = ["Evaluation", "evaluate_pruned", "load_pruned", "save_pruned"]
+
+CALIBRATION_BATCH = 512
+HISTOGRAM_BINS = 60
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is left at each sparsity: the task's metrics by level, and the pruned models' masks."""
+
+    metrics: dict[float, dict[str, float]]  # sparsity -> metric -> value
+    masks: dict[float, dict[str, Tensor]]  # sparsity -> weight name -> bool, True = kept
+
+
+def score(task: Task, model: nn.Module, config: TrialConfig) -> tuple[list[str], list[Tensor]]:
+    """Names of the prunable weights and the criterion's scores; a criterion gets what its keywords ask for."""
+    criterion = sparsity.load("criteria", config.criterion)
+    weights = task.prunable(model)
+    givers = {
+        "generator": lambda: torch.Generator().manual_seed(config.seed),
+        "gradients": lambda: calibration_gradients(task, model, list(weights.values())),
+    }
+    asked = [p.name for p in inspect.signature(criterion).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    given = {name: givers[name]() for name in asked if name in givers}
+    return list(weights), criterion([w.detach() for w in weights.values()], **given)
+
+
+def calibration_gradients(task: Task, model: nn.Module, weights: list[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of the task's loss, in evaluation mode, on one fixed batch of the training split, unaugmented."""
+    model.eval()
+    batch = next(iter(task.batches("train", CALIBRATION_BATCH)))
+    return torch.autograd.grad(task.loss(model, batch), weights)
+
+
+def evaluate_pruned(
+    task: Task, model: nn.Module, config: TrialConfig, sparsities: tuple[float, ...], split: str
+) -> Evaluation:
+    """Prune a copy at each level, from one ranking of the weights, and evaluate it. No retraining, nothing re-estimated."""
+    pruned = copy.deepcopy(model).eval()
+    names, scores = score(task, pruned, config)
+    ranking = masks.rank(scores, config.scope)
+    dense = {name: task.prunable(model)[name].detach() for name in names}
+    targets = task.prunable(pruned)
+    metrics, kept = {}, {}
+    for level in sparsities:
+        kept[level] = dict(zip(names, ranking.masks(level), strict=True))
+        with torch.no_grad():
+            for name, mask in kept[level].items():
+                targets[name].copy_(dense[name] * mask)
+        metrics[level] = task.evaluate(pruned, split)
+    return Evaluation(metrics, kept)
+
+
+def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) -> list[dict]:
+    """Per prunable weight: what was kept of it and how concentrated it was before (a as |w|, n its elements).
+
+    abs_variance = mean(a^2) - mean(a)^2; hoyer = |w|_1^2 / (n |w|_2^2), in [1/n, 1], lower is sparser; energy_kept is
+    the fraction of |w|_2^2 under the mask; histogram counts log10(a) in 60 equal bins over [-8, 2], ends included.
+    """
+    layers = []
+    for name, weight in task.prunable(model).items():
+        a = weight.detach().double().abs().flatten().cpu()
+        mask = kept[name].flatten().cpu()
+        energy = a.square().sum()
+        counts = torch.histc(a.clamp(1e-8, 1e2).log10(), HISTOGRAM_BINS, -8, 2)
+        layers.append(
+            {
+                "name": name,
+                "shape": list(weight.shape),
+                "num_weights": a.numel(),
+                "num_kept": int(mask.sum()),
+                "abs_mean": a.mean().item(),
+                "abs_variance": a.var(correction=0).item(),
+                "hoyer": (a.sum() ** 2 / (a.numel() * energy)).item() if energy > 0 else 1.0,
+                "energy_kept": (a[mask].square().sum() / energy).item() if energy > 0 else 0.0,
+                "histogram": counts.int().tolist(),
+            }
+        )
+    return layers
+
+
+def save_pruned(
+    folder: Path, task: Task, model: nn.Module, kept: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> None:
+    """Write the pruned model as `model.safetensors` and `config.json`, whole or not at all.
+
+    config.json holds what `load_pruned` needs, `description`, and the zeros as counted in what was written:
+    `prunable_sparsity` over the prunable weights, `model_sparsity` over all parameters.
+    """
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    for name, mask in kept.items():
+        state[name] *= mask.cpu()
+    parameters = [state[name] for name, _ in model.named_parameters()]
+    config = {
+        **task.describe_model(),
+        **description,
+        "prunable": list(kept),
+        "prunable_sparsity": masks.sparsity_of([state[name] for name in kept]),
+        "model_sparsity": masks.sparsity_of(parameters),
+    }
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    save_file(state, partial / "model.safetensors")
+    (partial / "config.json").write_text(json.dumps(config, indent=2))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def load_pruned(folder: str | Path) -> nn.Module:
+    """The pruned model in `folder` (model.safetensors + config.json) as a plain PyTorch module in evaluation mode.
+
+    Zeros are zeros in its weights: no hooks, no masks. config.json's `input` says how images are to be prepared.
+    Nothing is unpickled. FileNotFoundError where a file is missing, ValueError where they do not belong together.
+    """
+    folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text())
+    model = sparsity.find("trainables.architectures", config["architecture"])(**config["model"])
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: model.safetensors must hold the weights of {config['architecture']}: {error}") from error
+    return model.eval()

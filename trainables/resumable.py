@@ -1,0 +1,191 @@
+"""A trial in a folder of its own: it goes on from what lies there, and leaves its result there, whole or not at all.
+
+    checkpoint.pt, checkpoint.previous.pt    while it runs: the last two rungs
+    pruned/0.96/{model.safetensors,config.json}    at its end
+    result.json    written last: the trial is done if and only if this file is there
+"""
+
+import json
+import os
+import shutil
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.config import TrialConfig
+from trainables.pruning import describe_layers, save_pruned
+from trainables.tasks._base import Task
+from trainables.training import Diverged, Training
+
+__all__ = ["KEEP", "ResumableTrial", "read_result"]
+
+KEEP = ("target", "all", "none")
+
+
+def read_result(folder: Path) -> dict | None:
+    """The result of a trial that is done, else None."""
+    try:
+        return json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return None
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write` a temporary file beside `path`, then rename it: a reader sees the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class ResumableTrial:
+    """Trains `config` in `folder`, a rung at a time. Its end, good or bad, is a result and never an exception.
+
+    keep: which pruned checkpoints stay: that of the target sparsity, of all levels, or none.
+    Statuses: "finished"; "diverged", "out_of_memory" (outcomes of the configuration); "error" (a fault of the program).
+    """
+
+    def __init__(self, config: TrialConfig, folder: Path, make_task: Callable[[], Task], *, keep: str = "target"):
+        self.config, self.folder, self.keep = config, folder, keep
+        self.notes: list[str] = []
+        self.task: Task | None = None
+        self.training: Training | None = None
+        self._make_task = make_task
+
+    def advance(self) -> dict[str, Any]:
+        """Train to the next rung and return its flat report; once done, return the last report again.
+
+        Keys, always all of them: epoch, loss, penalty, lr, <objective>_dense, <objective>_pruned (validation, at the
+        target sparsity), seconds, status, reason. Where there is no value it is None.
+        """
+        done = read_result(self.folder)
+        if done is None:
+            done = self._advance()
+        return done["report"]
+
+    def _advance(self) -> dict[str, Any]:
+        report: dict[str, Any] = {}
+        try:
+            if self.training is None:
+                self.task = self._make_task()
+                self.training = Training(self.task, self.config)
+                self._restore()
+            report.update(self._rung())
+            if not self.training.finished:
+                return {"report": self._report("running", "", report)}
+            return self._finish(report)
+        except Diverged as error:
+            return self._end("diverged", str(error), report)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            return self._end("out_of_memory", str(error).splitlines()[0] if str(error) else "out of memory", report)
+        except Exception as error:  # one trial's fault is recorded, the sweep goes on
+            return self._end("error", f"{type(error).__name__}: {error}", report, traceback=traceback.format_exc())
+
+    def _rung(self) -> dict[str, Any]:
+        assert self.training is not None and self.task is not None
+        config, training = self.config, self.training
+        target = next(epoch for epoch in config.rungs if epoch > training.epoch)
+        while training.epoch < target:
+            terms = training.run_epoch()
+        if training.finished:
+            return terms
+        metrics = training.evaluate((0.0, config.target_sparsity)).metrics
+        self._checkpoint()
+        return terms | self._objectives(metrics)
+
+    def _objectives(self, metrics: dict[float, dict[str, float]]) -> dict[str, float]:
+        assert self.task is not None
+        name = self.task.objective
+        return {f"{name}_dense": metrics[0.0][name], f"{name}_pruned": metrics[self.config.target_sparsity][name]}
+
+    def _report(self, status: str, reason: str, terms: dict[str, Any]) -> dict[str, Any]:
+        name = self.task.objective if self.task else "acc"
+        keys = ("loss", "penalty", "lr", f"{name}_dense", f"{name}_pruned")
+        progress = {"epoch": self.training.epoch, "seconds": self.training.seconds} if self.training else {}
+        return {
+            **{"epoch": 0, "seconds": 0.0, **progress},
+            **{key: terms.get(key) for key in keys},
+            "status": status,
+            "reason": reason,
+        }
+
+    def _finish(self, terms: dict[str, Any]) -> dict[str, Any]:
+        assert self.training is not None and self.task is not None
+        config, task, training = self.config, self.task, self.training
+        evaluation = training.evaluate(config.levels)
+        test = training.evaluate(config.levels, "test").metrics if config.read_test else None
+        layers = describe_layers(task, training.model, evaluation.masks[config.target_sparsity])
+        self.notes += [
+            f"{layer['name']}: all of its {layer['num_weights']} weights are pruned at {config.target_sparsity:g}"
+            for layer in layers
+            if layer["num_kept"] == 0
+        ]
+        kept = {"none": (), "target": (config.target_sparsity,), "all": config.levels}[self.keep]
+        for level in kept:
+            description = {
+                "target_sparsity": level,
+                "validation": evaluation.metrics[level],
+                "trial": config.key,
+                "trial_config": config.model_dump(mode="json"),
+            }
+            if test is not None:
+                description["test"] = test[level]
+            save_pruned(
+                self.folder / "pruned" / f"{level:g}", task, training.model, evaluation.masks[level], description
+            )
+        return self._end(
+            "finished",
+            "",
+            terms | self._objectives(evaluation.metrics),
+            curve=[{"sparsity": level, **values} for level, values in evaluation.metrics.items()],
+            test=[{"sparsity": level, **values} for level, values in test.items()] if test else None,
+            layers=layers,
+        )
+
+    def _end(self, status: str, reason: str, terms: dict[str, Any], **more: Any) -> dict[str, Any]:
+        result = {
+            "report": self._report(status, reason, terms),
+            "config": self.config.model_dump(mode="json"),
+            "notes": self.notes,
+            **more,
+        }
+        text = json.dumps(result, allow_nan=False)
+        write_atomically(self.folder / "result.json", lambda path: path.write_text(text))
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            (self.folder / name).unlink(missing_ok=True)
+        return result
+
+    def _checkpoint(self) -> None:
+        assert self.training is not None
+        state = self.training.state_dict()
+        latest = self.folder / "checkpoint.pt"
+        if latest.exists():
+            os.replace(latest, self.folder / "checkpoint.previous.pt")
+        write_atomically(latest, lambda path: torch.save(state, path))
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint that can be read; say which could not."""
+        assert self.training is not None
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                self.training.load_state_dict(state)
+                return
+            except Exception as error:  # truncated or altered: the one before it is as good
+                first_line = (str(error).splitlines() or [""])[0]
+                self.notes.append(f"{name}: could not be read ({type(error).__name__}: {first_line}), passed over")
+                assert self.task is not None
+                self.training = Training(self.task, self.config)
+
+    def discard(self) -> None:
+        """Forget everything that lies in the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)

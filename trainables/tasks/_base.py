@@ -1,0 +1,68 @@
+"""What every task gives to the loop, and what they share."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import TrialConfig
+
+__all__: list[str] = []
+
+
+class Task(ABC):
+    """Data, network, loss and metrics of one kind of problem; knows nothing of optimizers, penalties or Ray.
+
+    objective: the metric of `evaluate` that the search maximizes, after pruning. Splits are "train", "validation" and
+    "test"; the loop reads "test" only where a configuration says `read_test`.
+    """
+
+    objective: ClassVar[str]
+    device: torch.device
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: TrialConfig, root: str | None) -> Any:
+        """The data as NumPy arrays, read once a node and shared by all its trials. ValueError says what is missing."""
+
+    @abstractmethod
+    def __init__(self, config: TrialConfig, data: Any, device: str | torch.device = "cpu"): ...
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The network on the task's device, initialized from torch's global random state."""
+
+    @abstractmethod
+    def describe_model(self) -> dict:
+        """What `trainables.load_pruned` needs to build the network again: `architecture` and its arguments `model`,
+        and how inputs are prepared, `input`. JSON."""
+
+    @abstractmethod
+    def steps_per_epoch(self, batch_size: int) -> int: ...
+
+    @abstractmethod
+    def batches(self, split: str, batch_size: int, *, seed: int | None = None) -> Iterator[Any]:
+        """One pass. With a seed: shuffled and augmented, whole batches only; without: in order, as stored."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The task's loss on one batch, a differentiable scalar, penalty not included."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Metrics over a split, the objective among them; every one finite. Leaves the model's mode as it was."""
+
+    @abstractmethod
+    def prunable(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights that pruning may remove, by name."""
+
+    def regularized(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights that the penalty sees: trainable tensors of more than one dimension (methods.md)."""
+        return {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """bfloat16 products over float32 weights on a GPU; plain float32 on a CPU."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")

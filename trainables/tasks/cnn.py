@@ -1,0 +1,159 @@
+"""Image classification with convolutional networks: global magnitude pruning over the convolutions."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sparsity
+from trainables.config import TrialConfig, check_name
+from trainables.datasets._images import Images
+from trainables.tasks._base import Task
+
+__all__ = ["CNN"]
+
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class LoadedImages:
+    """A dataset as the trials of a node share it: the arrays, and the training split's statistics per channel."""
+
+    images: Images
+    mean: list[float]
+    std: list[float]
+
+
+class CNN(Task):
+    """Cross-entropy on images; metrics `acc` (fraction right) and `loss` (nats, mean over images).
+
+    Data: uint8 (N, C, H, W), kept on the device as it is; a batch is scaled to [0, 1], normalized by the mean and
+    standard deviation of the training split per channel, and, where the dataset says so, cropped and flipped at random.
+    """
+
+    objective = "acc"
+
+    @classmethod
+    def load(cls, config: TrialConfig, root: str | None = None) -> "LoadedImages":
+        check_name("trainables.datasets", config.dataset, "dataset")
+        images = sparsity.find("trainables.datasets", config.dataset)(root)
+        train, _ = images.split(config.train_size)  # says now whether train_size can be had
+        return LoadedImages(images, *channel_statistics(images.train_images[train], images.max_value))
+
+    def __init__(self, config: TrialConfig, data: "LoadedImages", device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        self.data = data.images
+        self.mean, self.std = data.mean, data.std
+        self.architecture = config.architecture
+        self.model_knobs = {
+            "num_classes": self.data.num_classes,
+            "in_channels": self.data.train_images.shape[1],
+            **config.model,
+        }
+        images, labels = self._tensors(self.data.train_images, self.data.train_labels)
+        train, validation = (torch.from_numpy(rows).to(self.device) for rows in self.data.split(config.train_size))
+        self.splits = {"train": (images, labels, train), "validation": (images, labels, validation)}
+
+    def _tensors(self, *arrays: np.ndarray) -> list[Tensor]:
+        """Views of the arrays on a CPU (they may lie read-only in memory that all trials of a node share)."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return [torch.from_numpy(array).to(self.device) for array in arrays]
+
+    def _split(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """All images, all labels, and the rows of them that make the split."""
+        if split == "test" and "test" not in self.splits:  # only a confirmation reads it
+            images, labels = self._tensors(self.data.test_images, self.data.test_labels)
+            self.splits["test"] = (images, labels, torch.arange(len(labels), device=self.device))
+        return self.splits[split]
+
+    def build_model(self) -> nn.Module:
+        model = sparsity.find("trainables.architectures", self.architecture)(**self.model_knobs)
+        memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        return model.to(self.device, memory_format=memory_format)
+
+    def describe_model(self) -> dict:
+        return {
+            "architecture": self.architecture,
+            "model": self.model_knobs,
+            "input": {"divide_by": self.data.max_value, "mean": self.mean, "std": self.std, "layout": "NCHW"},
+        }
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return max(1, len(self.splits["train"][2]) // batch_size)
+
+    def batches(self, split: str, batch_size: int, *, seed: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels, rows = self._split(split)
+        if seed is None:
+            for chosen in rows.split(batch_size):
+                yield self._normalize(images[chosen]), labels[chosen]
+            return
+        generator = torch.Generator().manual_seed(seed)
+        rows = rows[torch.randperm(len(rows), generator=generator).to(self.device)]
+        for chosen in rows.split(batch_size)[: self.steps_per_epoch(batch_size)]:
+            batch = images[chosen]
+            if self.data.augmentation == "crop_flip":
+                batch = crop_flip(batch, generator)
+            yield self._normalize(batch), labels[chosen]
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        images = images.float().div_(self.data.max_value).sub_(mean).div_(std)
+        return images.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else images
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        with self.autocast():
+            return F.cross_entropy(model(images).float(), labels)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        was_training = model.training
+        model.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = 0
+        for images, labels in self.batches(split, EVALUATION_BATCH):
+            with self.autocast():
+                logits = model(images).float()
+            correct += (logits.argmax(1) == labels).sum()
+            loss += F.cross_entropy(logits, labels, reduction="sum").double()
+            total += len(labels)
+        model.train(was_training)
+        # A pruned network can overflow; the metric stays a number: no image is right by chance of a nan.
+        return {"acc": correct.item() / total, "loss": min(torch.nan_to_num(loss, nan=torch.inf).item() / total, 1e9)}
+
+    def prunable(self, model: nn.Module) -> dict[str, Tensor]:
+        return {f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+
+
+def channel_statistics(images: np.ndarray, max_value: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of (N, C, H, W) images scaled to [0, 1], from exact counts."""
+    levels = np.arange(256) / max_value
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].ravel(), minlength=256) / images[:, channel].size
+        mean.append(float(counts @ levels))
+        std.append(float(np.sqrt(counts @ levels**2 - (counts @ levels) ** 2)) or 1.0)
+    return mean, std
+
+
+def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Each image of (N, C, H, W) shifted by up to `padding` pixels (zeros move in) and mirrored with probability 1/2.
+
+    The whole batch at once: one gather, whatever the number of images.
+    """
+    n, _, height, width = images.shape
+    draw = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
+    flip = torch.rand(n, generator=generator) < 0.5
+    rows = draw[0, :, None] + torch.arange(height)
+    columns = torch.arange(width).expand(n, width)
+    columns = draw[1, :, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    padded = F.pad(images, (padding,) * 4)
+    batch = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
