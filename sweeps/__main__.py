@@ -32,7 +32,7 @@ def show_best(
 ) -> None:
     """The best lam and rho for each architecture, dataset, optimizer, regularizer and sparsity (validation split)."""
     from sweeps._records import best, find_sweeps
-    from sweeps._report import number, with_spread
+    from sweeps._report import make_console, number, with_spread
 
     rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
     rows = [row for row in rows if sparsity is None or row["sparsity"] == sparsity]
@@ -42,7 +42,6 @@ def show_best(
     if not rows:
         there = ", ".join(folder.name for folder in find_sweeps(runs)) or "none"
         fail(ValueError(f"best: no finished trial in {runs} matches (sweeps there: {there})"))
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -53,24 +52,19 @@ def show_best(
         texts = [str(row[name]) for name in columns[:4]]
         values = [f"{row['sparsity']:g}", number(row["lam"]), number(row["rho"]), with_spread(row), str(row["n"])]
         table.add_row(*texts, *values, str(row["epochs"]), row["sweep"], row["trial"])
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a pipe has no width to fit into
-    console.print(table)
+    make_console().print(table)
 
 
 @app.command()
 def report(name: Name, runs: Runs = Path("runs"), markdown: Annotated[bool, typer.Option(help="as Markdown")] = False) -> None:
     """A sweep's tables: the best trial of each arm, and what was confirmed on unseen seeds, with mean, spread and n."""
-    from rich.console import Console
-
     from sweeps._records import Records
-    from sweeps._report import as_markdown, as_tables
+    from sweeps._report import as_markdown, as_tables, make_console
 
     summary = Records.replay(sweep_folder(runs, name)).summary
     if summary is None:
         fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
-    typer.echo(as_markdown(summary)) if markdown else Console(highlight=False).print(as_tables(summary))
+    typer.echo(as_markdown(summary)) if markdown else make_console().print(as_tables(summary))
 
 
 @app.command()

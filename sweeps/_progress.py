@@ -19,7 +19,7 @@ class Progress:
         self.console, self.title, self.objective = console, title, objective
         self.num_trials, self.num_done, self.already_done = num_trials, already_done, already_done
         self.begin = time.monotonic()
-        self.best: tuple[float, str] | None = None
+        self.best: float | None = None
         self.rows: dict[str, dict[str, Any]] = {}
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
@@ -39,11 +39,13 @@ class Progress:
         if report["status"] == "running":
             return
         self.num_done += 1
-        pruned = report.get(f"{self.objective}_pruned")
-        if report["status"] == "finished" and (self.best is None or pruned > self.best[0]):
-            self.best = (pruned, label)
+        if report["status"] == "finished":
+            self.note_best(report[f"{self.objective}_pruned"])
         self.console.print(self._line(key), highlight=False, markup=False)
         del self.rows[key]
+
+    def note_best(self, pruned: float) -> None:
+        self.best = pruned if self.best is None else max(self.best, pruned)
 
     def _line(self, key: str) -> str:
         row = self.rows[key]
@@ -51,8 +53,7 @@ class Progress:
         if row["status"] != "finished":
             return f"{start} {row['status']}: {row['reason']}"
         dense, pruned = (row[f"{self.objective}_{which}"] for which in ("dense", "pruned"))
-        best = f"   best {self.best[0]:.3f}" if self.best else ""
-        return f"{start} dense {dense:.3f}  pruned {pruned:.3f}  {row['seconds']:6.1f} s{best}"
+        return f"{start} dense {dense:.3f}  pruned {pruned:.3f}  {row['seconds']:6.1f} s   best {self.best:.3f}"
 
     def _render(self) -> Table:
         elapsed = time.monotonic() - self.begin

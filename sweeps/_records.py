@@ -9,6 +9,7 @@ retried; each (metric, step) arrives once.
 import contextlib
 import fcntl
 import json
+import logging
 import math
 import os
 import platform
@@ -356,6 +357,8 @@ class MlflowCopy:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
 
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         self.client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
         self.folder = folder
         header = next(iter(Journal.read(folder / "journal.jsonl")))[0]

@@ -4,13 +4,21 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sweeps._records import Records, TrialRecord, mean_and_spread
 
-__all__ = ["as_markdown", "as_tables", "summarize"]
+__all__ = ["as_markdown", "as_tables", "make_console", "summarize"]
+
+
+def make_console() -> Console:
+    """A terminal's own width; elsewhere (a file, a pipe) wide enough that no line breaks."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
 
 
 def level_name(sparsity: float) -> str:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from sweeps._progress import Progress
 from sweeps._records import Records, Shipper, best, default_tracking_uri
-from sweeps._report import as_tables, summarize
+from sweeps._report import as_tables, make_console, summarize
 from sweeps._searcher import FINISHED, Arm, FixedTrials, Proposal, Search, TuneSearcher, open_storage
 from sweeps._sweep import FAILURES_IN_A_ROW, Sweep
 from trainables.config import TrialConfig
@@ -33,7 +33,7 @@ SHIP_TIMEOUT = 60.0  # seconds that the end of a sweep waits for MLflow
 
 def run_sweep(sweep: Sweep) -> dict[str, Any]:
     """See `Sweep.run`."""
-    console = Console(highlight=False)
+    console = make_console()
     arms, data = sweep.check()
     objective = task_objective(sweep)
     tracking_uri = sweep.tracking_uri or default_tracking_uri(sweep.folder.parent)
@@ -49,7 +49,8 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
                 f"{sweep.name}: {sweep.architecture} on {sweep.dataset}, {phases.num_search} trials over {len(arms)} arms "
                 f"({', '.join(arm.name for arm in arms)}), then {phases.num_confirm} on unseen seeds; "
                 f"{sweep.max_epochs} epochs each, {num_parallel} at a time"
-                + (f"; {already} are done already" if already else "")
+                + (f"; {already} are done already" if already else ""),
+                soft_wrap=True,
             )
             console.print(f"Records in {sweep.folder}, MLflow at {tracking_uri}", soft_wrap=True)
             shipper.start()
@@ -164,6 +165,8 @@ def run_trials(
         objective=objective,
         already_done=already,
     )
+    for trial in records.finished("search") + records.finished("confirm"):
+        progress.note_best(trial.report[f"{objective}_pruned"])
     watch = Watch(records, phases, progress, labels)
     snapshots = sweep.folder / "tune"
     shutil.rmtree(snapshots, ignore_errors=True)  # Tune's own state is never read again

@@ -183,9 +183,9 @@ class Search:
         """Have the arm's study propose a whole generation, so that none of it sees another's result."""
         study, arm = self.studies[index], self.arms[index]
         for number in range(len(study.get_trials(deepcopy=False)), upto):
-            study.sampler = self._sampler(arm, number)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.sampler = self._sampler(arm, number)
                 trial = study.ask(arm.space)
             assert trial.number == number
             self._remember(index, number, trial.params)

@@ -137,7 +137,8 @@ class Sweep(BaseModel):
         import sparsity
         from sweeps._searcher import Arm, make_arms
 
-        arms = []
+        arms: list[Arm] = []
+        taken: set[str] = set()
         chosen = {"optimizer": self.optimizer, "regularizer": self.regularizer}
         for arm in make_arms(self.space, self.known, chosen):
             choices = {"regularizer": "none", "optimizer": "sgd", **arm.choices}
@@ -152,6 +153,11 @@ class Sweep(BaseModel):
             space = {name: dist for name, dist in arm.space.items() if name not in held}
             known = {name: value for name, value in arm.known.items() if name not in held}
             arms.append(Arm(arm.choices, space, known))
+            taken |= set(held)
+        for name, value in (("lam", self.lam), ("opt/rho", self.rho)):
+            if value is not None and name not in taken:
+                tried = ", ".join(arm.name for arm in arms)
+                raise ValueError(f"{name.removeprefix('opt/')}: must be held for a method that has it, none of {tried} has")
         return arms
 
     def trial_config(self, choices: Mapping[str, str], params: Mapping[str, Any], **more: Any) -> TrialConfig:

@@ -1,15 +1,18 @@
 """One trial's configuration: a frozen, validated value, the only thing that decides what the trial computes."""
 
 import hashlib
+import inspect
 import json
 import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 import sparsity
 
-__all__ = ["TrialConfig", "check_name", "check_sparsity"]
+__all__ = ["TrialConfig", "check_name", "check_sparsity", "with_knobs"]
 
 
 def check_name(package: str, name: str, where: str) -> str:
@@ -26,10 +29,13 @@ def check_sparsity(value: float) -> float:
     return value
 
 
-def check_finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"must be finite, got {value}")
-    return value
+def check_knobs(knobs: Any, info: ValidationInfo) -> Any:
+    for name, value in knobs.items() if isinstance(knobs, dict) else ():
+        if not isinstance(value, bool | int | float | str):
+            raise ValueError(f"{info.field_name}/{name}: must be a number, true, false or a word, got {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{info.field_name}/{name}: must be finite, got {value}")
+    return knobs
 
 
 def check_lam(value: float) -> float:
@@ -44,8 +50,29 @@ def named(package: str, where: str) -> AfterValidator:
 
 Sparsity = Annotated[float, AfterValidator(check_sparsity)]
 Lam = Annotated[float, AfterValidator(check_lam)]
-Knob = Annotated[bool | int | float | str, AfterValidator(check_finite)]
-Knobs = dict[str, Knob]
+Knobs = Annotated[dict[str, bool | int | float | str], BeforeValidator(check_knobs)]
+
+
+def with_knobs(where: str, make: Callable[..., Any], *args: Any, knobs: Mapping[str, Any], **given: Any) -> Any:
+    """`make(*args, **given, **knobs)`, a constructor with the knobs of the configuration's group `where`.
+
+    ValueError names a knob that it does not take, or lacks, and says what those are that it takes.
+    """
+    parameters = list(inspect.signature(make).parameters.values())
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    own = {p.name: p for p in parameters[len(args) :] if p.kind in kinds and p.name not in given}
+    taken = ", ".join(own) or "(none)"
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):  # else it refuses them itself
+        for knob in knobs:
+            if knob not in own:
+                raise ValueError(f"{where}: knobs of {make.__name__} must be among {taken}, got {knob!r}")
+    for name, parameter in own.items():
+        if parameter.default is inspect.Parameter.empty and name not in knobs:
+            raise ValueError(f"{where}: knobs of {make.__name__} must include {name}, got {dict(knobs)}")
+    try:
+        return make(*args, **given, **knobs)
+    except TypeError as error:
+        raise ValueError(f"{where}: knobs must be what {make.__name__} takes, got {dict(knobs)} ({error})") from error
 
 
 class TrialConfig(BaseModel):
@@ -73,13 +100,30 @@ class TrialConfig(BaseModel):
     scope: str = "global"
     target_sparsity: Sparsity
     sparsities: tuple[Sparsity, ...] = ()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     read_test: bool = False
 
     @model_validator(mode="after")
     def _knobs_have_one_place(self) -> "TrialConfig":
         if self.regularizer == "none" and self.lam > 0:
             raise ValueError(f"lam: must be 0 without a regularizer (nothing is scaled), got {self.lam:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _scope_has_these_levels(self) -> "TrialConfig":
+        if self.scope in ("global", "uniform"):
+            return self
+        n_of_m = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", self.scope)
+        if not n_of_m or int(n_of_m[1]) > int(n_of_m[2]):
+            raise ValueError(
+                f"scope: must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got {self.scope!r}"
+            )
+        only = 1 - int(n_of_m[1]) / int(n_of_m[2])
+        for level in self.levels:
+            if level and not math.isclose(level, only, abs_tol=1e-9):
+                raise ValueError(
+                    f"sparsity: must be {only:g} with scope {self.scope}, (it has no other), got {level:g}"
+                )
         return self
 
     @property

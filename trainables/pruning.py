@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import sparsity
 from sparsity import masks
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, with_knobs
+from trainables.datasets._images import one_line
 from trainables.tasks._base import Task
 
 __all__ = ["Evaluation", "evaluate_pruned", "load_pruned", "save_pruned"]
@@ -56,18 +58,21 @@ def calibration_gradients(task: Task, model: nn.Module, weights: list[Tensor]) -
 def evaluate_pruned(
     task: Task, model: nn.Module, config: TrialConfig, sparsities: tuple[float, ...], split: str
 ) -> Evaluation:
-    """Prune a copy at each level, from one ranking of the weights, and evaluate it. No retraining, nothing re-estimated."""
+    """Prune a copy at each level, from one ranking, and evaluate it. No retraining, nothing re-estimated.
+
+    Level 0 is the model as it is, whatever the scope.
+    """
     pruned = copy.deepcopy(model).eval()
     names, scores = score(task, pruned, config)
     ranking = masks.rank(scores, config.scope)
-    dense = {name: task.prunable(model)[name].detach() for name in names}
-    targets = task.prunable(pruned)
+    dense, targets = task.prunable(model), task.prunable(pruned)
     metrics, kept = {}, {}
     for level in sparsities:
-        kept[level] = dict(zip(names, ranking.masks(level), strict=True))
+        cut = ranking.masks(level) if level else [torch.ones_like(s, dtype=torch.bool) for s in scores]
+        kept[level] = dict(zip(names, cut, strict=True))
         with torch.no_grad():
             for name, mask in kept[level].items():
-                targets[name].copy_(dense[name] * mask)
+                targets[name].copy_(dense[name]).masked_fill_(~mask, 0)
         metrics[level] = task.evaluate(pruned, split)
     return Evaluation(metrics, kept)
 
@@ -110,7 +115,7 @@ def save_pruned(
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     for name, mask in kept.items():
-        state[name] *= mask.cpu()
+        state[name].masked_fill_(~mask.cpu(), 0)
     parameters = [state[name] for name, _ in model.named_parameters()]
     config = {
         **task.describe_model(),
@@ -120,24 +125,38 @@ def save_pruned(
         "model_sparsity": masks.sparsity_of(parameters),
     }
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    save_file(state, partial / "model.safetensors")
-    (partial / "config.json").write_text(json.dumps(config, indent=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had this one's number
+    try:
+        partial.mkdir(parents=True)
+        save_file(state, partial / "model.safetensors")
+        (partial / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_pruned(folder: str | Path) -> nn.Module:
     """The pruned model in `folder` (model.safetensors + config.json) as a plain PyTorch module in evaluation mode.
 
     Zeros are zeros in its weights: no hooks, no masks. config.json's `input` says how images are to be prepared.
-    Nothing is unpickled. FileNotFoundError where a file is missing, ValueError where they do not belong together.
+    Nothing is unpickled. FileNotFoundError where a file is missing, ValueError, one line, where one is damaged or they
+    do not belong together.
     """
     folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text())
-    model = sparsity.find("trainables.architectures", config["architecture"])(**config["model"])
+    text = (folder / "config.json").read_text()
+    try:
+        config = json.loads(text)
+        architecture, knobs = config["architecture"], config["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"
+        ) from error
+    model = with_knobs(f"{folder}: model", sparsity.find("trainables.architectures", architecture), knobs=knobs)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: model.safetensors must hold the weights of {config['architecture']}: {error}") from error
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder}: model.safetensors must hold the weights of {architecture} {knobs}, got {one_line(error)}"
+        ) from error
     return model.eval()

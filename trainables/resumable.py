@@ -1,14 +1,15 @@
 """A trial in a folder of its own: it goes on from what lies there, and leaves its result there, whole or not at all.
 
-    checkpoint.pt, checkpoint.previous.pt    while it runs: the last two rungs
-    pruned/0.96/{model.safetensors,config.json}    at its end
-    result.json    written last: the trial is done if and only if this file is there
+checkpoint.pt, checkpoint.previous.pt: while it runs, the last two rungs.
+pruned/0.96/{model.safetensors,config.json}: at its end.
+result.json: written last; the trial is done if and only if this file is there.
 """
 
 import json
 import os
 import shutil
 import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ KEEP = ("target", "all", "none")
 
 
 def read_result(folder: Path) -> dict | None:
-    """The result of a trial that is done, else None."""
+    """The result of a trial that is done, else None. One that cannot be read counts as none: it is computed again."""
     try:
         return json.loads((folder / "result.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -42,6 +43,19 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote, unpickling nothing but tensors and plain values. Raises if a byte of it has changed."""
+    with zipfile.ZipFile(path) as file:  # torch.save writes checksums; torch.load does not look at them
+        if damaged := file.testzip():
+            raise ValueError(f"{damaged} does not match its checksum")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of the device or of the host, for which torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class ResumableTrial:
@@ -82,13 +96,13 @@ class ResumableTrial:
             return self._finish(report)
         except Diverged as error:
             return self._end("diverged", str(error), report)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            return self._end("out_of_memory", str(error).splitlines()[0] if str(error) else "out of memory", report)
         except Exception as error:  # one trial's fault is recorded, the sweep goes on
+            if is_out_of_memory(error):
+                return self._end("out_of_memory", (str(error) or "out of memory").splitlines()[0], report)
             return self._end("error", f"{type(error).__name__}: {error}", report, traceback=traceback.format_exc())
 
     def _rung(self) -> dict[str, Any]:
-        assert self.training is not None and self.task is not None
+        assert self.training is not None
         config, training = self.config, self.training
         target = next(epoch for epoch in config.rungs if epoch > training.epoch)
         while training.epoch < target:
@@ -116,8 +130,8 @@ class ResumableTrial:
         }
 
     def _finish(self, terms: dict[str, Any]) -> dict[str, Any]:
-        assert self.training is not None and self.task is not None
-        config, task, training = self.config, self.task, self.training
+        assert self.training is not None
+        config, task, training = self.config, self.training.task, self.training
         evaluation = training.evaluate(config.levels)
         test = training.evaluate(config.levels, "test").metrics if config.read_test else None
         layers = describe_layers(task, training.model, evaluation.masks[config.target_sparsity])
@@ -127,6 +141,7 @@ class ResumableTrial:
             if layer["num_kept"] == 0
         ]
         kept = {"none": (), "target": (config.target_sparsity,), "all": config.levels}[self.keep]
+        shutil.rmtree(self.folder / "pruned", ignore_errors=True)  # what a killed run may have left
         for level in kept:
             description = {
                 "target_sparsity": level,
@@ -157,8 +172,8 @@ class ResumableTrial:
         }
         text = json.dumps(result, allow_nan=False)
         write_atomically(self.folder / "result.json", lambda path: path.write_text(text))
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in self.folder.glob("checkpoint.*"):  # and what a killed run may have left of one
+            path.unlink(missing_ok=True)
         return result
 
     def _checkpoint(self) -> None:
@@ -177,14 +192,13 @@ class ResumableTrial:
             if not path.exists():
                 continue
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                self.training.load_state_dict(state)
+                self.training.load_state_dict(read_checkpoint(path))
                 return
             except Exception as error:  # truncated or altered: the one before it is as good
                 first_line = (str(error).splitlines() or [""])[0]
                 self.notes.append(f"{name}: could not be read ({type(error).__name__}: {first_line}), passed over")
-                assert self.task is not None
-                self.training = Training(self.task, self.config)
+                path.unlink()  # or the next checkpoint would make it the previous one
+                self.training = Training(self.training.task, self.config)
 
     def discard(self) -> None:
         """Forget everything that lies in the folder."""

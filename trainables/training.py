@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsity
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, with_knobs
 from trainables.pruning import Evaluation, evaluate_pruned
 from trainables.tasks._base import Task
 
@@ -39,9 +39,8 @@ def random_seed(seed: int, epoch: int) -> int:
 @contextlib.contextmanager
 def batchnorm_frozen(model: nn.Module, *, when: bool) -> Iterator[None]:
     """Batch statistics normalize as in training, but the running ones stay: they see each batch once."""
-    tracking = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not when:
-        tracking = []
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    tracking = [m for m in norms if m.track_running_stats] if when else []
     for module in tracking:
         module.track_running_stats = False
     try:
@@ -83,14 +82,17 @@ class Training:
         torch.manual_seed(config.seed)
         self.model = task.build_model()
         weights = list(task.regularized(self.model).values())
-        self.regularizer = sparsity.load("regularizers", config.regularizer)(weights, **config.reg).to(task.device)
+        regularizer = sparsity.load("regularizers", config.regularizer)
+        self.regularizer = with_knobs("reg", regularizer, weights, knobs=config.reg).to(task.device)
         trained = [p for p in self.model.parameters() if p.requires_grad] + list(self.regularizer.parameters())
-        self.optimizer = sparsity.load("optimizers", config.optimizer)(trained, **config.opt)
-        self.schedule = sparsity.find("trainables.schedules", config.schedule)(
+        self.optimizer = with_knobs("opt", sparsity.load("optimizers", config.optimizer), trained, knobs=config.opt)
+        self.schedule = with_knobs(
+            "sched",
+            sparsity.find("trainables.schedules", config.schedule),
             self.optimizer,
             max_epochs=config.max_epochs,
             steps_per_epoch=task.steps_per_epoch(config.batch_size),
-            **config.sched,
+            knobs=config.sched,
         )
         self.epoch = 0  # epochs done
         self.seconds = 0.0  # spent in epochs and evaluations, over all sittings
@@ -110,16 +112,15 @@ class Training:
         self.model.train()
         steps = []
         for batch in self.task.batches("train", self.config.batch_size, seed=seed):
-            steps.append(  # noqa: PERF401 - a loop that trains is no comprehension
-                train_step(
-                    self.model,
-                    batch,
-                    task=self.task,
-                    regularizer=self.regularizer,
-                    lam=self.config.lam,
-                    optimizer=self.optimizer,
-                )
+            terms = train_step(
+                self.model,
+                batch,
+                task=self.task,
+                regularizer=self.regularizer,
+                lam=self.config.lam,
+                optimizer=self.optimizer,
             )
+            steps.append(terms)
             self.schedule.after_step()
         losses, penalties = (torch.stack(terms).double().cpu() for terms in zip(*steps, strict=True))
         self._check_finite(losses, penalties)
@@ -135,14 +136,15 @@ class Training:
     def _check_finite(self, losses: Tensor, penalties: Tensor) -> None:
         bad = ~torch.isfinite(losses + self.config.lam * penalties)
         if bad.any():
-            step = int(bad.nonzero()[0])
-            what = f"task loss {losses[step]:g}, penalty {penalties[step]:g}"
+            step, what = int(bad.nonzero()[0]), ""
         elif not math.isfinite(sum(torch._foreach_norm([p.detach() for p in self.model.parameters()]))):
-            step, what = len(losses) - 1, "a weight is not finite"
+            step, what = len(losses) - 1, ", after which the weights overflow"
         else:
             return
-        step += self.epoch * len(losses)
-        raise Diverged(f"diverged at step {step} (epoch {self.epoch}): {what}, lam {self.config.lam:g}")
+        raise Diverged(
+            f"diverged at step {step + self.epoch * len(losses)} (epoch {self.epoch}): task loss {losses[step]:g}, "
+            f"penalty {penalties[step]:g}, lam {self.config.lam:g}{what}"
+        )
 
     def evaluate(self, sparsities: tuple[float, ...], split: str = "validation") -> Evaluation:
         """A copy of the model, pruned at each level and evaluated; the training model is not touched."""

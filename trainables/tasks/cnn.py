@@ -1,5 +1,6 @@
 """Image classification with convolutional networks: global magnitude pruning over the convolutions."""
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsity
-from trainables.config import TrialConfig, check_name
+from trainables.config import TrialConfig, check_name, with_knobs
 from trainables.datasets._images import Images
 from trainables.tasks._base import Task
 
 __all__ = ["CNN"]
 
 EVALUATION_BATCH = 512
+PADDING = 4  # pixels of zeros around an image that is cropped
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,9 @@ class CNN(Task):
         self.device = torch.device(device)
         self.data = data.images
         self.mean, self.std = data.mean, data.std
-        self.architecture = config.architecture
-        self.model_knobs = {
-            "num_classes": self.data.num_classes,
-            "in_channels": self.data.train_images.shape[1],
-            **config.model,
-        }
+        self._mean, self._std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (data.mean, data.std))
+        self.architecture, self.model_knobs = config.architecture, config.model
+        self.shape = {"num_classes": self.data.num_classes, "in_channels": self.data.train_images.shape[1]}
         images, labels = self._tensors(self.data.train_images, self.data.train_labels)
         train, validation = (torch.from_numpy(rows).to(self.device) for rows in self.data.split(config.train_size))
         self.splits = {"train": (images, labels, train), "validation": (images, labels, validation)}
@@ -72,14 +71,15 @@ class CNN(Task):
         return self.splits[split]
 
     def build_model(self) -> nn.Module:
-        model = sparsity.find("trainables.architectures", self.architecture)(**self.model_knobs)
+        build = sparsity.find("trainables.architectures", self.architecture)
+        model = with_knobs("model", build, **self.shape, knobs=self.model_knobs)
         memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
         return model.to(self.device, memory_format=memory_format)
 
     def describe_model(self) -> dict:
         return {
             "architecture": self.architecture,
-            "model": self.model_knobs,
+            "model": {**self.shape, **self.model_knobs},
             "input": {"divide_by": self.data.max_value, "mean": self.mean, "std": self.std, "layout": "NCHW"},
         }
 
@@ -93,16 +93,19 @@ class CNN(Task):
                 yield self._normalize(images[chosen]), labels[chosen]
             return
         generator = torch.Generator().manual_seed(seed)
+        # All of the epoch's random numbers go to the device at once: no step waits for a copy.
         rows = rows[torch.randperm(len(rows), generator=generator).to(self.device)]
-        for chosen in rows.split(batch_size)[: self.steps_per_epoch(batch_size)]:
+        shifts = torch.randint(0, 2 * PADDING + 1, (len(rows), 2), generator=generator).to(self.device)
+        flips = (torch.rand(len(rows), generator=generator) < 0.5).to(self.device)
+        chunks = zip(rows.split(batch_size), shifts.split(batch_size), flips.split(batch_size), strict=True)
+        for chosen, shift, flip in itertools.islice(chunks, self.steps_per_epoch(batch_size)):
             batch = images[chosen]
             if self.data.augmentation == "crop_flip":
-                batch = crop_flip(batch, generator)
+                batch = crop_flip(batch, shift, flip)
             yield self._normalize(batch), labels[chosen]
 
     def _normalize(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        images = images.float().div_(self.data.max_value).sub_(mean).div_(std)
+        images = images.float().div_(self.data.max_value).sub_(self._mean).div_(self._std)
         return images.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else images
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -120,11 +123,12 @@ class CNN(Task):
         for images, labels in self.batches(split, EVALUATION_BATCH):
             with self.autocast():
                 logits = model(images).float()
-            correct += (logits.argmax(1) == labels).sum()
+            right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)  # argmax takes a nan for the largest
+            correct += right.sum()
             loss += F.cross_entropy(logits, labels, reduction="sum").double()
             total += len(labels)
         model.train(was_training)
-        # A pruned network can overflow; the metric stays a number: no image is right by chance of a nan.
+        # A pruned network can overflow; the metric stays a number.
         return {"acc": correct.item() / total, "loss": min(torch.nan_to_num(loss, nan=torch.inf).item() / total, 1e9)}
 
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
@@ -138,22 +142,20 @@ def channel_statistics(images: np.ndarray, max_value: int) -> tuple[list[float],
     for channel in range(images.shape[1]):
         counts = np.bincount(images[:, channel].ravel(), minlength=256) / images[:, channel].size
         mean.append(float(counts @ levels))
-        std.append(float(np.sqrt(counts @ levels**2 - (counts @ levels) ** 2)) or 1.0)
+        std.append(float(np.sqrt(counts @ (levels - mean[-1]) ** 2)) or 1.0)
     return mean, std
 
 
-def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Each image of (N, C, H, W) shifted by up to `padding` pixels (zeros move in) and mirrored with probability 1/2.
+def crop_flip(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
+    """Each image of (N, C, H, W), with PADDING zeros around it, cropped to its size from row and column shifts[i], from
+    0 to 2 PADDING, and then mirrored where flips[i].
 
     The whole batch at once: one gather, whatever the number of images.
     """
     n, _, height, width = images.shape
-    draw = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
-    flip = torch.rand(n, generator=generator) < 0.5
-    rows = draw[0, :, None] + torch.arange(height)
-    columns = torch.arange(width).expand(n, width)
-    columns = draw[1, :, None] + torch.where(flip[:, None], width - 1 - columns, columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
-    padded = F.pad(images, (padding,) * 4)
+    rows = shifts[:, :1] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(n, width)
+    columns = shifts[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)
+    padded = F.pad(images, (PADDING,) * 4)
     batch = torch.arange(n, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,1 @@
+"""One call, `step(closure)`: the optimizer decides how many gradients it needs."""

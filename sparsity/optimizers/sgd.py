@@ -1,0 +1,34 @@
+import torch
+
+from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
+
+__all__ = ["SGD"]
+
+
+class SGD(torch.optim.SGD):
+    """v <- momentum v + (g + weight_decay w); w <- w - lr v (nesterov: w - lr (g + weight_decay w + momentum v)).
+
+    Source: torch.optim.SGD, with momentum 0.9 by default as in the WCR paper's runs (arXiv 2511.14282, appendix C).
+    lr, weight_decay: >= 0, the decay coupled, i.e. added to the gradient. momentum: in [0, 1). step(closure) calls the
+    closure once and returns its loss. fused: torch's choice of kernel, which changes only the speed.
+    ValueError for a negative or unknown knob.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        fused: bool | None = None,
+        **unknown,
+    ):
+        refuse_unknown("SGD", unknown, keywords(SGD))
+        check_nonnegative("SGD", lr=lr, weight_decay=weight_decay)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"SGD: momentum must be in [0, 1) (at 1 nothing is ever forgotten), got {momentum}")
+        if nesterov and not momentum:
+            raise ValueError("SGD: momentum must be > 0 (nesterov looks ahead along it), got 0")
+        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)

@@ -1,0 +1,118 @@
+"""The contract of every file in sparsity/regularizers/."""
+
+import pytest
+import torch
+
+import sparsity
+
+pytestmark = pytest.mark.parametrize("name", sparsity.names("regularizers"))
+
+
+def make(name, weights):
+    return sparsity.load("regularizers", name)(weights)
+
+
+def gradients(loss, weights):
+    """As .backward() fills them; zero where the loss has no graph."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(w) for w in weights]
+    return torch.autograd.grad(loss, weights)
+
+
+def generic_weights(dtype=torch.float64):
+    torch.manual_seed(0)
+    return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in [(3, 4), (2, 3, 2, 2), (5,)]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("values", [[[0.0, 0.0], [0.0, 0.0]], [[0.7]], [1.0], 1.0, 0.0, [[1e-3] * 7], [0.0, 1.0, -1.0]])
+def test_value_and_gradient_are_finite_at_the_edges(name, values, dtype):
+    w = torch.tensor(values, dtype=dtype, requires_grad=True)
+    penalty = make(name, [w])()
+    assert penalty.shape == ()
+    assert penalty.isfinite()
+    (grad,) = gradients(penalty, [w])
+    assert grad.isfinite().all()
+    assert not grad[w == 0].any()  # and the subgradient at 0 is 0
+    assert grad.shape == w.shape
+    assert grad.dtype is dtype
+
+
+def test_gradient_is_the_numerical_one(name):
+    weights = generic_weights()
+    if make(name, weights)().requires_grad:
+        assert torch.autograd.gradcheck(lambda *w: make(name, w)(), weights)
+
+
+def test_second_derivative_is_the_numerical_one(name):
+    weights = generic_weights()
+    if make(name, weights)().requires_grad:
+        assert torch.autograd.gradgradcheck(lambda *w: make(name, w)() * w[0].sum(), weights)
+
+
+def test_sums_the_tensors_terms(name):
+    weights = generic_weights()
+    R = make(name, weights)
+    assert R().item() == pytest.approx(sum(R.penalty(w).item() for w in weights), rel=1e-14)
+    assert R.penalty(weights[0]).item() == pytest.approx(make(name, weights[:1])().item(), rel=1e-14)
+
+
+def test_lam_scales_the_gradient(name):
+    weights = generic_weights()
+    once = gradients(make(name, weights)(), weights)
+    scaled = gradients(-0.3 * make(name, weights)(), weights)
+    for a, b in zip(once, scaled, strict=True):
+        torch.testing.assert_close(-0.3 * a, b)
+
+
+def test_lam_zero_changes_no_bit(name):
+    weights = generic_weights(torch.float32)
+    plain = torch.autograd.grad(sum(w.sin().sum() for w in weights), weights)
+    loss = sum(w.sin().sum() for w in weights)
+    off = torch.autograd.grad(loss + 0 * make(name, weights)(), weights)
+    assert all(torch.equal(a, b) for a, b in zip(plain, off, strict=True))
+
+
+def test_the_loop_needs_no_case_of_its_own(name):
+    weights = generic_weights(torch.float32)
+    loss = weights[0].square().sum() + 1e-3 * make(name, weights)()
+    loss.backward()
+    assert weights[0].grad.isfinite().all()
+    assert make(name, [])() == 0  # a model without such weights
+    assert (1 + 1e-3 * make(name, [])()).item() == 1.0
+
+
+def test_holds_the_weights_without_owning_them(name):
+    weights = [torch.nn.Parameter(torch.ones(2, 2))]
+    R = make(name, weights)
+    assert not any(p is weights[0] for p in R.parameters())
+    assert not R.state_dict()
+    with torch.no_grad():
+        weights[0][0, 0] = 5.0
+    assert R().item() == make(name, weights)().item()  # sees the weights as they are now
+
+
+def test_frozen_weights_and_no_grad_leave_no_graph(name):
+    weights = generic_weights()
+    with torch.no_grad():
+        assert not make(name, weights)().requires_grad
+    assert not make(name, [w.detach() for w in weights])().requires_grad
+
+
+def test_autocast_changes_nothing(name):
+    weights = generic_weights(torch.float32)
+    plain = make(name, weights)()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = make(name, weights)()
+    assert torch.equal(plain, cast)
+    for a, b in zip(gradients(plain, weights), gradients(cast, weights), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_memory_format_changes_only_the_rounding(name):
+    torch.manual_seed(0)
+    w = torch.randn(4, 3, 2, 2, dtype=torch.float64).requires_grad_()
+    last = w.detach().to(memory_format=torch.channels_last).requires_grad_()
+    a, b = make(name, [w])(), make(name, [last])()
+    torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
+    torch.testing.assert_close(gradients(a, [w]), gradients(b, [last]), check_stride=False)
