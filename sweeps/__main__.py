@@ -56,7 +56,9 @@ def show_best(
 
 
 @app.command()
-def report(name: Name, runs: Runs = Path("runs"), markdown: Annotated[bool, typer.Option(help="as Markdown")] = False) -> None:
+def report(
+    name: Name, runs: Runs = Path("runs"), markdown: Annotated[bool, typer.Option(help="as Markdown")] = False
+) -> None:
     """A sweep's tables: the best trial of each arm, and what was confirmed on unseen seeds, with mean, spread and n."""
     from sweeps._records import Records
     from sweeps._report import as_markdown, as_tables, make_console
@@ -88,7 +90,9 @@ def sync(
 @app.command()
 def ui(
     runs: Runs = Path("runs"),
-    host: Annotated[str, typer.Option(help="address to listen on; anyone who reaches it can read and change")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="address to listen on; anyone who reaches it can read and change")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 5000,
 ) -> None:
     """MLflow's UI on what was recorded."""

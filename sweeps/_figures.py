@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter
 
 __all__ = ["draw_curve", "draw_summary", "draw_weights"]
 
-# Okabe & Ito's palette: told apart by people who see colours differently. Colour is the regularizer, dash the optimizer.
+# Okabe & Ito's palette: told apart by all eyes. Colour is the regularizer, dash the optimizer.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 DASHES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
 
@@ -58,15 +58,19 @@ def draw_curve(curve: Sequence[Mapping], test: Sequence[Mapping] | None, config:
 
 
 def draw_weights(layers: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Figure:
-    """Histogram of log10|w| of every prunable tensor before pruning, as a map: layers down, magnitude across; the mark is
-    the magnitude under which the layer's pruned fraction at the target sparsity lies."""
+    """Histogram of log10|w| of every prunable tensor before pruning, layers down, magnitude across; the mark is the
+    magnitude under which the layer's pruned fraction at the target sparsity lies."""
     counts = np.array([layer["histogram"] for layer in layers], float)
     density = counts / counts.sum(1, keepdims=True)
     edges = np.linspace(-8, 2, counts.shape[1] + 1)
     figure = Figure(figsize=(7, 1.8 + 0.22 * len(layers)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(
-        density, aspect="auto", cmap="viridis", extent=(edges[0], edges[-1], len(layers) - 0.5, -0.5), interpolation="none"
+        density,
+        aspect="auto",
+        cmap="viridis",
+        extent=(edges[0], edges[-1], len(layers) - 0.5, -0.5),
+        interpolation="none",
     )
     for row, layer in enumerate(layers):
         pruned = 1 - layer["num_kept"] / layer["num_weights"]

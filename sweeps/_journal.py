@@ -1,6 +1,7 @@
 """What happened, a line an event: the truth that everything else is a copy of.
 
-`journal.jsonl` is only ever appended to. A line that a killed process left unfinished is cut off when it is next opened.
+`journal.jsonl` is only ever appended to. A line that a killed process left unfinished is cut off when the file is next
+opened.
 """
 
 import json

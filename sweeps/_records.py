@@ -1,9 +1,9 @@
 """What happened in a sweep, and MLflow's copy of it.
 
-The journal is the truth. `Records` replays it and appends to it; `Shipper` copies it to MLflow from a thread of its own,
-so that training never waits for a tracking server and never fails with one: what did not arrive is sent later, by the
-next run of the sweep or by `python -m sweeps sync`. Each trial is one MLflow run, found by its tags, however often it was
-retried; each (metric, step) arrives once.
+The journal is the truth. `Records` replays it and appends to it; `Shipper` copies it to MLflow from a thread of its
+own, so that training never waits for a tracking server and never fails with one: what did not arrive is sent later, by
+the next run of the sweep or by `python -m sweeps sync`. Each trial is one MLflow run, found by its tags, however often
+it was retried; each (metric, step) arrives once.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ import os
 import platform
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,11 +66,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class Records:
     """The records of one sweep, in its folder. Raises ValueError if the folder is another sweep's or is in use."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], *, first: Mapping[str, Any] | None = None):
+    def __init__(self, folder: Path, identity: Mapping[str, Any]):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = self._hold_lock()
         self.header: dict[str, Any] = {}
+        self.plan: dict[str, Any] = {}
         self.trials: dict[str, TrialRecord] = {}
         self.summary: dict | None = None
         self.journal = Journal(folder / "journal.jsonl")
@@ -79,9 +79,7 @@ class Records:
             self._apply(entry)
         identity = json.loads(json.dumps(identity))
         if not self.header:
-            self._write(
-                "sweep", sweep_id=uuid4().hex, identity=identity, first=dict(first or {}), software=software_versions()
-            )
+            self._write("sweep", sweep_id=uuid4().hex, identity=identity, software=software_versions())
         elif self.header["identity"] != identity:
             raise ValueError(f"{folder}: {explain_difference(self.header['identity'], identity)}")
 
@@ -104,7 +102,7 @@ class Records:
     def replay(cls, folder: Path) -> "Records":
         """The records as they stand, to be read only: no lock, nothing written."""
         records = cls.__new__(cls)
-        records.folder, records.header, records.trials, records.summary = folder, {}, {}, None
+        records.folder, records.header, records.plan, records.trials, records.summary = folder, {}, {}, {}, None
         for entry, _ in Journal.read(folder / "journal.jsonl"):
             records._apply(entry)
         return records
@@ -116,6 +114,8 @@ class Records:
         event = entry["event"]
         if event == "sweep":
             self.header = dict(entry)
+        elif event == "plan":
+            self.plan = dict(entry)
         elif event == "start":
             self.trials.setdefault(
                 entry["trial"],
@@ -129,6 +129,10 @@ class Records:
             trial.curve, trial.test, trial.notes = entry["curve"], entry["test"], entry["notes"]
         elif event == "summary":
             self.summary = entry["summary"]
+
+    def start_plan(self, *, first: Mapping[str, Any], num_parallel: int) -> None:
+        """What the search goes by beside its configuration: decided when it first starts, kept when it goes on."""
+        self._write("plan", first=first, num_parallel=num_parallel)
 
     def start(self, key: str, *, phase: str, arm: str, number: int, config: Mapping[str, Any]) -> None:
         """A trial was launched; launching it again, after a kill, is the same trial."""
@@ -220,8 +224,8 @@ def best(
 ) -> list[dict[str, Any]]:
     """The best configuration for each architecture, dataset, optimizer, regularizer and sparsity, from the journals.
 
-    Only trials that ran to their end count, by the objective on the validation split after pruning at that sparsity: the
-    mean over the seeds a configuration was trained with, `n`, and their standard deviation, `spread` (None for one).
+    Only trials that ran to their end count, by the objective on the validation split after pruning at that sparsity:
+    the mean over the seeds a configuration was trained with, `n`, and their standard deviation, `spread` (None for 1).
     A configuration that was confirmed on unseen seeds comes before one that was tried once: the best of many single
     runs is lucky. Returns rows with lam, rho (None where there is none), value, spread, n, epochs, sweep and trial.
     """
@@ -382,12 +386,17 @@ class MlflowCopy:
         pending: dict[str, list[Metric]] = {}
         for entry in entries:
             milliseconds = round(entry["time"] * 1000)
-            if entry["event"] == "sweep":
+            if entry["event"] in ("sweep", "plan"):
                 self._parent()
                 continue
             if entry["event"] == "summary":
+                summary = entry["summary"]
+                if summary["winner"]:
+                    name, step = summary["objective"] + "_pruned", sum(summary["counts"].values())
+                    best = Metric(name, summary["winner"]["value"], milliseconds, step)
+                    pending.setdefault(self._parent(), []).append(best)
                 self._flush(pending)
-                self._ship_summary(entry["summary"], milliseconds)
+                self._ship_summary(summary, milliseconds)
                 continue
             run = self._child(entry["trial"], entry if entry["event"] == "start" else None)
             pending.setdefault(run, []).extend(
@@ -488,20 +497,18 @@ class MlflowCopy:
         self.client.set_tag(parent, "mlflow.note.content", text)
         self.client.log_text(parent, text, "summary.md")
         self.client.log_dict(parent, dict(summary), "summary.json")
-        self.client.log_figure(parent, draw_summary(summary), "curve.png")
         winner = summary["winner"]
         if winner:
-            run = self._find(winner["checkpoint_trial"])
+            self.client.log_figure(parent, draw_summary(summary), "curve.png")
+            run = self._child(winner["checkpoint_trial"], None)
             self.client.set_tag(parent, "best_run", run)
-            self.client.log_metric(parent, summary["objective"] + "_pruned", winner["value"], milliseconds, 0)
-            self._register(run, winner, summary)
-        self.client.set_terminated(parent, "FINISHED", end_time=milliseconds)
-
-    def _find(self, key: str) -> str:
-        return self.runs.get(key) or self._child(key, None)
+            if summary["complete"]:
+                self._register(run, winner, summary)
+        status = "FINISHED" if summary["complete"] else "KILLED"
+        self.client.set_terminated(parent, status, end_time=milliseconds)
 
     def _register(self, run: str, winner: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-        """The winner's pruned checkpoint as a model version with the alias "best"; once, however often it is shipped."""
+        """The winner's pruned checkpoint as a model version with the alias "best"; once, however often shipped."""
         from mlflow.exceptions import MlflowException
 
         level = f"{summary['target_sparsity']:g}"
@@ -532,6 +539,8 @@ def metrics_of(entry: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
         if "rho" in config["opt"]:
             yield "rho", config["opt"]["rho"], 0
         return
+    if entry["event"] == "end" and entry["status"] != "finished":
+        return  # it has its reason; its numbers are those of its last rung
     report = entry["report"]
     for name, value in report.items():
         if name != "epoch" and isinstance(value, int | float):

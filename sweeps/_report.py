@@ -1,4 +1,4 @@
-"""What came out: one summary value, made from the records, and its tables for the terminal, for MLflow and for papers."""
+"""What came out: one summary value, made from the records, and its tables for terminal, MLflow and papers."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def without_seed(config: Mapping[str, Any]) -> str:
     return repr(sorted((k, v) for k, v in config.items() if k not in ("seed", "read_test")))
 
 
-def summarize(records: Records, *, objective: str, target_sparsity: float) -> dict[str, Any]:
+def summarize(records: Records, *, objective: str, target_sparsity: float, complete: bool) -> dict[str, Any]:
     """The sweep's result so far.
 
     arms: the best search trial of each arm by the objective at the target sparsity (validation, one seed), with its
@@ -92,6 +92,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float) -> di
     trials = list(records.trials.values())
     return {
         "sweep": records.folder.name,
+        "complete": complete,
         "objective": objective,
         "target_sparsity": target_sparsity,
         "levels": [level_name(p["sparsity"]) for p in search[0].curve] if search else [],
@@ -138,7 +139,9 @@ def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list
                 + [with_spread(row[split][level]) for level in levels]
                 for row in summary["confirmed"]
             ]
-            title = f"Confirmed on unseen seeds: {objective}, {split} split ({note}), mean ± standard deviation, n = {n}"
+            title = (
+                f"Confirmed on unseen seeds: {objective}, {split} split ({note}), mean ± standard deviation, n = {n}"
+            )
             tables.append((title, [*keys, "n", *levels], rows))
     return tables
 

@@ -37,38 +37,49 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     arms, data = sweep.check()
     objective = task_objective(sweep)
     tracking_uri = sweep.tracking_uri or default_tracking_uri(sweep.folder.parent)
-    with local_or_joined_ray(console):
-        resources, num_parallel = trial_resources(sweep)
-        plan = {"first": known_elsewhere(sweep) if sweep.reuse_best else {}, "num_parallel": num_parallel}
-        records = Records(sweep.folder, sweep.identity(), first=plan)
-        with contextlib.closing(records):
-            shipper = Shipper(sweep.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
-            phases = Phases(sweep, arms, records, objective)
-            already = sum(trial.done for trial in records.trials.values())
-            console.print(
-                f"{sweep.name}: {sweep.architecture} on {sweep.dataset}, {phases.num_search} trials over {len(arms)} arms "
-                f"({', '.join(arm.name for arm in arms)}), then {phases.num_confirm} on unseen seeds; "
-                f"{sweep.max_epochs} epochs each, {num_parallel} at a time"
-                + (f"; {already} are done already" if already else ""),
-                soft_wrap=True,
-            )
-            console.print(f"Records in {sweep.folder}, MLflow at {tracking_uri}", soft_wrap=True)
-            shipper.start()
-            try:
-                if phases.work_left():
-                    run_trials(sweep, phases, records, data, resources, num_parallel, console, objective)
-            finally:
-                summary = summarize(records, objective=objective, target_sparsity=sweep.target_sparsity)
-                if summary["winner"]:
-                    records.summarize(summary)
-                num_waiting = shipper.finish(SHIP_TIMEOUT)
-    if not phases.complete():
-        if phases.stopped_because:
-            console.print(phases.stopped_because, style="red")
-        else:
-            raise KeyboardInterrupt
+    with contextlib.ExitStack() as stack:
+        records = stack.enter_context(contextlib.closing(Records(sweep.folder, sweep.identity())))
+        if not records.plan:
+            stack.enter_context(local_or_joined_ray(console))
+            first = known_elsewhere(sweep) if sweep.reuse_best else {}
+            records.start_plan(first=first, num_parallel=trial_resources(sweep)[1])
+        phases = Phases(sweep, arms, records, objective)
+        shipper = Shipper(sweep.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
+        announce(sweep, phases, records, tracking_uri, console)
+        shipper.start()
+        try:
+            if not phases.complete():
+                if not ray.is_initialized():
+                    stack.enter_context(local_or_joined_ray(console))
+                run_trials(sweep, phases, records, data, console, objective)
+        finally:
+            complete = phases.complete()
+            summary = summarize(records, objective=objective, target_sparsity=sweep.target_sparsity, complete=complete)
+            records.summarize(summary)
+            num_waiting = shipper.finish(SHIP_TIMEOUT)
+    if phases.stopped_because:
+        console.print(phases.stopped_because, style="red", soft_wrap=True)
+    elif not complete:
+        raise KeyboardInterrupt
     report(sweep, summary, tracking_uri, num_waiting, console)
     return summary
+
+
+def announce(sweep: Sweep, phases: "Phases", records: Records, tracking_uri: str, console: Console) -> None:
+    done = sum(trial.done for trial in records.trials.values())
+    console.print(
+        f"{sweep.name}: {sweep.architecture} on {sweep.dataset}, {sweep.max_epochs} epochs a trial; "
+        f"{phases.num_search} trials over {len(phases.arms)} arms, then {phases.num_confirm} on unseen seeds"
+        + (f"; {done} are done already" if done else ""),
+        soft_wrap=True,
+    )
+    console.print(f"arms: {', '.join(arm.name for arm in phases.arms)}", soft_wrap=True)
+    console.print(f"records: {sweep.folder}    MLflow: {tracking_uri}", soft_wrap=True)
+    if phases.num_search < sweep.num_trials:
+        console.print(
+            f"{sweep.num_trials} trials were asked for, but nothing is left to search in any arm: one trial each",
+            style="yellow",
+        )
 
 
 def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, console: Console) -> None:
@@ -87,7 +98,9 @@ def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, con
             style="yellow",
         )
     if tracking_uri.startswith("sqlite:"):
-        console.print(f"Browse the runs: python -m sweeps ui{runs}        best lam and rho: python -m sweeps best{runs}")
+        console.print(
+            f"Browse the runs: python -m sweeps ui{runs}        best lam and rho: python -m sweeps best{runs}"
+        )
     else:
         console.print(f"Browse the runs: {tracking_uri}        best lam and rho: python -m sweeps best{runs}")
 
@@ -105,9 +118,7 @@ def task_objective(sweep: Sweep) -> str:
 def local_or_joined_ray(console: Console) -> Iterator[None]:
     """The cluster this process runs on (`ray start`, RAY_ADDRESS), or one of its own on this machine."""
     with console.status("Starting Ray ..."):
-        ray.init(
-            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
-        )
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     try:
         yield
     finally:
@@ -116,7 +127,8 @@ def local_or_joined_ray(console: Console) -> Iterator[None]:
 
 def is_own_ray() -> bool:
     """Whether this process started the Ray it uses."""
-    return bool(ray._private.worker.global_worker.node.is_head())
+    node = ray._private.worker.global_worker.node
+    return node is not None and node.is_head()
 
 
 def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
@@ -141,13 +153,12 @@ def run_trials(
     phases: "Phases",
     records: Records,
     data: Any,
-    resources: dict[str, float],
-    num_parallel: int,
     console: Console,
     objective: str,
 ) -> None:
     from trainables.trial import Trial
 
+    resources, num_parallel = trial_resources(sweep)
     labels: dict[str, str] = {}
 
     def launch(trial_id: str, proposal: Proposal) -> None:
@@ -246,11 +257,11 @@ class Watch(tune.Callback):
 
 
 class Phases:
-    """The search, and when all of it has ended, the best configurations again on unseen seeds, reading the test split."""
+    """The search, and when all of it has ended, the best configurations again on unseen seeds, with the test split."""
 
     def __init__(self, sweep: Sweep, arms: list[Arm], records: Records, objective: str):
         self.sweep, self.arms, self.records, self.objective = sweep, arms, records, objective
-        plan = records.header["first"]
+        plan = records.plan
         self.search = Search(
             sweep.name,
             arms,
@@ -310,9 +321,6 @@ class Phases:
     def stop(self, reason: str) -> None:
         self.stopped_because = reason
 
-    def work_left(self) -> bool:
-        return not self.complete()
-
     def complete(self) -> bool:
         """Whether every trial of both phases has ended."""
         return self.search.ended() and all(self.outcome(p.config.key) is not None for p in self.confirmations())
@@ -331,4 +339,3 @@ def known_elsewhere(sweep: Sweep) -> dict[str, list[dict[str, float]]]:
         if point:
             points.setdefault(f"{row['optimizer']} + {row['regularizer']}", []).append(point)
     return points
-

@@ -1,7 +1,7 @@
 """Which configuration next: one persistent Optuna study an arm, and its thin adapter to Ray Tune.
 
-An arm is a combination of choices (an optimizer with a regularizer, as a rule). Every arm gets the same number of trials
-and a search of its own, because the table that a sweep is for compares arms: a search over all of them at once would
+An arm is a combination of choices (an optimizer with a regularizer, as a rule). Every arm gets the same number of
+trials and a search of its own, because the table that a sweep is for compares arms: one search over all of them would
 tune the promising ones and leave the others at their first guess. An arm's trials are the values known to work, then
 points of a Halton sequence, then TPE.
 
@@ -60,7 +60,11 @@ class Proposal:
 
 def make_arms(space: Mapping[str, Any], known: Mapping[str, Any], chosen: Mapping[str, Sequence[str]]) -> list[Arm]:
     """Every combination of the space's choices (or of `chosen` ones), each with the parameters that exist beside it."""
-    parents = {name: tuple(dist.choices) for name, dist in space.items() if isinstance(dist, CategoricalDistribution)}
+    parents = {
+        name: tuple(str(choice) for choice in dist.choices)
+        for name, dist in space.items()
+        if isinstance(dist, CategoricalDistribution)
+    }
     parents |= {name: tuple(choices) for name, choices in chosen.items() if choices}
     arms = []
     for combination in itertools.product(*parents.values()):

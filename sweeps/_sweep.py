@@ -2,12 +2,11 @@
 
 import inspect
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from trainables.config import Knobs, Lam, Sparsity, TrialConfig, check_name
 
 if TYPE_CHECKING:
-    from sweeps._records import Records
-    from sweeps._searcher import Arm, Proposal
+    from sweeps._searcher import Arm
 
 __all__ = ["Sweep", "fail"]
 
@@ -34,7 +32,7 @@ WHAT, SEARCH, BUDGET, WHERE = "What is trained", "What is searched", "How much",
 class Sweep(BaseModel):
     """Which task, which search space, which budget. A file of sweeps/ makes one and calls its `main()`.
 
-    space and known are data from `search_spaces/`. ValueError (pydantic's, or `run`'s) has one line for each thing wrong.
+    space and known are data from `search_spaces/`. ValueError (pydantic's, or `run`'s) has one line a fault.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -43,7 +41,7 @@ class Sweep(BaseModel):
     known: dict[str, Any] = {}
 
     name: str = knob("", WHERE, "folder below --runs and experiment in MLflow; the dataset's name by default")
-    task: str = Field("cnn")
+    task: str = "cnn"
     dataset: str = knob(..., WHAT, "dataset")
     architecture: str = knob(..., WHAT, "network")
     model: Knobs = knob({}, WHAT, "argument of the network, KEY=VALUE, e.g. width=16; repeatable")
@@ -87,7 +85,9 @@ class Sweep(BaseModel):
     @classmethod
     def _known_methods(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:
         for name in names:
-            check_name(f"sparsity.{'optimizers' if info.field_name == 'optimizer' else 'regularizers'}", name, info.field_name)
+            check_name(
+                f"sparsity.{'optimizers' if info.field_name == 'optimizer' else 'regularizers'}", name, info.field_name
+            )
         return names
 
     @field_validator("rho")
@@ -157,7 +157,9 @@ class Sweep(BaseModel):
         for name, value in (("lam", self.lam), ("opt/rho", self.rho)):
             if value is not None and name not in taken:
                 tried = ", ".join(arm.name for arm in arms)
-                raise ValueError(f"{name.removeprefix('opt/')}: must be held for a method that has it, none of {tried} has")
+                raise ValueError(
+                    f"{name.removeprefix('opt/')}: must be held for a method that has it, none of {tried} has"
+                )
         return arms
 
     def trial_config(self, choices: Mapping[str, str], params: Mapping[str, Any], **more: Any) -> TrialConfig:
@@ -265,7 +267,9 @@ def make_command(sweep: Sweep) -> Callable[..., None]:
             show_default=False,
             metavar="KEY=VALUE" if get_origin(field.annotation) is dict else None,
         )
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]))
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+        )
 
     def command(**given: Any) -> None:
         try:
@@ -306,7 +310,9 @@ def option_type(annotation: Any) -> Any:
 
 def show(default: Any) -> str:
     if isinstance(default, Mapping):
-        return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in default.items())
+        return " ".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in default.items()
+        )
     if isinstance(default, tuple):
         return " ".join(str(value) for value in default)
     return "" if default is None or default is False else str(default)
@@ -325,7 +331,7 @@ def parse_knobs(group: str, pairs: Sequence[str]) -> dict[str, Any]:
     return knobs
 
 
-def fail(error: Exception) -> None:
+def fail(error: Exception) -> NoReturn:
     """Say what is wrong, a line each, and leave with exit code 2."""
     if isinstance(error, ValidationError):
         lines = []

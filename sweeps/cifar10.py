@@ -1,6 +1,7 @@
 """CIFAR-10 with ResNet-18: which optimizer, regularizer, lam and rho keep accuracy once 96% of weights are removed?
 
-The defaults are the setting of the WCR paper (arXiv 2511.14282, tables 4 and 5); its weight decay is not stated, 5e-4 is.
+The defaults are the setting of the WCR paper (arXiv 2511.14282, tables 4 and 5). It does not state its
+weight decay; 5e-4 is usual for these networks.
 """
 
 from search_spaces import cnn

@@ -121,9 +121,7 @@ class TrialConfig(BaseModel):
         only = 1 - int(n_of_m[1]) / int(n_of_m[2])
         for level in self.levels:
             if level and not math.isclose(level, only, abs_tol=1e-9):
-                raise ValueError(
-                    f"sparsity: must be {only:g} with scope {self.scope}, (it has no other), got {level:g}"
-                )
+                raise ValueError(f"sparsity: must be {only:g} with scope {self.scope} (it has no other), got {level:g}")
         return self
 
     @property

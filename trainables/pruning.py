@@ -144,10 +144,9 @@ def load_pruned(folder: str | Path) -> nn.Module:
     do not belong together.
     """
     folder = Path(folder)
-    text = (folder / "config.json").read_text()
     try:
-        config = json.loads(text)
-        architecture, knobs = config["architecture"], config["model"]
+        config = json.loads((folder / "config.json").read_text())
+        architecture, knobs = config["architecture"], dict(config["model"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"

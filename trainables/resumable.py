@@ -66,6 +66,8 @@ class ResumableTrial:
     """
 
     def __init__(self, config: TrialConfig, folder: Path, make_task: Callable[[], Task], *, keep: str = "target"):
+        if keep not in KEEP:
+            raise ValueError(f"keep: must be one of {', '.join(KEEP)}, got {keep!r}")
         self.config, self.folder, self.keep = config, folder, keep
         self.notes: list[str] = []
         self.task: Task | None = None

@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from sweeps._journal import Journal
+
+
+def test_what_is_appended_is_read_back_in_order(tmp_path):
+    journal = Journal(tmp_path / "deep" / "journal.jsonl")
+    for number in range(3):
+        journal.append("rung", number=number)
+    entries = [entry for entry, _ in Journal.read(journal.path)]
+    assert [(e["event"], e["number"]) for e in entries] == [("rung", 0), ("rung", 1), ("rung", 2)]
+    assert all(entry["time"] > 1.7e9 for entry in entries)
+
+
+def test_reading_goes_on_from_an_offset(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number in range(5):
+        journal.append("rung", number=number)
+    first = list(Journal.read(journal.path, most=2))
+    rest = list(Journal.read(journal.path, first[-1][1]))
+    assert [e["number"] for e, _ in first + rest] == [0, 1, 2, 3, 4]
+    assert list(Journal.read(journal.path, rest[-1][1])) == []
+    assert list(Journal.read(tmp_path / "absent.jsonl")) == []
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_line_that_a_kill_left_unfinished_is_cut_off(tmp_path, cut):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append("rung", number=0)
+    journal.append("rung", number=1)
+    journal.close()
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert [e["number"] for e, _ in Journal.read(path)] == [0]  # a reader passes over it
+    journal = Journal(path)
+    journal.append("rung", number=2)
+    assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 2]
+
+
+def test_what_is_not_json_is_refused_and_leaves_no_trace(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal.append("rung", loss=float("nan"))
+    assert journal.path.read_bytes() == b""

@@ -1,0 +1,61 @@
+import pytest
+
+from sweeps._figures import draw_summary
+from sweeps._report import as_markdown, as_tables, make_console, summarize
+
+
+def make(recorder):
+    recorder.trial((0.99, 0.60), lam=1e-6)
+    recorder.trial((0.98, 0.90), lam=1e-5)
+    recorder.trial((0.97, 0.80), optimizer="sgd", regularizer="none")
+    recorder.trial(None, status="diverged", lam=0.1)
+    for seed, acc, test in ((1, 0.80, 0.70), (2, 0.90, 0.74), (3, 0.85, 0.72)):
+        recorder.trial((0.98, acc), lam=1e-5, seed=seed, phase="confirm", test=(0.95, test))
+    for seed, acc, test in ((1, 0.70, 0.99), (2, 0.70, 0.99), (3, 0.70, 0.99)):
+        options = {"optimizer": "sgd", "regularizer": "none", "seed": seed, "phase": "confirm"}
+        recorder.trial((0.97, acc), test=(0.99, test), **options)
+    return summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
+
+
+def test_the_summary_by_hand(recorder):
+    summary = make(recorder)
+    arms = {(row["optimizer"], row["regularizer"]): row for row in summary["arms"]}
+    assert arms["sam", "wcr"]["curve"] == {"0": 0.98, "0.9": 0.90}  # the best at the target, with all of its curve
+    assert (arms["sam", "wcr"]["lam"], arms["sam", "wcr"]["num_trials"]) == (1e-5, 2)
+    assert (arms["sgd", "none"]["lam"], arms["sgd", "none"]["rho"]) == (None, None)
+    winner = summary["winner"]
+    assert (winner["optimizer"], winner["seeds"]) == ("sam", [1, 2, 3])
+    assert winner["validation"]["0.9"] == {"value": pytest.approx(0.85), "spread": pytest.approx(0.05), "n": 3}
+    assert winner["test"]["0.9"] == {"value": pytest.approx(0.72), "spread": pytest.approx(0.02), "n": 3}
+    assert summary["counts"] == {"finished": 9, "diverged": 1}
+    assert summary["failures"][0]["reason"] == "it diverged"
+
+
+def test_the_winner_is_chosen_by_validation_never_by_test(recorder):
+    assert make(recorder)["winner"]["optimizer"] == "sam"  # sgd has 0.99 on the test split
+
+
+def test_the_tables_say_mean_spread_and_n(recorder):
+    summary = make(recorder)
+    text = as_markdown(summary)
+    assert "Best: sam + wcr, lam 1e-05, rho 0.1: test acc 0.720 ± 0.020 (n = 3) at sparsity 0.9" in text
+    assert "| sam | wcr | 1e-05 | 0.1 | 3 | 0.950 ± 0.000 | 0.720 ± 0.020 |" in text
+    console = make_console()
+    with console.capture() as capture:
+        console.print(as_tables(summary))
+    shown = capture.get()
+    assert "0.720 ± 0.020" in shown
+    assert "diverged: it diverged" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 160
+
+
+def test_the_figure_shows_every_arm(recorder):
+    figure = draw_summary(make(recorder))
+    labels = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    assert labels == {"sam + wcr (n = 3, test)", "sgd + none (n = 3, test)"}
+
+
+def test_without_a_finished_trial_there_is_no_winner(recorder):
+    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=False)
+    assert summary["winner"] is None
+    assert "No trial has finished yet." in as_markdown(summary)

@@ -1,0 +1,195 @@
+import math
+import random
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution as Categorical
+from optuna.distributions import FloatDistribution as Float
+from optuna.distributions import IntDistribution as Int
+from optuna.trial import TrialState
+
+from sweeps._searcher import FINISHED, Arm, FixedTrials, Search, TuneSearcher, from_unit, make_arms, open_storage
+from trainables.config import TrialConfig
+
+SPACE = {
+    "optimizer": Categorical(("sgd", "sam")),
+    "regularizer": Categorical(("none", "wcr")),
+    "lam": {"regularizer": {"wcr": Float(1e-6, 1e-3, log=True)}},
+    "opt/rho": {"optimizer": {"sam": Float(0.05, 1.0, log=True), "s2sam": Float(0.1, 0.2)}},
+}
+KNOWN = {"lam": {"regularizer": {"wcr": 1e-5}}, "opt/rho": {"optimizer": {"sam": 0.5}}}
+
+
+def make_config(choices, params):
+    opt = {"lr": 0.1} | ({"rho": params["opt/rho"]} if "opt/rho" in params else {})
+    return TrialConfig(
+        **choices,
+        dataset="digits",
+        architecture="small_resnet",
+        max_epochs=1,
+        batch_size=8,
+        target_sparsity=0.9,
+        opt=opt,
+        lam=params.get("lam", 0.0),
+    )
+
+
+def score(config):
+    """Best at lam 1e-4 and rho 0.2, so that TPE has something to find."""
+    distance = abs(math.log10(config.lam or 1.0) + 4) + abs(math.log10(config.opt.get("rho", 1.0) / 0.2))
+    return 1 / (1 + distance)
+
+
+class Run:
+    """A sweep without training: outcomes as the records would give them."""
+
+    def __init__(self, storage, num_trials=16, **more):
+        self.outcomes = more.pop("outcomes", {})
+        self.search = Search(
+            "toy",
+            make_arms(SPACE, KNOWN, {}),
+            storage=storage,
+            num_trials=num_trials,
+            seed=3,
+            make_config=make_config,
+            outcome=self.outcomes.get,
+            **more,
+        )
+
+    def finish(self, parallel=1, shuffle=None, most=10**6):
+        """Up to `parallel` trials at once, ended in any order; returns the proposals in the order of their numbers."""
+        proposals, running = [], []
+        while True:
+            proposal = self.search.next() if len(running) < parallel and len(proposals) < most else None
+            if proposal is not None and proposal is not FINISHED:
+                proposals.append(proposal)
+                running.append(proposal)
+                continue
+            if not running:
+                break
+            ended = running.pop(shuffle.randrange(len(running)) if shuffle else 0)
+            self.outcomes[ended.config.key] = score(ended.config)
+        return sorted(proposals, key=lambda p: p.number)
+
+
+def test_arms_have_only_the_parameters_that_exist_beside_their_choices():
+    arms = {arm.name: arm for arm in make_arms(SPACE, KNOWN, {})}
+    assert list(arms) == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
+    assert {name: sorted(arm.space) for name, arm in arms.items()} == {
+        "sgd + none": [],
+        "sgd + wcr": ["lam"],
+        "sam + none": ["opt/rho"],
+        "sam + wcr": ["lam", "opt/rho"],
+    }
+    assert arms["sam + wcr"].known == {"lam": 1e-5, "opt/rho": 0.5}
+
+
+def test_each_optimizer_has_its_own_range():
+    (arm,) = make_arms(SPACE, KNOWN, {"optimizer": ["s2sam"], "regularizer": ["none"]})
+    assert arm == Arm({"optimizer": "s2sam", "regularizer": "none"}, {"opt/rho": Float(0.1, 0.2)}, {})
+
+
+@pytest.mark.parametrize(
+    ("u", "dist", "expected"),
+    [
+        (0.0, Float(1e-6, 1e-2, log=True), 1e-6),
+        (0.5, Float(1e-6, 1e-2, log=True), 1e-4),
+        (0.25, Float(0.0, 8.0), 2.0),
+        (0.5, Int(1, 5), 3),
+        (0.99, Categorical(("a", "b")), "b"),
+    ],
+)
+def test_unit_interval_maps_onto_a_range(u, dist, expected):
+    assert from_unit(u, dist) == (expected if isinstance(expected, str) else pytest.approx(expected))
+
+
+def test_every_arm_gets_the_same_number_and_the_known_values_come_first():
+    proposals = Run(optuna.storages.InMemoryStorage(), num_trials=13).finish()
+    counts = {name: sum(p.arm == name for p in proposals) for name in ("sgd + none", "sgd + wcr", "sam + wcr")}
+    assert counts == {"sgd + none": 1, "sgd + wcr": 4, "sam + wcr": 4}  # nothing to search: one trial says it all
+    first = next(p.config for p in proposals if p.arm == "sam + wcr")
+    assert (first.lam, first.opt["rho"]) == (1e-5, 0.5)
+    assert len({p.config.key for p in proposals}) == 13
+
+
+def test_proposals_lie_in_their_ranges_and_search_finds_the_optimum():
+    proposals = Run(optuna.storages.InMemoryStorage(), num_trials=120).finish()
+    lams = [p.config.lam for p in proposals if p.arm == "sgd + wcr"]
+    assert all(1e-6 <= lam <= 1e-3 for lam in lams)
+    late = [abs(math.log10(lam) + 4) for lam in lams[-10:]]
+    assert sorted(late)[5] < 0.5  # half of the last ten within half a decade of the best; 3 decades are open
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 4])
+def test_the_same_trials_whatever_ends_first(parallel):
+    reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 40).finish()]
+    other = Run(optuna.storages.InMemoryStorage(), 40).finish(parallel, random.Random(parallel))
+    assert [p.config.key for p in other] == reference
+
+
+def test_more_workers_than_arms_propose_in_generations_and_still_the_same_trials(tmp_path):
+    runs = [Run(optuna.storages.InMemoryStorage(), 40, num_parallel=9) for _ in range(2)]
+    assert runs[0].search.generation_size == 3
+    keys = [[p.config.key for p in run.finish(9, random.Random(i))] for i, run in enumerate(runs)]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == 40
+
+
+def test_a_killed_search_goes_on_with_the_same_trials(tmp_path):
+    reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 30).finish()]
+    outcomes, proposals = {}, {}
+    for attempt in range(12):  # each process launches three, two of which end before it is killed
+        run = Run(open_storage(tmp_path / "study.log"), 30, outcomes=outcomes)
+        launched = [p for p in (run.search.next() for _ in range(3)) if p is not None and p is not FINISHED]
+        for proposal in launched:
+            proposals[proposal.number] = proposal.config.key
+        for proposal in random.Random(attempt).sample(launched, min(2, len(launched))):
+            outcomes[proposal.config.key] = score(proposal.config)
+    for proposal in Run(open_storage(tmp_path / "study.log"), 30, outcomes=outcomes).finish():
+        proposals[proposal.number] = proposal.config.key
+    assert [proposals[number] for number in range(30)] == reference
+
+
+def test_studies_say_what_the_records_say_and_none_is_left_running(tmp_path):
+    run = Run(open_storage(tmp_path / "study.log"), 13)
+    lost = []
+    while (proposal := run.search.next()) is not FINISHED:
+        failed = proposal.number % 5 == 1
+        lost += [proposal.config.key] * failed
+        run.outcomes[proposal.config.key] = math.nan if failed else score(proposal.config)
+    states = [t.state for study in run.search.studies for t in study.get_trials()]
+    assert states.count(TrialState.FAIL) == len(lost) == 3
+    assert states.count(TrialState.COMPLETE) == 10
+    assert run.search.ended()
+
+
+def test_a_larger_budget_keeps_the_trials_there_are(tmp_path):
+    first = Run(open_storage(tmp_path / "study.log"), 9)
+    before = [p.config.key for p in first.finish()]
+    second = Run(open_storage(tmp_path / "study.log"), 17, outcomes=first.outcomes)
+    after = [p.config.key for p in second.finish()]
+    assert not set(before) & set(after)
+    assert before + after == [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 17).finish()]
+
+
+def test_values_from_elsewhere_come_first_moved_into_the_range():
+    first = {"sam + wcr": [{"lam": 5e-2, "opt/rho": 0.3}, {"lam": 1e-5, "opt/rho": 0.5}]}
+    proposals = Run(optuna.storages.InMemoryStorage(), 13, first=first).finish()
+    tried = [(p.config.lam, p.config.opt["rho"]) for p in proposals if p.arm == "sam + wcr"]
+    assert tried[:2] == [(1e-3, 0.3), (1e-5, 0.5)]  # the second equals the known values: tried once
+    assert len(set(tried)) == len(tried)
+
+
+def test_a_search_waits_for_the_results_it_depends_on():
+    run = Run(optuna.storages.InMemoryStorage(), 13)
+    launched = [run.search.next() for _ in range(5)]
+    assert [p.arm for p in launched[:4]] == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
+    assert launched[4] is None  # every arm's second trial depends on its first
+
+
+def test_the_tune_searcher_pickles_to_nothing_and_stops_when_told():
+    import pickle
+
+    searcher = TuneSearcher(FixedTrials([]), lambda trial_id, proposal: None)
+    assert pickle.loads(pickle.dumps(searcher)).__dict__ == {}
+    assert searcher.suggest("0") == FINISHED

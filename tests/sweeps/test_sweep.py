@@ -1,0 +1,205 @@
+import importlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from optuna.distributions import FloatDistribution as Float
+from PIL import Image
+
+import sparsity
+from sweeps._sweep import Sweep
+from trainables.training import load_task, train
+
+SWEEPS = sparsity.menu("sweeps")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def load_sweep(name):
+    return importlib.import_module(f"sweeps.{name}").SWEEP
+
+
+@pytest.fixture(scope="session")
+def cifar_folder(tmp_path_factory):
+    """CIFAR-10 as the Hugging Face hub stores it, with 40 images of noise."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        images = []
+        for _ in range(40):
+            buffer = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "PNG")
+            images.append({"bytes": buffer.getvalue(), "path": None})
+        pq.write_table(pa.table({"img": images, "label": np.arange(40) % 10}), folder / f"{split}.parquet")
+    return folder
+
+
+# ---- every sweep -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_trains_each_of_its_arms_for_two_steps(name, cifar_folder):
+    sweep = load_sweep(name)
+    fields = {field: getattr(sweep, field) for field in sweep.model_fields_set}
+    small = Sweep(**{**fields, "train_size": 8, "batch_size": 4, "max_epochs": 1, "data_root": cifar_folder})
+    for arm in small.arms():
+        config = small.trial_config(arm.choices, arm.known)
+        _, evaluation = train(load_task(config, root=str(cifar_folder)), config)
+        assert 0 <= evaluation.metrics[sweep.target_sparsity]["acc"] <= 1
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_fits_on_a_screen_and_knows_a_first_value_for_each_parameter(name):
+    sweep = load_sweep(name)
+    assert len((REPOSITORY / "sweeps" / f"{name}.py").read_text().splitlines()) <= 40
+    for arm in sweep.arms():
+        assert set(arm.known) == set(arm.space)
+
+
+def test_the_defaults_of_cifar10_are_the_papers():
+    sweep = load_sweep("cifar10")
+    assert (sweep.architecture, sweep.max_epochs, sweep.batch_size, sweep.opt["lr"]) == ("resnet18", 200, 128, 0.1)
+    assert sweep.schedule == "dynamic_tuning"
+    arm = next(arm for arm in sweep.arms() if arm.name == "sam + wcr")
+    config = sweep.trial_config(arm.choices, arm.known)
+    assert (config.lam, config.opt["rho"]) == (1e-5, 0.5)
+    assert config.levels == (0.0, 0.90, 0.92, 0.94, 0.96, 0.97, 0.98)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_help_shows_every_knob_with_its_default(name):
+    script = REPOSITORY / "sweeps" / f"{name}.py"
+    shown = subprocess.run(
+        [sys.executable, script, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "200"},
+    ).stdout
+    for flag in ("--trials", "--epochs", "--optimizer", "--regularizer", "--lam", "--rho", "--data-root", "--runs"):
+        assert f" {flag} " in shown
+    sweep = load_sweep(name)
+    assert f"[{sweep.max_epochs}]" in shown
+    assert f"[{sweep.architecture}]" in shown
+    assert f"[{sweep.target_sparsity}]" in shown
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['digits', '--help']\n"
+        "from sweeps.digits import SWEEP\n"
+        "try: SWEEP.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'sklearn', 'matplotlib', 'torchvision', 'transformers', 'peft'}\n"
+        "print('IMPORTED', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "IMPORTED []" in done.stdout
+
+
+# ---- values ----------------------------------------------------------------------------------------------------
+
+
+def make(**fields):
+    space = {
+        "optimizer": load_sweep("digits").space["optimizer"],
+        "regularizer": load_sweep("digits").space["regularizer"],
+        "lam": {"regularizer": {"wcr": Float(1e-6, 1e-4, log=True), "hoyer_square": Float(1e-5, 1e-3, log=True)}},
+        "opt/rho": {"optimizer": {"sam": Float(0.02, 0.5), "s2sam": Float(0.02, 0.5)}},
+    }
+    given = {"dataset": "digits", "architecture": "small_resnet", "max_epochs": 1, "space": space}
+    return Sweep(**{**given, **fields})
+
+
+def test_a_held_value_is_not_searched_and_reaches_the_method():
+    sweep = make(lam=1e-4, rho=0.2, optimizer=("sgd", "sam"), regularizer=("none", "wcr"))
+    configs = {}
+    for arm in sweep.arms():
+        assert not arm.space
+        configs[arm.name] = sweep.trial_config(arm.choices, {})
+    assert configs["sam + wcr"].lam == 1e-4
+    assert configs["sam + wcr"].opt == {"lr": 0.1, "rho": 0.2}
+    assert configs["sgd + none"].lam == 0
+    assert configs["sgd + none"].opt == {"lr": 0.1}
+
+
+def test_identity_is_what_decides_the_trials():
+    base = make().identity()
+    for budget in ({"num_trials": 3}, {"runs": Path("elsewhere")}, {"num_seeds": 5}, {"max_concurrent": 1}):
+        assert make(**budget).identity() == base
+    for what in ({"max_epochs": 2}, {"opt": {"lr": 0.2}}, {"lam": 1e-4}, {"seed": 1}, {"space": {}}):
+        assert make(**what).identity() != base
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--dataset imagenet", "dataset: must be one of cifar10, digits, got 'imagenet'"),
+        ("--optimizer adam", "optimizer: must be one of adamw, .*sam, .*sgd, got 'adam'"),
+        ("--regularizer l3", "regularizer: must be one of .*hoyer_square, .*none, wcr, got 'l3'"),
+        ("--architecture vgg", "architecture: must be one of resnet18, small_resnet, got 'vgg'"),
+        ("--schedule warmup", "schedule: must be one of constant, cosine, .*, got 'warmup'"),
+        ("--criterion foo", "criterion: must be one of .*magnitude, random.*, got 'foo'"),
+        ("--target-sparsity 1", r"sparsity: must be in \[0, 1\) .*, got 1"),
+        ("--sparsity -0.5", r"sparsity: must be in \[0, 1\) .*, got -0.5"),
+        ("--lam -1e-5", "lam: must be >= 0 and finite .*, got -1e-05"),
+        ("--rho -0.5", "rho: must be >= 0 and finite .*, got -0.5"),
+        ("--opt lr=-1", "SGD: lr must be >= 0 and finite, got -1"),
+        ("--opt momentun=0.9", "SGD: knobs must be among lr, .*momentum.*, got 'momentun'"),
+        ("--opt lr", r"opt: must be KEY=VALUE \(e.g. --opt lr=0.1\), got 'lr'"),
+        ("--model widht=8", "small_resnet: .*width.*got 'widht'"),
+        ("--scope half", "scope: must be one of global, uniform, n:m .*, got 'half'"),
+        ("--epochs 0", "max_epochs: .*greater than or equal to 1, got 0"),
+        ("--train-size 100000", "split: train_size must be from 1 to 1078 .*, got 100000"),
+        ("--gpus 1.5", r"gpus: must be 0, a fraction in \(0, 1\] or a whole number of GPUs a trial, got 1.5"),
+        ("--name ../elsewhere", r"name: must be letters, digits, .*, got '../elsewhere'"),
+        ("--lam 1e-4 --regularizer none", "lam: must be held for a method that has it, none of .* has"),
+        ("--rho 0.1 --optimizer sgd", "rho: must be held for a method that has it, none of .* has"),
+        ("--dataset cifar10 --data-root .", r"cifar10: .* must hold .*train.parquet.*--data-root.*sweeps/digits.py"),
+    ],
+)
+def test_bad_input_gets_one_clear_line_before_anything_starts(flags, message, tmp_path, monkeypatch, capfd):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        load_sweep("digits").main(flags.split())
+    shown = capfd.readouterr()
+    assert left.value.code == 2
+    assert re.fullmatch(message + ".*", shown.err.strip())
+    assert shown.out == ""
+    assert not (tmp_path / "runs" / "digits" / "journal.jsonl").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_starts(tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as left:
+        load_sweep("digits").main(["--runs", str(tmp_path / "file" / "runs")])
+    assert left.value.code == 2
+    error = capfd.readouterr().err.strip()
+    assert error.startswith("runs: must be a folder that can be written (choose another with --runs), got ")
+    assert "\n" not in error
+
+
+def test_looking_at_records_that_are_not_there(tmp_path, monkeypatch, capfd):
+    from sweeps.__main__ import app
+
+    monkeypatch.chdir(tmp_path)
+    for arguments, message in (
+        (["best"], "best: no finished trial in runs matches (sweeps there: none)"),
+        (["report", "digits"], "sweep: must be one of none yet (in runs), got 'digits'"),
+        (["sync", "digits"], "sweep: must be one of none yet (in runs), got 'digits'"),
+        (["ui"], "ui: nothing is recorded in runs yet; run a sweep first, e.g. python sweeps/digits.py"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            app(arguments)
+        assert left.value.code == 2
+        assert capfd.readouterr().err.strip() == message
