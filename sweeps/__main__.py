@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from sweeps._sweep import fail
+from sweeps._sweep import default_runs, fail
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-Runs = Annotated[Path, typer.Option(help="folder of all records")]
+Runs = Annotated[Path, typer.Option(help="folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs")]
+DEFAULT_RUNS = default_runs()
 Name = Annotated[str, typer.Argument(help="the sweep's name")]
 
 
@@ -22,7 +23,7 @@ def main() -> None:
 
 @app.command("best")
 def show_best(
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
     architecture: Annotated[str | None, typer.Option(help="only this network")] = None,
     dataset: Annotated[str | None, typer.Option(help="only this dataset")] = None,
     optimizer: Annotated[str | None, typer.Option(help="only this optimizer")] = None,
@@ -57,7 +58,7 @@ def show_best(
 
 @app.command()
 def report(
-    name: Name, runs: Runs = Path("runs"), markdown: Annotated[bool, typer.Option(help="as Markdown")] = False
+    name: Name, runs: Runs = DEFAULT_RUNS, markdown: Annotated[bool, typer.Option(help="as Markdown")] = False
 ) -> None:
     """A sweep's tables: the best trial of each arm, and what was confirmed on unseen seeds, with mean, spread and n."""
     from sweeps._records import Records
@@ -72,7 +73,7 @@ def report(
 @app.command()
 def sync(
     name: Name,
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
 ) -> None:
     """Send MLflow what it has not got of a sweep; what it has is not sent again."""
@@ -89,7 +90,7 @@ def sync(
 
 @app.command()
 def ui(
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
     host: Annotated[
         str, typer.Option(help="address to listen on; anyone who reaches it can read and change")
     ] = "127.0.0.1",

@@ -378,7 +378,8 @@ class MlflowCopy:
         if found is not None:
             return found.experiment_id
         place = (self.artifacts / self.sweep).as_uri() if self.artifacts else None
-        return self.client.create_experiment(self.sweep, artifact_location=place)
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on training runs
+        return self.client.create_experiment(self.sweep, artifact_location=place, tags=tags)
 
     def ship(self, entries: list[dict]) -> None:
         from mlflow.entities import Metric

@@ -15,6 +15,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
+import yaml
 from ray import tune
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from sweeps._progress import Progress
 from sweeps._records import Records, Shipper, best, default_tracking_uri
 from sweeps._report import as_tables, make_console, summarize
 from sweeps._searcher import FINISHED, Arm, FixedTrials, Proposal, Search, TuneSearcher, open_storage
-from sweeps._sweep import FAILURES_IN_A_ROW, Sweep
+from sweeps._sweep import FAILURES_IN_A_ROW, Sweep, default_runs
 from trainables.config import TrialConfig
 from trainables.resumable import write_atomically
 
@@ -91,7 +92,7 @@ def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, con
 
         write_atomically(figure, lambda path: draw_summary(summary).savefig(path, format="png", dpi=150))
         console.print(f"Accuracy against sparsity: {figure}", soft_wrap=True)
-    runs = "" if sweep.runs == Path("runs") else f" --runs {sweep.runs}"
+    runs = "" if sweep.runs == default_runs() else f" --runs {sweep.runs}"
     if num_waiting:
         console.print(
             f"MLflow has not got {num_waiting} of the journal's entries: python -m sweeps sync {sweep.name}{runs}",
@@ -131,10 +132,19 @@ def is_own_ray() -> bool:
     return node is not None and node.is_head()
 
 
+def capacity(resource: str) -> float:
+    """How much of it there is, or, on the head of a cluster that Ray's launcher started, how much may come."""
+    now = ray.cluster_resources().get(resource, 0)
+    bootstrap = Path("~/ray_bootstrap_config.yaml").expanduser()  # the launcher leaves it on the head
+    if is_own_ray() or not bootstrap.exists():
+        return now
+    types = yaml.safe_load(bootstrap.read_text()).get("available_node_types", {}).values()
+    return max(now, sum(t.get("resources", {}).get(resource, 0) * t.get("max_workers", 0) for t in types))
+
+
 def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
     """What a trial reserves, and how many fit at once. ValueError if not even one does."""
-    there = ray.cluster_resources()
-    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+    cpus, gpus = capacity("CPU"), capacity("GPU")
     wanted = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(gpus > 0)
     if is_own_ray():  # a cluster may still grow; this machine does not
         if wanted > gpus:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from trainables.config import Knobs, Lam, Sparsity, TrialConfig, check_name
 if TYPE_CHECKING:
     from sweeps._searcher import Arm
 
-__all__ = ["Sweep", "fail"]
+__all__ = ["Sweep", "default_runs", "fail"]
 
 FAILURES_IN_A_ROW = 3  # trials that fail before their first epoch, after which nothing more is launched
 
@@ -27,6 +28,11 @@ def knob(default: Any, panel: str, help: str, flag: str = "", **rules: Any) -> A
 
 
 WHAT, SEARCH, BUDGET, WHERE = "What is trained", "What is searched", "How much", "Where"
+
+
+def default_runs() -> Path:
+    """A cluster sets SPARSITY_SWEEPS_RUNS to a folder that all of its nodes see."""
+    return Path(os.environ.get("SPARSITY_SWEEPS_RUNS") or "runs")
 
 
 class Sweep(BaseModel):
@@ -70,7 +76,7 @@ class Sweep(BaseModel):
     num_rungs: int = knob(8, BUDGET, "evaluations and checkpoints during a trial", "rungs", ge=1)
     seed: int = knob(0, BUDGET, "of the search and of its trials; the unseen seeds follow it", ge=0)
 
-    runs: Path = knob(Path("runs"), WHERE, "folder of all records")
+    runs: Path = knob(default_runs(), WHERE, "folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs")
     data_root: Path | None = knob(None, WHERE, "folder with the dataset; downloaded by default where there is one")
     cpus_per_trial: float = knob(1, WHERE, "CPUs of a trial, and its threads", "cpus", gt=0)
     gpus_per_trial: float | None = knob(

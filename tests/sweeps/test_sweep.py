@@ -155,7 +155,7 @@ def test_identity_is_what_decides_the_trials():
         ("--opt lr=-1", "SGD: lr must be >= 0 and finite, got -1"),
         ("--opt momentun=0.9", "SGD: knobs must be among lr, .*momentum.*, got 'momentun'"),
         ("--opt lr", r"opt: must be KEY=VALUE \(e.g. --opt lr=0.1\), got 'lr'"),
-        ("--model widht=8", "small_resnet: .*width.*got 'widht'"),
+        ("--model widht=8", "model: knobs of small_resnet must be among width, depth, got 'widht'"),
         ("--scope half", "scope: must be one of global, uniform, n:m .*, got 'half'"),
         ("--epochs 0", "max_epochs: .*greater than or equal to 1, got 0"),
         ("--train-size 100000", "split: train_size must be from 1 to 1078 .*, got 100000"),

@@ -21,11 +21,12 @@ from trainables.training import load_task
 
 pytestmark = pytest.mark.sweep
 REPOSITORY = Path(__file__).parents[2]
-SMALL = ["--epochs", "8", "--rungs", "4", "--model", "width=4", "--trials", "6", "--confirm", "2", "--seeds", "2", "--optimizer", "sgd", "--optimizer", "sam", "--regularizer", "none", "--regularizer", "wcr"]
+SMALL = ["--epochs", "8", "--rungs", "4", "--model", "width=4", "--trials", "6", "--confirm", "2", "--seeds", "2"]
+ARMS = ["--optimizer", "sgd", "--optimizer", "sam", "--regularizer", "none", "--regularizer", "wcr"]
 
 
 def command(runs, *flags):
-    return [sys.executable, str(REPOSITORY / "sweeps" / "digits.py"), "--runs", str(runs), *SMALL, *flags]
+    return [sys.executable, str(REPOSITORY / "sweeps" / "digits.py"), "--runs", str(runs), *SMALL, *ARMS, *flags]
 
 
 def run(runs, *flags, expect=0):
@@ -35,9 +36,11 @@ def run(runs, *flags, expect=0):
 
 
 def start_and_interrupt(runs, sig, when, *flags):
-    """Start a sweep, send it a signal as soon as its journal satisfies `when`, return its exit code."""
+    """Start a sweep, send it a signal as soon as its journal satisfies `when`; returns its exit code and output."""
     journal = runs / "digits" / "journal.jsonl"
-    process = subprocess.Popen(command(runs, *flags), cwd=runs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command(runs, *flags), cwd=runs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
@@ -45,11 +48,11 @@ def start_and_interrupt(runs, sig, when, *flags):
                 break
             time.sleep(0.02)
         process.send_signal(sig)
-        process.communicate(timeout=60)
+        shown, _ = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
             process.kill()
-    return process.returncode
+    return process.returncode, shown
 
 
 def results(runs):
@@ -69,10 +72,13 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The same sweep, its driver killed twice: while the search runs, and while the confirmation does."""
+    """The same sweep, its driver killed while the search runs, and stopped by Ctrl-C while the confirmation does."""
     runs = tmp_path_factory.mktemp("killed")
-    assert start_and_interrupt(runs, signal.SIGKILL, lambda n: n["end"] >= 2 and n["rung"] >= 8) == -signal.SIGKILL
-    assert start_and_interrupt(runs, signal.SIGKILL, lambda n: n["end"] >= 7) == -signal.SIGKILL
+    assert start_and_interrupt(runs, signal.SIGKILL, lambda n: n["end"] >= 2 and n["rung"] >= 8)[0] == -signal.SIGKILL
+    code, shown = start_and_interrupt(runs, signal.SIGINT, lambda n: n["end"] >= 7)
+    assert code == 130, shown
+    assert "Stopped. The same command goes on from here." in shown
+    assert "Traceback" not in shown
     started = Records.replay(runs / "digits").trials
     assert any(not trial.done for trial in started.values()) or len(started) < 10
     return runs, run(runs)
@@ -188,30 +194,23 @@ def test_best_and_report_read_the_same_records(undisturbed):
     assert f"{summary['winner']['optimizer']} + {summary['winner']['regularizer']}" in shown
 
 
-def test_reuse_best_starts_from_what_another_sweep_found(undisturbed):
+def test_reuse_best_starts_from_what_another_sweep_found_and_divergence_is_a_result(undisturbed):
     runs = undisturbed[0]
     known = {
         (row["optimizer"], row["regularizer"]): (row["lam"], row["rho"])
         for row in best(runs)
         if row["sparsity"] == 0.96
     }
-    shown = run(runs, "--name", "again", "--reuse-best", "--trials", "4", "--confirm", "0", "--epochs", "1")
-    assert "again   4/4 " in shown
-    first = {t.arm: t.config for t in Records.replay(runs / "again").trials.values()}
+    shown = run(runs, "--name", "again", "--reuse-best", "--trials", "4", "--opt", "lr=1e6", expect=1)
+    trials = Records.replay(runs / "again").trials.values()
+    first = {t.arm: t.config for t in trials}
     for (optimizer, regularizer), (lam, rho) in known.items():
         config = first[f"{optimizer} + {regularizer}"]
         assert config["lam"] == (lam or 0.0)
         assert config["opt"].get("rho") == rho
-
-
-def test_ctrl_c_stops_cleanly_and_a_diverging_trial_is_a_result(tmp_path):
-    flags = ("--opt", "lr=1e6", "--confirm", "1")
-    code = start_and_interrupt(tmp_path, signal.SIGINT, lambda n: n["end"] >= 2, *flags)
-    assert code in (130, 1)
-    shown = run(tmp_path, *flags, expect=1)
-    trials = Records.replay(tmp_path / "digits").trials.values()
-    assert [trial.status for trial in trials] == ["diverged"] * 6
+    assert [trial.status for trial in trials] == ["diverged"] * 4
     assert all("diverged at step" in trial.reason and "lam" in trial.reason for trial in trials)
+    assert "again   4/" in shown
     assert "diverged at step" in shown
     assert "No trial has finished yet." in shown
 

@@ -1,0 +1,1 @@
+"""Ratios measured in one process, side by side with what a user would otherwise run. `python -m benchmarks`."""
