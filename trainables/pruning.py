@@ -1,13 +1,15 @@
 """One-shot pruning of a trained model: score, mask, evaluate at each level, keep as a checkpoint, load again."""
 
 import copy
+import functools
 import inspect
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,26 +35,29 @@ class Evaluation:
 
     metrics: dict[float, dict[str, float]]  # sparsity -> metric -> value
     masks: dict[float, dict[str, Tensor]]  # sparsity -> weight name -> bool, True = kept
+    shifted: dict[float, dict[str, Tensor]]  # sparsity -> name in the state dict -> value that makes up for the removed
 
 
-def score(task: Task, model: nn.Module, config: TrialConfig) -> tuple[list[str], list[Tensor]]:
-    """Names of the prunable weights and the criterion's scores; a criterion gets what its keywords ask for."""
+def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
+    """The criterion's scores of the prunable weights of a model in evaluation mode.
+
+    A criterion gets what its keywords ask for (see sparsity/criteria/__init__.py). Data is one fixed batch of the
+    training split, unaugmented.
+    """
     criterion = sparsity.load("criteria", config.criterion)
-    weights = task.prunable(model)
-    givers = {
+    weights = list(task.prunable(model).values())
+    batch = functools.cache(lambda: next(iter(task.batches("train", CALIBRATION_BATCH))))
+    givers: dict[str, Callable[[], Any]] = {
         "generator": lambda: torch.Generator().manual_seed(config.seed),
-        "gradients": lambda: calibration_gradients(task, model, list(weights.values())),
+        "gradients": lambda: torch.autograd.grad(task.loss(model, batch()), weights),
+        "model": lambda: model,
+        "batch": batch,
+        "loss_fn": lambda: task.loss,
+        "forward": lambda: task.forward,
+        "inputs": lambda: task.inputs(batch()),
     }
-    asked = [p.name for p in inspect.signature(criterion).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    given = {name: givers[name]() for name in asked if name in givers}
-    return list(weights), criterion([w.detach() for w in weights.values()], **given)
-
-
-def calibration_gradients(task: Task, model: nn.Module, weights: list[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients of the task's loss, in evaluation mode, on one fixed batch of the training split, unaugmented."""
-    model.eval()
-    batch = next(iter(task.batches("train", CALIBRATION_BATCH)))
-    return torch.autograd.grad(task.loss(model, batch), weights)
+    asked = inspect.signature(criterion).parameters
+    return criterion(weights, **{name: give() for name, give in givers.items() if name in asked})
 
 
 def evaluate_pruned(
@@ -63,18 +68,24 @@ def evaluate_pruned(
     Level 0 is the model as it is, whatever the scope.
     """
     pruned = copy.deepcopy(model).eval()
-    names, scores = score(task, pruned, config)
+    scores = score(task, pruned, config)
     ranking = masks.rank(scores, config.scope)
     dense, targets = task.prunable(model), task.prunable(pruned)
-    metrics, kept = {}, {}
+    metrics: dict[float, dict[str, float]] = {}
+    kept: dict[float, dict[str, Tensor]] = {}
+    shifted: dict[float, dict[str, Tensor]] = {}
     for level in sparsities:
         cut = ranking.masks(level) if level else [torch.ones_like(s, dtype=torch.bool) for s in scores]
-        kept[level] = dict(zip(names, cut, strict=True))
+        kept[level] = dict(zip(dense, cut, strict=True))
         with torch.no_grad():
             for name, mask in kept[level].items():
                 targets[name].copy_(dense[name]).masked_fill_(~mask, 0)
+        shifted[level] = {}
+        if hasattr(scores, "compensate"):  # of a criterion that makes up for what is removed, in other values
+            shifted[level] = scores.state(cut)  # type: ignore[attr-defined]
+            scores.compensate(pruned, cut)
         metrics[level] = task.evaluate(pruned, split)
-    return Evaluation(metrics, kept)
+    return Evaluation(metrics, kept, shifted)
 
 
 def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) -> list[dict]:
@@ -106,14 +117,22 @@ def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) ->
 
 
 def save_pruned(
-    folder: Path, task: Task, model: nn.Module, kept: Mapping[str, Tensor], description: Mapping[str, Any]
+    folder: Path,
+    task: Task,
+    model: nn.Module,
+    kept: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    *,
+    shifted: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Write the pruned model as `model.safetensors` and `config.json`, whole or not at all.
 
+    kept, shifted: of one level of an `Evaluation`.
     config.json holds what `load_pruned` needs, `description`, and the zeros as counted in what was written:
     `prunable_sparsity` over the prunable weights, `model_sparsity` over all parameters.
     """
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    state = {**model.state_dict(), **shifted}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     for name, mask in kept.items():
         state[name].masked_fill_(~mask.cpu(), 0)
     parameters = [state[name] for name, _ in model.named_parameters()]

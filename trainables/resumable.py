@@ -136,7 +136,8 @@ class ResumableTrial:
         config, task, training = self.config, self.training.task, self.training
         evaluation = training.evaluate(config.levels)
         test = training.evaluate(config.levels, "test").metrics if config.read_test else None
-        layers = describe_layers(task, training.model, evaluation.masks[config.target_sparsity])
+        model = training.trained_model()
+        layers = describe_layers(task, model, evaluation.masks[config.target_sparsity])
         self.notes += [
             f"{layer['name']}: all of its {layer['num_weights']} weights are pruned at {config.target_sparsity:g}"
             for layer in layers
@@ -154,7 +155,12 @@ class ResumableTrial:
             if test is not None:
                 description["test"] = test[level]
             save_pruned(
-                self.folder / "pruned" / f"{level:g}", task, training.model, evaluation.masks[level], description
+                self.folder / "pruned" / f"{level:g}",
+                task,
+                model,
+                evaluation.masks[level],
+                description,
+                shifted=evaluation.shifted[level],
             )
         return self._end(
             "finished",

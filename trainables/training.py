@@ -5,6 +5,7 @@ on from a checkpoint written between two epochs equals one that never stopped, b
 """
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -84,7 +85,9 @@ class Training:
         weights = list(task.regularized(self.model).values())
         regularizer = sparsity.load("regularizers", config.regularizer)
         self.regularizer = with_knobs("reg", regularizer, weights, knobs=config.reg).to(task.device)
-        trained = [p for p in self.model.parameters() if p.requires_grad] + list(self.regularizer.parameters())
+        self.regularizer.attach(self.model)
+        parameters = dict.fromkeys((*self.model.parameters(), *self.regularizer.parameters()))  # gates are in both
+        trained = [p for p in parameters if p.requires_grad]
         self.optimizer = with_knobs("opt", sparsity.load("optimizers", config.optimizer), trained, knobs=config.opt)
         self.schedule = with_knobs(
             "sched",
@@ -121,6 +124,7 @@ class Training:
                 optimizer=self.optimizer,
             )
             steps.append(terms)
+            self.regularizer.project()
             self.schedule.after_step()
         losses, penalties = (torch.stack(terms).double().cpu() for terms in zip(*steps, strict=True))
         self._check_finite(losses, penalties)
@@ -146,10 +150,16 @@ class Training:
             f"penalty {penalties[step]:g}, lam {self.config.lam:g}{what}"
         )
 
+    def trained_model(self) -> nn.Module:
+        """A copy of the model as it stands, in plain weights: gates, if any, are folded into them."""
+        model = copy.deepcopy(self.model)
+        self.regularizer.fold(model)
+        return model
+
     def evaluate(self, sparsities: tuple[float, ...], split: str = "validation") -> Evaluation:
         """A copy of the model, pruned at each level and evaluated; the training model is not touched."""
         begin = time.perf_counter()
-        evaluation = evaluate_pruned(self.task, self.model, self.config, sparsities, split)
+        evaluation = evaluate_pruned(self.task, self.trained_model(), self.config, sparsities, split)
         self.seconds += time.perf_counter() - begin
         return evaluation
 
@@ -188,4 +198,4 @@ def train(
         terms = training.run_epoch()
         if report:
             report({"epoch": training.epoch, **terms})
-    return training.model, training.evaluate(training.config.levels)
+    return training.trained_model(), training.evaluate(training.config.levels)

@@ -2,9 +2,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from sparsity.criteria._calibration import needs_data
+
 __all__ = ["gradient_magnitude"]
 
 
+@needs_data
 def gradient_magnitude(weights: list[Tensor], *, gradients: Sequence[Tensor | None]) -> list[Tensor]:
     """score = |w * g|, the first-order change of the loss when w is removed, in units of the loss.
 
@@ -13,6 +16,7 @@ def gradient_magnitude(weights: list[Tensor], *, gradients: Sequence[Tensor | No
     weights: tensors of any shape. gradients: one for each weight, of its shape, of the loss that counts.
     Returns new tensors of the same shapes, without a graph.
     ValueError if a gradient is missing or has another shape than its weight.
+    Cost: 1 backward pass, the caller's; gradients and scores, 2 x the weights.
     """
     where = (
         "gradient_magnitude: gradients must be one tensor for each weight, of its shape (call loss.backward() first)"

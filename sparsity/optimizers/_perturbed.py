@@ -21,10 +21,12 @@ class Perturbed(torch.optim.Optimizer):
     Groups and state are the base's own, so a scheduler, `add_param_group` and `state_dict` see one optimizer, and every
     knob, rho included, lives in the groups. The base reads its momentum and learning rate from there at each step.
     base: file name of an optimizer that takes one gradient a step. base_knobs: its knobs. own: this class's knobs.
+    A class of this folder says `is_base = False` if it cannot be one.
     ValueError if rho is negative or not finite, and for an unknown base or knob.
     """
 
     base: torch.optim.Optimizer
+    is_base = False
 
     def __init__(self, params, lr: float, *, base: str, base_knobs: dict, rho: float, **own):
         base_class = self._base_class(base)
@@ -39,11 +41,10 @@ class Perturbed(torch.optim.Optimizer):
 
     def _base_class(self, base: str) -> Any:
         package = __package__ or "sparsity.optimizers"
-        found = find(package, base) if base in menu(package) else Perturbed
-        if issubclass(found, Perturbed):
-            bases = [name for name in menu(package) if not issubclass(find(package, name), Perturbed)]
+        bases = [name for name in menu(package) if getattr(find(package, name), "is_base", True)]
+        if base not in bases:
             raise ValueError(f"{self._where}: base must be one of {', '.join(bases)}, got {base!r}")
-        return found
+        return find(package, base)
 
     def _link(self) -> None:
         self.base.param_groups, self.base.state = self.param_groups, self.state

@@ -15,6 +15,7 @@ class S2SAM(Perturbed):
     params, lr: as for the base. rho: >= 0, L2 radius in units of w. base: "sgd" or "adamw", with its knobs.
     step(closure) calls the closure once and returns its loss, which is the one at w + e. The gradient moves into the
     state as "previous_grad" (so p.grad is None after the step) and outlives zero_grad.
+    Cost: 1 gradient a step; the base's memory, 1 x the weights (g_{t-1}) and, within the step, 2 x (w and e).
     ValueError for rho < 0, an unknown base or knob, no closure, or a sparse gradient.
     """
 

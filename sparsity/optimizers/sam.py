@@ -15,6 +15,7 @@ class SAM(Perturbed):
     params, lr: as for the base. rho: >= 0, L2 radius in units of w. base: "sgd" or "adamw", with its knobs.
     step(closure) calls the closure twice, at w and at w + e, and returns the loss at w. What the closure
     differentiates, penalty included, is what perturbs. At rho = 0 it is the base, with one call.
+    Cost: 2 gradients a step (1 at rho = 0); the base's memory and, within the step, 2 x the weights (w and e).
     ValueError for rho < 0, an unknown base or knob, no closure, or a sparse gradient.
     """
 

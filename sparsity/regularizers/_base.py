@@ -1,7 +1,8 @@
 """What every regularizer shares: it holds weights, and sums one penalty per tensor.
 
 `Regularizer` needs `penalty(weight)`, in plain PyTorch. `ClosedForm` needs the value and the gradient as formulas, and
-is several times faster: no graph, and no pass over memory that the formulas do not ask for.
+is several times faster: no graph, and no pass over memory that the formulas do not ask for. Gates on the weights:
+`_gated.py`.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,6 +21,10 @@ class Regularizer(torch.nn.Module):
     weights: floating-point tensors of any shape with at least one element; the caller leaves out biases and norm
     scales. They are held, not registered: `parameters()`, `state_dict()` and `to()` are for gates that a subclass owns.
     An empty list is fine (a model without such weights): R() is then 0.
+    A training loop calls the hooks `attach`, `project` and `fold`; here they do nothing. What it trains is, after
+    `attach`, each parameter once, of the model and of R, since gates can be reached from both:
+        trained = list(dict.fromkeys(p for p in (*model.parameters(), *R.parameters()) if p.requires_grad))
+    A checkpoint holds the state_dict of both.
     ValueError if weights is one tensor, or holds anything else than floating-point tensors with elements.
     """
 
@@ -38,6 +43,18 @@ class Regularizer(torch.nn.Module):
     @property
     def _where(self) -> str:
         return type(self).__name__
+
+    def attach(self, model: torch.nn.Module) -> None:
+        """Called once, before the optimizer is built: a gated regularizer puts its gates on the model's weights."""
+
+    def project(self) -> None:
+        """Called after each optimizer step: moves what is out of its bounds back in place (projected gradient)."""
+
+    def fold(self, model: torch.nn.Module) -> None:
+        """Makes the gated weights of `model`, the attached one or a deep copy of it, plain parameters in place.
+
+        Each has its old name and the value that evaluation sees: theta times the deterministic gate, bit for bit.
+        """
 
     def forward(self) -> Tensor:
         """The penalty of all weights, a differentiable scalar on their device."""

@@ -14,6 +14,7 @@ class WCR(ClosedForm):
     Source: Yun, Jo & Lee, weight concentration regularization, 2025, arXiv 2511.14282, eqs. 1-3.
     weights: tensors of any shape; the caller leaves out biases and norm scales.
     smooth: in units of w^2, makes |w| differentiable at 0. eps: in units of w^2, bounds R by 1/eps at V = 0. Both ours.
+    Cost: no gradient more a step; up to 1 x the weights of memory in the backward pass (its gradient).
     Returns a scalar in (0, number of tensors / eps], in units of 1/w^2. ValueError if smooth <= 0 or eps <= 0.
     """
 

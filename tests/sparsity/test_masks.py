@@ -92,6 +92,36 @@ def test_n_of_m_keeps_n_in_every_group(n, more, rows, groups, seed):
     assert mask.reshape(-1, m).tolist() == np.stack(expected).tolist()
 
 
+@given(st.lists(st.integers(1, 4), max_size=4), st.integers(1, 3), st.integers(0, 3), st.integers(0, 99))
+@settings(max_examples=150, deadline=None)
+def test_n_of_m_of_any_shape_is_brute_force_or_refuses_rows_that_do_not_divide(shape, n, more, seed):
+    m = n + more
+    score = np.random.default_rng(seed).integers(-1, 2, shape).astype(np.float32)  # ties, zeros, one element, no axis
+    rows = score.reshape(score.shape[0] if shape else 1, -1)
+    if rows.shape[1] % m:
+        with pytest.raises(ValueError, match=rf"^masks: rows must divide into groups of {m}, got {rows.shape[1]} weig"):
+            rank([torch.from_numpy(score)], f"{n}:{m}")
+        return
+    expected = np.array([brute_force([group], m - n)[0] for group in rows.reshape(-1, m)]).reshape(shape)
+    ranking = rank([torch.from_numpy(score)], f"{n}:{m}")
+    for level in (None, 1 - n / m):
+        assert_same(ranking.masks(level), [expected])
+
+
+@given(SCORES, st.floats(0, 1, exclude_max=True), st.integers(1, 4))
+@settings(max_examples=100, deadline=None)
+def test_min_kept_in_uniform_scope_is_a_count_for_each_tensor(scores, level, min_kept):
+    tensors = [torch.tensor(s) for s in scores]
+    counts = [(round(level * len(s)), len(s) - min(min_kept, len(s))) for s in scores]  # to remove, free to remove
+    if any(num_removed > num_free for num_removed, num_free in counts):
+        with pytest.raises(ValueError, match=r"^masks: min_kept must leave"):
+            prune(tensors, level, "uniform", min_kept=min_kept)
+        return
+    # within one tensor what is protected goes last anyway
+    expected = [brute_force([s], num_removed)[0] for s, (num_removed, _) in zip(scores, counts, strict=True)]
+    assert_same(prune(tensors, level, "uniform", min_kept=min_kept), expected)
+
+
 @given(SCORES, st.floats(0, 1, exclude_max=True), st.integers(1, 4))
 @settings(max_examples=150, deadline=None)
 def test_min_kept_is_kept_and_the_count_stays_exact(scores, level, min_kept):

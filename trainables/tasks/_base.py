@@ -52,6 +52,14 @@ class Task(ABC):
         """The task's loss on one batch, a differentiable scalar, penalty not included."""
 
     @abstractmethod
+    def forward(self, model: nn.Module, batch: Any) -> Tensor:
+        """The model's outputs on one batch before any loss, (N, ...), one row a sample."""
+
+    @abstractmethod
+    def inputs(self, batch: Any) -> Tensor:
+        """What of a batch the model takes: `model(inputs)` runs."""
+
+    @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """Metrics over a split, the objective among them; every one finite. Leaves the model's mode as it was."""
 

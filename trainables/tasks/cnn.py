@@ -109,9 +109,14 @@ class CNN(Task):
         return images.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else images
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
+        return F.cross_entropy(self.forward(model, batch), batch[1])
+
+    def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         with self.autocast():
-            return F.cross_entropy(model(images).float(), labels)
+            return model(self.inputs(batch)).float()
+
+    def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return batch[0]
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
@@ -120,9 +125,8 @@ class CNN(Task):
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         total = 0
-        for images, labels in self.batches(split, EVALUATION_BATCH):
-            with self.autocast():
-                logits = model(images).float()
+        for batch in self.batches(split, EVALUATION_BATCH):
+            logits, labels = self.forward(model, batch), batch[1]
             right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)  # argmax takes a nan for the largest
             correct += right.sum()
             loss += F.cross_entropy(logits, labels, reduction="sum").double()

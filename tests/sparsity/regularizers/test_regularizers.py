@@ -1,4 +1,4 @@
-"""The contract of every file in sparsity/regularizers/."""
+"""The contract of every file in sparsity/regularizers/. That of gates is in test__gated.py."""
 
 import pytest
 import torch
@@ -13,10 +13,10 @@ def make(name, weights):
 
 
 def gradients(loss, weights):
-    """As .backward() fills them; zero where the loss has no graph."""
+    """As .backward() fills them; zero where the loss does not depend on them."""
     if not loss.requires_grad:
         return [torch.zeros_like(w) for w in weights]
-    return torch.autograd.grad(loss, weights)
+    return torch.autograd.grad(loss, weights, materialize_grads=True)
 
 
 def generic_weights(dtype=torch.float64):
@@ -40,14 +40,16 @@ def test_value_and_gradient_are_finite_at_the_edges(name, values, dtype):
 
 def test_gradient_is_the_numerical_one(name):
     weights = generic_weights()
-    if make(name, weights)().requires_grad:
-        assert torch.autograd.gradcheck(lambda *w: make(name, w)(), weights)
+    R = make(name, weights)
+    if R().requires_grad:  # gradcheck shifts weights and gates in place
+        assert torch.autograd.gradcheck(lambda *_: R(), [*weights, *R.parameters()])
 
 
 def test_second_derivative_is_the_numerical_one(name):
     weights = generic_weights()
-    if make(name, weights)().requires_grad:
-        assert torch.autograd.gradgradcheck(lambda *w: make(name, w)() * w[0].sum(), weights)
+    R = make(name, weights)
+    if R().requires_grad:
+        assert torch.autograd.gradgradcheck(lambda *_: R() * weights[0].sum(), [*weights, *R.parameters()])
 
 
 def test_sums_the_tensors_terms(name):
@@ -86,7 +88,7 @@ def test_holds_the_weights_without_owning_them(name):
     weights = [torch.nn.Parameter(torch.ones(2, 2))]
     R = make(name, weights)
     assert not any(p is weights[0] for p in R.parameters())
-    assert not R.state_dict()
+    assert len(R.state_dict()) == len(list(R.parameters()))  # gates alone
     with torch.no_grad():
         weights[0][0, 0] = 5.0
     assert R().item() == make(name, weights)().item()  # sees the weights as they are now
@@ -96,7 +98,26 @@ def test_frozen_weights_and_no_grad_leave_no_graph(name):
     weights = generic_weights()
     with torch.no_grad():
         assert not make(name, weights)().requires_grad
-    assert not make(name, [w.detach() for w in weights])().requires_grad
+    assert not make(name, [w.detach() for w in weights]).requires_grad_(False)().requires_grad
+
+
+def test_hooks_of_the_loop_exist_and_a_copy_of_the_model_folds_to_what_it_was(name):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2, bias=False))
+    names = {n for n, _ in model.named_parameters()}
+    R = make(name, [p for p in model.parameters() if p.dim() > 1])
+    R.attach(model)
+    R.project()
+    R.fold(model)
+    assert {n for n, _ in model.named_parameters()} == names
+    assert not any(type(m).__name__.startswith("Parametrized") for m in model.modules())
+
+
+def test_says_what_it_costs(name):
+    lines = [line.strip() for line in sparsity.load("regularizers", name).__doc__.splitlines()]
+    (cost,) = [line for line in lines if line.startswith("Cost: ")]
+    assert "gradient" in cost
+    assert "x the weights" in cost
 
 
 def test_autocast_changes_nothing(name):

@@ -1,0 +1,154 @@
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sparsity.criteria._calibration import calibrating, needs_data, parameter_names
+from sparsity.criteria._layers import Moments, layers_of, watching
+
+__all__ = ["compensation"]
+
+MAX_OUTPUTS = 1000  # backward passes; more are refused rather than begun
+
+
+@needs_data
+def compensation(
+    weights: list[Tensor],
+    *,
+    model: nn.Module,
+    batch: Any,
+    forward: Callable[[nn.Module, Any], Tensor],
+    generator: torch.Generator | None = None,
+    num_probes: int | None = None,
+) -> "CompensatedScores":
+    """score = w^2 (A - B^2 / C): how far the outputs move when w is removed and the bias beside it makes up for it.
+
+    To first order, removing w_ij and adding s to b_i moves output k of a sample by -w_ij df_k/dw_ij + s df_k/db_i. With
+    E the mean over the samples of the batch, and sums over the outputs k,
+        A_ij = E sum (df_k/dw_ij)^2,  B_ij = E sum (df_k/dw_ij) (df_k/db_i),  C_i = E sum (df_k/db_i)^2,
+    the mean squared move is least at s = w_ij B_ij / C_i, where it is the score. This is a least-squares projection on
+    df/db_i, hence linear: the shifts of all weights removed from a row i add up to the best shift for them together.
+    Where C_i = 0 the outputs do not see the bias: no shift, and the score is w^2 A.
+    Convolutions, beyond the source: the same formulas. A weight and a bias act on all positions p of the layer's output
+    z, so df_k/dw = sum over p of x_p df_k/dz_p and df_k/db = sum over p of df_k/dz_p, summed before the square; so it
+    is for linear layers on (N, ..., features).
+    Source: Ballini, Muscarnera, Fumagalli, Scotti & Regazzoni, "Elimination-compensation pruning for fully-connected
+    neural networks", 2026, arXiv 2602.20467.
+    weights: of nn.Linear and nn.Conv2d layers, each called once. Samples must not mix on their way to the outputs.
+    model, batch, forward, generator: see sparsity/criteria/__init__.py; generator is used with num_probes only.
+    num_probes: None is exact, one backward pass for each output of a sample, at most 1000. A number: as many passes,
+        each of the outputs with random signs, drawn for every sample and output; the squares have the same
+        expectation. One is often enough, as its noise is averaged over the samples too.
+    Returns a list of new tensors of the same shapes, in units of output^2, >= 0, without a graph, which also gives and
+    applies the shifts: see CompensatedScores.
+    ValueError if data is missing, a weight is not of such a layer, or the batch does not go through the model.
+    Cost: one backward pass for each output of a sample, or num_probes; sums, scores and shifts, 4 x the weights, and
+    temporaries of 64 MiB in float32. Layers with positions form the weight gradient of every sample in each pass: the
+    arithmetic of an ordinary one, and a pass over the weights' memory for each sample.
+    """
+    names = parameter_names("compensation", model, weights)
+    layers = layers_of("compensation", model, names)
+    with watching(model, layers) as trace, calibrating("compensation"):
+        outputs = forward(model, batch)
+    if not isinstance(outputs, Tensor) or not outputs.numel():
+        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(f"compensation: forward must return outputs (N, ...) of at least one sample, got {got}")
+    if not outputs.requires_grad:
+        raise ValueError("compensation: forward must return differentiable outputs, got some without a graph")
+    calls = []
+    for name, layer in zip(names, layers, strict=True):
+        shapes = [tuple(call.x.shape) for call in trace.calls.get(layer, [])]
+        if len(shapes) != 1 or not outputs.dim() or shapes[0][0] != len(outputs):
+            got = f"inputs of shapes {shapes} for outputs of shape {tuple(outputs.shape)}"
+            raise ValueError(f"compensation: the layer of {name} must take the samples as rows, in one call, got {got}")
+        calls += trace.calls[layer]
+    shifted, moments = [call.shift for call in calls], [Moments(layer) for layer in layers]
+    for signs in _probes(outputs, num_probes, generator):
+        deltas = torch.autograd.grad(outputs, shifted, signs, retain_graph=True, materialize_grads=True)
+        for moment, call, delta in zip(moments, calls, deltas, strict=True):
+            moment.add(call.x, delta)
+    num_rows = len(outputs) * (num_probes or 1)
+    scores, shifts, entries = [], [], []
+    for name, weight, moment in zip(names, weights, moments, strict=True):
+        w, A, B = weight.detach(), moment.A / num_rows, moment.B / num_rows
+        C = moment.C.view(-1, *[1] * (w.dim() - 1)) / num_rows
+        ratio = torch.where(C > 0, B / C, 0)
+        scores.append(w.square() * (A - B * ratio).clamp_min_(0))  # below 0 by rounding alone
+        shifts.append(w * ratio)
+        entry, sign = trace.bias_entry(model, name, outputs)
+        value = _entry(model, entry)
+        entries.append(Entry(entry, sign, weight.new_zeros(len(weight)) if value is None else value.detach().clone()))
+    return CompensatedScores(scores, shifts, entries)
+
+
+class Entry(NamedTuple):
+    """Where a layer's shift is kept: a bias (sign 1), or the running mean of the BatchNorm behind it (sign -1)."""
+
+    name: str  # in the model's state dict
+    sign: int
+    value: Tensor  # before any weight was removed
+
+
+class CompensatedScores(list[Tensor]):
+    """The scores, one tensor for each weight, and the shifts that make up for what a mask removes.
+
+    shifts: one tensor for each weight, of its shape: what removing that one weight adds to its row's bias.
+    """
+
+    def __init__(self, scores: Sequence[Tensor], shifts: Sequence[Tensor], entries: Sequence[Entry]):
+        super().__init__(scores)
+        self.shifts, self.entries = list(shifts), list(entries)
+
+    def state(self, masks: Sequence[Tensor]) -> dict[str, Tensor]:
+        """New values of the model's biases and running means, by their names in its state dict, for these masks.
+
+        masks: one bool tensor for each weight, of its shape, True = kept. A layer that has no bias, and no BatchNorm of
+        its own behind it, has its new bias here, under the name that its state dict gives it once it is there.
+        """
+        new = {}
+        for entry, shift, mask in zip(self.entries, self.shifts, masks, strict=True):
+            total = shift.masked_fill(mask, 0).flatten(1).sum(1)
+            new[entry.name] = entry.value + entry.sign * total.to(entry.value)
+        return new
+
+    @torch.no_grad()
+    def compensate(self, model: nn.Module, masks: Sequence[Tensor]) -> None:
+        """Set them in the model, or in a copy of it, in place. Its weights are the caller's to mask.
+
+        Values are set, not added: masks of another level may follow, and masks of True undo it all.
+        """
+        device = next(model.parameters()).device
+        for name, value in self.state(masks).items():
+            old = _entry(model, name)
+            if old is None:
+                path, _, bias = name.rpartition(".")
+                model.get_submodule(path).register_parameter(bias, nn.Parameter(value.to(device)))
+            else:
+                old.copy_(value)
+
+
+def _entry(model: nn.Module, name: str) -> Tensor | None:
+    path, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(path), attribute)
+
+
+def _probes(outputs: Tensor, num_probes: int | None, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Factors of the outputs (N, ...), one backward pass each: every output alone, or all with random signs."""
+    if num_probes is None:
+        num_outputs = outputs[0].numel()
+        if num_outputs > MAX_OUTPUTS:
+            need = f"num_probes must be given for more than {MAX_OUTPUTS} outputs a sample (each costs a backward pass)"
+            raise ValueError(f"compensation: {need}, got {num_outputs} outputs")
+        for k in range(num_outputs):
+            alone = outputs.new_zeros(len(outputs), num_outputs)
+            alone[:, k] = 1
+            yield alone.view(outputs.shape)
+        return
+    if num_probes < 1 or num_probes != int(num_probes):
+        raise ValueError(f"compensation: num_probes must be a whole number >= 1 or None, got {num_probes}")
+    if generator is None:
+        raise ValueError("compensation: generator must be given with num_probes (it draws the signs), got none")
+    for _ in range(num_probes):
+        signs = torch.randint(0, 2, outputs.shape, generator=generator, device=generator.device) * 2 - 1
+        yield signs.to(outputs)

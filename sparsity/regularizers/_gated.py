@@ -1,0 +1,107 @@
+"""What regularizers with gates share: the weight a model computes with is theta * z, z the gates.
+
+`Gate` is a torch parametrization of one weight, so no model needs a change; `Gated` puts one on each weight and folds
+them into plain weights again.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from sparsity.regularizers._base import Regularizer
+
+__all__ = ["Gate", "Gated"]
+
+
+class Gate(torch.nn.Module):
+    """theta -> theta * z, of theta's shape, type and memory format; a subclass defines `values(training)`, its z.
+
+    num_gates: one gate a weight, or one a row (a filter: the index of the first dimension). The trained numbers behind
+    z are one-dimensional, (num_gates,) in row-major order: what acts on weights and takes a tensor of more than one
+    dimension for one (CrAM's top-k, SFW's polytope) leaves them alone.
+    """
+
+    def __init__(self, weight: Tensor, *, per_row: bool = False):
+        super().__init__()
+        self.shape = (*weight.shape[:1], *(1,) * (weight.dim() - 1)) if per_row else tuple(weight.shape)
+        self.num_gates = math.prod(self.shape)
+
+    def parameter(self, weight: Tensor, start: float) -> torch.nn.Parameter:
+        """(num_gates,) numbers, all `start`, on the weight's device and in its type, or float32 if that is shorter."""
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return torch.nn.Parameter(torch.full((self.num_gates,), start, dtype=dtype, device=weight.device))
+
+    def values(self, training: bool) -> Tensor:
+        """z, (num_gates,), as training or as evaluation sees it."""
+        raise NotImplementedError(f"{type(self).__name__} must define values(training)")
+
+    def forward(self, theta: Tensor) -> Tensor:
+        return theta * self.values(self.training).to(theta.dtype).view(self.shape)
+
+
+class Gated(Regularizer):
+    """A regularizer of gates: `penalty` is a function of them, and `attach` brings them into the model.
+
+    make_gate: weight -> its `Gate`. A subclass defines `gate_penalty(gate, num_weights)`.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], make_gate: Callable[[Tensor], Gate]):
+        super().__init__(weights)
+        self.gates = torch.nn.ModuleList(make_gate(weight) for weight in self.weights)
+
+    def gate_values(self) -> list[Tensor]:
+        """z as evaluation sees it, one tensor for each weight and of its shape (views, not to be written to)."""
+        return [
+            gate.values(training=False).view(gate.shape).expand(weight.shape).detach()
+            for weight, gate in zip(self.weights, cast(Iterable[Gate], self.gates), strict=True)
+        ]
+
+    def penalty(self, weight: Tensor) -> Tensor:
+        for own, gate in zip(self.weights, self.gates, strict=True):
+            if own is weight:
+                return self.gate_penalty(cast(Gate, gate), weight.numel())
+        raise ValueError(
+            f"{self._where}: weight must be one of those that have gates, got another of shape {tuple(weight.shape)}"
+        )
+
+    def gate_penalty(self, gate: Gate, num_weights: int) -> Tensor:
+        """The term of one gated tensor of `num_weights` elements: a scalar."""
+        raise NotImplementedError(f"{self._where} must define gate_penalty(gate, num_weights)")
+
+    def attach(self, model: torch.nn.Module) -> None:
+        """From now on `module.weight` is theta * z; theta is the parameter that it was, of the same values and type.
+
+        ValueError unless each weight belongs to exactly one module of the model (found by identity) and has no
+        parametrization yet, so also when called twice.
+        """
+        owners: dict[Tensor, list[tuple[torch.nn.Module, str]]] = {weight: [] for weight in self.weights}
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter in owners and not isinstance(module, parametrize.ParametrizationList):
+                    owners[parameter].append((module, name))
+        for weight, places in owners.items():
+            if len(places) != 1:
+                raise ValueError(
+                    f"{self._where}: weights must each belong to one module of the model and have no parametrization "
+                    f"yet (gates are put there), got one of shape {tuple(weight.shape)} in {len(places)} such modules"
+                )
+        for weight, gate in zip(self.weights, self.gates, strict=True):
+            ((module, name),) = owners[weight]
+            parametrize.register_parametrization(module, name, gate, unsafe=True)  # a check of it would draw noise
+
+    def fold(self, model: torch.nn.Module) -> None:
+        for module in list(model.modules()):
+            if not parametrize.is_parametrized(module):
+                continue
+            chains = cast(torch.nn.ModuleDict, module.parametrizations)
+            for name, chain in list(chains.items()):
+                if isinstance(cast(parametrize.ParametrizationList, chain)[0], Gate):
+                    chain.eval()
+                    # torch deletes the property from the class that attach made, which a deep copy shares with its model
+                    made = type(module)
+                    module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
+                    parametrize.remove_parametrizations(module, name)

@@ -1,0 +1,60 @@
+import math
+
+import torch
+
+from sparsity.regularizers._gated import Gate, Gated
+
+__all__ = ["ConcaveMask"]
+
+
+class ConcaveMask(Gated):
+    """R = sum over weights of r(m), m in [0, 1] a relaxed mask that is trained with theta; the model sees w = m theta.
+
+    r(m) = log(1 + m/delta) / log(1 + 1/delta) ("log", strictly concave: r(0) = 0, r(1) = 1, and a mask that is half
+    closed costs more than half), or r(m) = m ("l1", the convex control). Projected gradient: `project()`, called
+    after each optimizer step, clamps m to [0, 1], so masks become exactly 0.
+    Source: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
+    2025, arXiv 2501.11135. A lottery method: train, prune where m < alpha (alpha much below 1, `gate_values()`), rewind
+    theta, retrain.
+    weights: tensors of any shape, each the parameter of one module; `attach(model)` puts the masks there.
+    r: "log" or "l1". delta: > 0, in units of m, ours; a smaller one is closer to counting: r'(0) / r'(1) = 1 + 1/delta.
+    start: in (0, 1], every m at first; the paper's is 0.5 or 1. theta is not rescaled for it.
+    An optimizer that perturbs m (SAM) can carry it below 0: there r is continued with its slope at 0.
+    Weight decay, where the optimizer has one, acts on m too.
+    Returns a scalar in [0, number of weights].
+    Cost: no gradient more a step; 1 x the weights of memory (m, trained: with a gradient and an optimizer's state of
+        its own) and 1 x in the graph of a pass (w), 2 x more for the penalty's.
+    ValueError for delta <= 0, start outside (0, 1], an unknown r.
+    """
+
+    def __init__(self, weights, *, r: str = "log", delta: float = 0.1, start: float = 1.0):
+        if r not in ("log", "l1"):
+            raise ValueError(f"ConcaveMask: r must be one of log, l1, got {r!r}")
+        if not 0 < delta < math.inf:
+            raise ValueError(f"ConcaveMask: delta must be > 0 and finite (it bounds the slope of log), got {delta}")
+        if not 0 < start <= 1:
+            raise ValueError(f"ConcaveMask: start must be in (0, 1] (a mask at 0 would not train theta), got {start}")
+        super().__init__(weights, lambda weight: Mask(weight, start))
+        self.r, self.delta = r, delta
+
+    def gate_penalty(self, gate, num_weights):
+        if self.r == "l1":
+            return gate.m.sum()
+        above = gate.m.relu()  # whatever its slope at m = 0, that of the sum is 1/delta
+        return ((above / self.delta).log1p() + (gate.m - above) / self.delta).sum() / math.log1p(1 / self.delta)
+
+    @torch.no_grad()
+    def project(self):
+        for m in self.parameters():
+            m.clamp_(0, 1)
+
+
+class Mask(Gate):
+    """The mask of one weight: `m`, one number a weight."""
+
+    def __init__(self, weight, start: float):
+        super().__init__(weight)
+        self.m = self.parameter(weight, start)
+
+    def values(self, training):
+        return self.m

@@ -1,0 +1,78 @@
+import math
+
+import torch
+
+from sparsity.regularizers._gated import Gate, Gated
+
+__all__ = ["L0HardConcrete"]
+
+
+class L0HardConcrete(Gated):
+    """R = sum over gates of |g| P(z_g != 0), P(z != 0) = sigmoid(log_alpha - beta log(-gamma / zeta)): the expected
+    number of weights that are not switched off, |g| being the number of weights that gate g switches.
+
+    The model computes with w = theta z. In training mode, anew each time the weight is used:
+        u ~ U(0, 1), s = sigmoid((log u - log(1 - u) + log_alpha) / beta), z = clamp(s (zeta - gamma) + gamma, 0, 1);
+    in evaluation mode, and when folded, z = clamp(sigmoid(log_alpha) (zeta - gamma) + gamma, 0, 1). u comes from
+    torch's global generator. theta and log_alpha are trained together; an optimizer of several gradients a step draws
+    new noise for each, as with dropout. Weight decay, where the optimizer has one, pulls log_alpha to 0 too.
+    Source: Louizos, Welling & Kingma, "Learning sparse neural networks through L0 regularization", 2017, arXiv
+    1712.01312; |g| as in the authors' code, which counts the weights behind a gate, so that lam means the same per
+    weight and per row. Departures: log_alpha starts without their N(0, 0.01^2) noise and is not clamped to
+    [log 0.01, log 100].
+    weights: tensors of any shape, each the parameter of one module; `attach(model)` puts the gates there.
+    per: "weight", a gate each, or "row", a gate for each index of the first dimension (an output unit, a filter).
+    droprate_init: in (0, 1), log_alpha starts at log(1 - droprate_init) - log(droprate_init), where P(z != 0) is above
+        1 - droprate_init (0.83 at 0.5). The authors' code: 0.5 for layers in general, 0.2 for an MLP's inputs, 0.3 for
+        WideResNets.
+    beta: temperature, in (0, 1]. gamma < 0, zeta > 1: what s is stretched to, so that 0 and 1 have a probability.
+    Returns a scalar in [0, number of weights].
+    Cost: no gradient more a step; per "weight" 1 x the weights of memory (log_alpha, trained: with a gradient and an
+        optimizer's state of its own) and 5 x in the graph of a pass; per "row" 1 x in the graph (w).
+    ValueError for gamma >= 0, zeta <= 1, beta outside (0, 1], droprate_init outside (0, 1), an unknown per.
+    """
+
+    def __init__(
+        self,
+        weights,
+        *,
+        per: str = "weight",
+        droprate_init: float = 0.5,
+        beta: float = 2 / 3,
+        gamma: float = -0.1,
+        zeta: float = 1.1,
+    ):
+        if per not in ("weight", "row"):
+            raise ValueError(f"L0HardConcrete: per must be one of weight, row, got {per!r}")
+        if not 0 < droprate_init < 1:
+            raise ValueError(f"L0HardConcrete: droprate_init must be in (0, 1) (a gate can learn), got {droprate_init}")
+        if not 0 < beta <= 1:
+            raise ValueError(f"L0HardConcrete: beta must be in (0, 1] (the temperature of the noise), got {beta}")
+        if not -math.inf < gamma < 0:
+            raise ValueError(f"L0HardConcrete: gamma must be < 0 (else no gate is ever exactly 0), got {gamma}")
+        if not 1 < zeta < math.inf:
+            raise ValueError(f"L0HardConcrete: zeta must be > 1 (else no gate is ever exactly 1), got {zeta}")
+        super().__init__(weights, lambda w: HardConcrete(w, per == "row", droprate_init, beta, gamma, zeta))
+
+    def gate_penalty(self, gate, num_weights):
+        return gate.probability_open().sum() * (num_weights // gate.num_gates)
+
+
+class HardConcrete(Gate):
+    """The gates of one weight; `log_alpha`, (num_gates,), is what is trained."""
+
+    def __init__(self, weight, per_row: bool, droprate_init: float, beta: float, gamma: float, zeta: float):
+        super().__init__(weight, per_row=per_row)
+        self.log_alpha = self.parameter(weight, math.log(1 - droprate_init) - math.log(droprate_init))
+        self.beta, self.gamma, self.zeta = beta, gamma, zeta
+
+    def values(self, training):
+        if training:
+            noise = torch.rand_like(self.log_alpha).logit_()  # -inf at u = 0, which closes the gate
+            s = torch.sigmoid((noise + self.log_alpha) / self.beta)
+        else:
+            s = torch.sigmoid(self.log_alpha)
+        return (s * (self.zeta - self.gamma) + self.gamma).clamp(0, 1)
+
+    def probability_open(self):
+        return torch.sigmoid(self.log_alpha - self.beta * math.log(-self.gamma / self.zeta))

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsity import masks
+from sparsity.optimizers import _topk
+from sparsity.optimizers._topk import keep_largest, parse_scope
+
+# few different magnitudes: many ties; zeros; one-element tensors
+TENSORS = st.lists(
+    st.lists(st.sampled_from([0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 2.0]), min_size=1, max_size=9), min_size=1, max_size=4
+)
+
+
+def assert_equal(a, b):
+    assert all(x.dtype is torch.bool and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@given(TENSORS, st.floats(0, 1, exclude_max=True), st.sampled_from(["global", "uniform"]))
+@settings(max_examples=150, deadline=None)
+def test_are_the_masks_of_prune_ties_included(values, sparsity, scope):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        weights = [torch.tensor(v, dtype=dtype) for v in values]
+        assert_equal(keep_largest(weights, scope, sparsity), masks.prune([w.abs() for w in weights], sparsity, scope))
+
+
+@given(st.integers(1, 4), st.integers(0, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_n_of_m_are_the_masks_of_prune(n, more, rows, groups, seed):
+    m = n + more
+    w = torch.randint(-2, 3, (rows, groups * m), generator=torch.Generator().manual_seed(seed)).float()
+    assert_equal(keep_largest([w], f"{n}:{m}"), masks.prune([w.abs()], None, f"{n}:{m}"))
+
+
+def test_rows_that_m_does_not_divide_are_kept_whole():
+    w, v = torch.randn(4, 3, 3, 3), torch.randn(2, 8)
+    kept = keep_largest([w, v], "2:4")
+    assert kept[0].all()
+    assert kept[1].sum() == 8
+
+
+@pytest.mark.parametrize("scope", ["global", "uniform", "2:4"])
+def test_memory_format_changes_nothing(scope):
+    w = torch.randn(4, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    last = w.to(memory_format=torch.channels_last)
+    assert_equal(keep_largest([w], scope, 0.7), keep_largest([last], scope, 0.7))
+
+
+@given(TENSORS, st.floats(0, 1, exclude_max=True))
+@settings(max_examples=50, deadline=None)
+def test_the_way_of_a_gpu_gives_the_same(values, sparsity):
+    """Selection by topk and ties by counting, as where there is no NumPy and no looking at a value."""
+    flat = torch.tensor([abs(x) for v in values for x in v])
+    for k in range(1, len(flat) + 1):
+        expected = flat.sort().values[k - 1]
+        assert _topk._kth_smallest(flat, k) == expected
+        assert _topk._kth_smallest_on_device(flat, k) == expected
+    k = round(sparsity * len(flat))
+    if k:
+        threshold = flat.sort().values[k - 1]
+        kept, tied = flat > threshold, flat == threshold
+        kept = kept | _topk._last(tied, len(flat) - k - kept.sum())
+        assert torch.equal(kept, keep_largest([flat], "global", sparsity)[0])
+
+
+def test_parse_scope():
+    assert parse_scope("global") == parse_scope("uniform") == []
+    assert parse_scope("2:4") == [(2, 4)]
+    assert parse_scope("2:4, 4:8") == [(2, 4), (4, 8)]
+    for scope in ("", "local", "4:2", "2:4,", "2:4,9:8", "0:4", "2"):
+        with pytest.raises(ValueError, match=rf"^scope must be global, uniform, or n:m with n <= m .*, got '{scope}'$"):
+            parse_scope(scope)

@@ -1,0 +1,150 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+
+from sparsity.regularizers.l0_hard_concrete import L0HardConcrete
+
+LOG_ALPHA = [-4.0, -1.0, 0.0, 0.7, 3.0]
+KNOBS = [{}, {"beta": 0.5, "gamma": -0.3, "zeta": 1.2}, {"beta": 1.0}]
+
+
+def with_log_alpha(values, **knobs):
+    R = L0HardConcrete([torch.ones(len(values), dtype=torch.float64)], **knobs)
+    with torch.no_grad():
+        R.gates[0].log_alpha.copy_(torch.tensor(values, dtype=torch.float64))
+    return R
+
+
+def hard_concrete(u, log_alpha, beta=2 / 3, gamma=-0.1, zeta=1.1):
+    """z by the paper's formula, in NumPy."""
+    s = 1 / (1 + np.exp(-(np.log(u) - np.log(1 - u) + log_alpha) / beta))
+    return np.clip(s * (zeta - gamma) + gamma, 0, 1)
+
+
+@pytest.mark.parametrize("knobs", KNOBS)
+@pytest.mark.parametrize("log_alpha", LOG_ALPHA)
+def test_penalty_is_the_integral_of_the_density_where_the_gate_is_open(log_alpha, knobs):
+    """Of the binary concrete density of s (Maddison et al.; Jang et al.), over s (zeta - gamma) + gamma > 0."""
+    beta, gamma, zeta = knobs.get("beta", 2 / 3), knobs.get("gamma", -0.1), knobs.get("zeta", 1.1)
+    alpha = math.exp(log_alpha)
+
+    def density(s):
+        return beta * alpha * (s * (1 - s)) ** (-beta - 1) / (alpha * s**-beta + (1 - s) ** -beta) ** 2
+
+    closed = -gamma / (zeta - gamma)
+    middle = (closed + 1) / 2
+    probability = quad(density, closed, middle)[0] + quad(density, middle, 1)[0]
+    assert with_log_alpha([log_alpha], **knobs)().item() == pytest.approx(probability, rel=1e-6)
+
+
+@pytest.mark.parametrize("knobs", KNOBS)
+def test_penalty_is_the_frequency_of_open_gates(knobs):
+    n = 200_000
+    u = np.random.default_rng(0).random((n, len(LOG_ALPHA)))
+    frequency = (hard_concrete(u, np.array(LOG_ALPHA), **knobs) > 0).mean(0)
+    R = with_log_alpha(LOG_ALPHA, **knobs)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        own = torch.stack([R.gates[0].values(training=True) > 0 for _ in range(n // 20)]).double().mean(0)
+    for i, log_alpha in enumerate(LOG_ALPHA):
+        expected = with_log_alpha([log_alpha], **knobs)().item()
+        assert frequency[i] == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(n))
+        assert own[i].item() == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(n // 20))
+
+
+def test_noise_is_the_papers_formula_and_torchs_global_generator():
+    R = with_log_alpha(LOG_ALPHA)
+    torch.manual_seed(5)
+    u = torch.rand(len(LOG_ALPHA), dtype=torch.float64).numpy()
+    torch.manual_seed(5)
+    z = R.gates[0].values(training=True)
+    np.testing.assert_allclose(z.detach().numpy(), hard_concrete(u, np.array(LOG_ALPHA)), rtol=1e-12)
+
+
+def test_noise_that_is_exactly_zero_closes_the_gate_without_a_nan(monkeypatch):
+    R = with_log_alpha([0.0])
+    monkeypatch.setattr(torch, "rand_like", torch.zeros_like)
+    z = R.gates[0].values(training=True)
+    z.sum().backward()
+    assert z.item() == 0
+    assert R.gates[0].log_alpha.grad.item() == 0
+
+
+def test_evaluation_is_deterministic_and_exactly_zero_or_one_at_the_ends():
+    R = with_log_alpha([-9.0, 9.0, 0.0])
+    z = R.gates[0].values(training=False)
+    assert z.tolist() == [0.0, 1.0, pytest.approx(0.5)]
+    layer = torch.nn.Linear(3, 2)
+    L0HardConcrete([layer.weight]).attach(layer)
+    layer.eval()
+    assert torch.equal(layer.weight, layer.weight)
+    layer.train()
+    assert not torch.equal(layer.weight, layer.weight)
+
+
+def test_gradient_reaches_log_alpha_through_the_network():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(30, 20)
+    R = L0HardConcrete([layer.weight])
+    R.attach(layer)
+    layer(torch.randn(8, 30)).square().sum().backward()
+    grad = R.gates[0].log_alpha.grad
+    assert grad.isfinite().all()
+    assert 0.2 < grad.ne(0).double().mean() < 1  # 0 where the gate is clamped
+
+
+@pytest.mark.parametrize(
+    ("shape", "per", "num_gates", "each"),
+    [
+        ((4, 3, 2, 2), "weight", 48, 1),
+        ((4, 3, 2, 2), "row", 4, 12),
+        ((5, 2), "row", 5, 2),
+        ((7,), "row", 7, 1),
+        ((), "row", 1, 1),
+    ],
+)
+def test_counts_the_weights_that_a_gate_switches(shape, per, num_gates, each):
+    R = L0HardConcrete([torch.ones(shape, dtype=torch.float64)], per=per)
+    assert R.gates[0].log_alpha.shape == (num_gates,)
+    p = 1 / (1 + math.exp(2 / 3 * math.log(0.1 / 1.1)))
+    assert R().item() == pytest.approx(num_gates * each * p, rel=1e-12)
+
+
+def test_a_row_is_a_filter():
+    conv = torch.nn.Conv2d(2, 3, 2)
+    R = L0HardConcrete([conv.weight], per="row")
+    R.attach(conv)
+    with torch.no_grad():
+        R.gates[0].log_alpha.copy_(torch.tensor([9.0, -9.0, 0.0]))
+    conv.eval()
+    theta = conv.parametrizations.weight.original
+    assert torch.equal(conv.weight, theta * torch.tensor([1.0, 0.0, 0.5]).view(3, 1, 1, 1))
+
+
+def test_starts_at_the_drop_rate():
+    for rate in (0.1, 0.5, 0.9):
+        gate = L0HardConcrete([torch.ones(1, dtype=torch.float64)], droprate_init=rate).gates[0]
+        assert torch.sigmoid(gate.log_alpha).item() == pytest.approx(1 - rate)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"gamma": 0.0}, r"gamma must be < 0 \(else no gate is ever exactly 0\), got 0.0"),
+        ({"gamma": 0.1}, r"gamma must be < 0 \(else no gate is ever exactly 0\), got 0.1"),
+        ({"gamma": math.nan}, r"gamma must be < 0 .*, got nan"),
+        ({"zeta": 1.0}, r"zeta must be > 1 \(else no gate is ever exactly 1\), got 1.0"),
+        ({"zeta": math.inf}, r"zeta must be > 1 .*, got inf"),
+        ({"beta": 0.0}, r"beta must be in \(0, 1\] \(the temperature of the noise\), got 0.0"),
+        ({"beta": 1.5}, r"beta must be in \(0, 1\] .*, got 1.5"),
+        ({"droprate_init": 0.0}, r"droprate_init must be in \(0, 1\) \(a gate can learn\), got 0.0"),
+        ({"droprate_init": 1.0}, r"droprate_init must be in \(0, 1\) .*, got 1.0"),
+        ({"per": "filter"}, r"per must be one of weight, row, got 'filter'"),
+    ],
+)
+def test_refuses_useless_knobs(knobs, message):
+    with pytest.raises(ValueError, match=rf"^L0HardConcrete: {message}$"):
+        L0HardConcrete([torch.ones(2)], **knobs)

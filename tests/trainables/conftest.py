@@ -1,0 +1,52 @@
+"""Digits, and a network so small that an epoch takes milliseconds."""
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.config import TrialConfig
+from trainables.tasks.cnn import CNN
+
+TINY = {
+    "dataset": "digits",
+    "architecture": "small_resnet",
+    "model": {"width": 4, "depth": 1},
+    "train_size": 128,
+    "opt": {"lr": 0.05},
+    "max_epochs": 3,
+    "batch_size": 32,
+    "num_rungs": 3,
+    "target_sparsity": 0.5,
+    "sparsities": (0.25, 0.75),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As a trial on one CPU has: the order of a sum depends on their number, and tiny networks are slower with more."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A function: fields that differ -> a configuration."""
+    return lambda **fields: TrialConfig.model_validate({**TINY, **fields})
+
+
+@pytest.fixture(scope="session")
+def digits_data(tiny):
+    """Digits as trials share them; nothing can write into the arrays."""
+    data = CNN.load(tiny(train_size=None))
+    for array in vars(data.images).values():
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+    return data
+
+
+@pytest.fixture(scope="session")
+def make_task(digits_data):
+    """A function: configuration -> its task, on the shared digits."""
+    return lambda config: CNN(config, digits_data)

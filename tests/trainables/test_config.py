@@ -1,0 +1,260 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+import sparsity
+from trainables.config import TrialConfig, check_name, check_sparsity, with_knobs
+
+FIELDS = {
+    "dataset": "digits",
+    "architecture": "small_resnet",
+    "max_epochs": 40,
+    "batch_size": 64,
+    "target_sparsity": 0.96,
+}
+CHOICES = {
+    "task": "trainables.tasks",
+    "architecture": "trainables.architectures",
+    "optimizer": "sparsity.optimizers",
+    "regularizer": "sparsity.regularizers",
+    "schedule": "trainables.schedules",
+    "criterion": "sparsity.criteria",
+}
+
+
+def faults(**fields):
+    """What is said of these fields, a line for each fault, as a sweep's command line shows it."""
+    with pytest.raises(ValidationError) as caught:
+        TrialConfig.model_validate({**FIELDS, **fields})
+    return [(fault["loc"], fault["msg"].removeprefix("Value error, ")) for fault in caught.value.errors()]
+
+
+def test_takes_what_is_valid():
+    config = TrialConfig(**FIELDS)
+    assert (config.optimizer, config.regularizer, config.lam, config.opt) == ("sgd", "none", 0, {"lr": 0.1})
+    assert not config.read_test
+
+
+def test_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        TrialConfig(**FIELDS).lam = 1.0
+
+
+def test_unknown_fields_are_refused():
+    assert faults(learning_rate=0.1) == [(("learning_rate",), "Extra inputs are not permitted")]
+
+
+@pytest.mark.parametrize("field", ["dataset", "architecture", "max_epochs", "batch_size", "target_sparsity"])
+def test_what_has_no_default_must_be_given(field):
+    with pytest.raises(ValidationError, match=f"{field}\n  Field required"):
+        TrialConfig.model_validate({name: value for name, value in FIELDS.items() if name != field})
+
+
+@pytest.mark.parametrize("field", CHOICES)
+@pytest.mark.parametrize("name", ["nothing", "_base", ""])
+def test_an_unknown_name_is_answered_with_the_valid_ones(field, name):
+    ((where, message),) = faults(**{field: name})
+    assert where == (field,)
+    assert message == f"{field}: must be one of {', '.join(sparsity.menu(CHOICES[field]))}, got {name!r}"
+
+
+@pytest.mark.parametrize("value", [1.0, 1.5, -0.01, float("nan"), float("inf")])
+@pytest.mark.parametrize("field", ["target_sparsity", "sparsities"])
+def test_sparsity_outside_its_range(field, value):
+    ((where, message),) = faults(**{field: (0.5, value) if field == "sparsities" else value})
+    assert where[0] == field
+    assert message == f"sparsity: must be in [0, 1) (the fraction of weights removed), got {value:g}"
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 0.999])
+def test_sparsity_inside_its_range(value):
+    assert check_sparsity(value) == value
+
+
+@pytest.mark.parametrize("lam", [-1e-9, float("nan"), float("inf"), float("-inf")])
+def test_lam_outside_its_range(lam):
+    assert faults(regularizer="wcr", lam=lam) == [
+        (("lam",), f"lam: must be >= 0 and finite (it scales a penalty), got {lam:g}")
+    ]
+
+
+def test_lam_needs_a_regularizer():
+    assert faults(lam=1e-5) == [((), "lam: must be 0 without a regularizer (nothing is scaled), got 1e-05")]
+    assert TrialConfig(**FIELDS, regularizer="l1", lam=1e-5).lam == 1e-5
+
+
+@pytest.mark.parametrize("group", ["model", "opt", "reg", "sched"])
+def test_a_knobs_fault_names_the_knob(group):
+    for value in (float("nan"), float("inf"), float("-inf")):
+        assert faults(**{group: {"fine": 1.0, "rho": value}}) == [
+            ((group,), f"{group}/rho: must be finite, got {value}")
+        ]
+    assert faults(**{group: {"betas": (0.9, 0.99)}}) == [
+        ((group,), f"{group}/betas: must be a number, true, false or a word, got (0.9, 0.99)")
+    ]
+
+
+def test_knobs_keep_their_types():
+    knobs = {"width": 16, "rho": 1.0, "adaptive": True, "base": "adamw"}
+    kept = TrialConfig(**FIELDS, opt=knobs).opt
+    assert [(name, type(value), value) for name, value in kept.items()] == [
+        (name, type(value), value) for name, value in knobs.items()
+    ]
+
+
+@pytest.mark.parametrize("field", ["max_epochs", "batch_size", "num_rungs", "train_size"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "many"])
+def test_counts(field, value):
+    ((where, message),) = faults(**{field: value})
+    assert where == (field,)
+    assert message.startswith("Input should be")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_are_what_torch_takes(seed):
+    assert [where for where, _ in faults(seed=seed)] == [("seed",)]
+    assert TrialConfig(**FIELDS, seed=2**63 - 1).seed == 2**63 - 1
+
+
+@pytest.mark.parametrize("scope", ["layerwise", "", "4:2", "0:4", "2:4:8", "2:"])
+def test_unknown_scope(scope):
+    assert faults(scope=scope) == [
+        ((), f"scope: must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got {scope!r}")
+    ]
+
+
+def test_n_of_m_has_one_level():
+    assert TrialConfig(**{**FIELDS, "scope": "2:4", "target_sparsity": 0.5}).levels == (0, 0.5)
+    assert TrialConfig(**{**FIELDS, "scope": "1:3", "target_sparsity": 0.6666666667}).scope == "1:3"
+    assert faults(scope="2:4") == [((), "sparsity: must be 0.5 with scope 2:4 (it has no other), got 0.96")]
+    assert faults(scope="2:4", target_sparsity=0.5, sparsities=[0.25]) == [
+        ((), "sparsity: must be 0.5 with scope 2:4 (it has no other), got 0.25")
+    ]
+
+
+# ---- what follows from a configuration ---------------------------------------------------------------------------
+
+
+def test_key_is_pinned():
+    """Folders and MLflow runs are found by it: where this fails, recorded trials are no longer found."""
+    assert TrialConfig(**FIELDS).key == "ed31ef33f0d6ec5e"
+
+
+def test_key_ignores_the_order_of_fields_and_knobs():
+    one = TrialConfig(**FIELDS, opt={"lr": 0.1, "rho": 0.5})
+    other = TrialConfig(**dict(reversed(FIELDS.items())), opt={"rho": 0.5, "lr": 0.1})
+    assert list(one.opt) != list(other.opt)
+    assert one.key == other.key
+
+
+def test_key_survives_json():
+    config = TrialConfig(**FIELDS, regularizer="wcr", lam=1e-5 / 3, sparsities=(0.9, 0.1 + 0.2), opt={"lr": 1e-300})
+    assert TrialConfig.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))).key == config.key
+
+
+CHANGES = {
+    "task": None,  # there is one so far
+    "dataset": "cifar10",
+    "architecture": "resnet18",
+    "model": {"width": 8},
+    "train_size": 100,
+    "optimizer": "sam",
+    "opt": {"lr": 0.2},
+    "regularizer": "l1",
+    "reg": {"eps": 1e-9},
+    "lam": 1e-5,
+    "schedule": "cosine",
+    "sched": {"gamma": 0.5},
+    "max_epochs": 41,
+    "batch_size": 65,
+    "num_rungs": 9,
+    "criterion": "random",
+    "scope": "uniform",
+    "target_sparsity": 0.97,
+    "sparsities": (0.5,),
+    "seed": 1,
+    "read_test": True,
+}
+
+
+def test_key_depends_on_every_field():
+    assert list(CHANGES) == list(TrialConfig.model_fields)
+    base = {**FIELDS, "regularizer": "wcr"}
+    configs = [base, *({**base, name: value} for name, value in CHANGES.items() if value is not None)]
+    keys = [TrialConfig(**fields).key for fields in configs]
+    assert len(set(keys)) == len(CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("target", "others", "levels"),
+    [
+        (0.96, (), (0, 0.96)),
+        (0.96, (0.98, 0.9), (0, 0.9, 0.96, 0.98)),
+        (0.96, (0.96, 0.0, 0.5, 0.5), (0, 0.5, 0.96)),
+        (0.0, (), (0,)),
+    ],
+)
+def test_levels(target, others, levels):
+    assert TrialConfig(**{**FIELDS, "target_sparsity": target}, sparsities=others).levels == levels
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "num_rungs", "rungs"),
+    [
+        (1, 8, (1,)),
+        (3, 8, (1, 2, 3)),
+        (8, 8, (1, 2, 3, 4, 5, 6, 7, 8)),
+        (10, 4, (2, 5, 8, 10)),  # 2.5, 5, 7.5, 10: halves to the even one
+        (200, 8, (25, 50, 75, 100, 125, 150, 175, 200)),
+        (200, 1, (200,)),
+    ],
+)
+def test_rungs(max_epochs, num_rungs, rungs):
+    assert TrialConfig(**{**FIELDS, "max_epochs": max_epochs}, num_rungs=num_rungs).rungs == rungs
+
+
+def test_rungs_rise_to_the_last_epoch():
+    for max_epochs in range(1, 40):
+        for num_rungs in range(1, 45):
+            rungs = TrialConfig(**{**FIELDS, "max_epochs": max_epochs}, num_rungs=num_rungs).rungs
+            assert len(rungs) == min(max_epochs, num_rungs)
+            assert rungs[-1] == max_epochs
+            assert all(a < b for a, b in zip((0, *rungs), rungs, strict=False))
+
+
+# ---- constructors and their knobs --------------------------------------------------------------------------------
+
+
+def make(first, given, needed, *, optional=2):
+    return (first, given, needed, optional)
+
+
+def test_with_knobs_passes_them_on():
+    assert with_knobs("opt", make, 1, given=2, knobs={"needed": 3}) == (1, 2, 3, 2)
+    assert with_knobs("opt", make, 1, given=2, knobs={"needed": 3, "optional": 4}) == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("knob", ["unknown", "first", "given"])  # the caller's own arguments are no knobs either
+def test_with_knobs_refuses_others(knob):
+    with pytest.raises(ValueError, match=f"^opt: knobs of make must be among needed, optional, got '{knob}'$"):
+        with_knobs("opt", make, 1, given=2, knobs={"needed": 3, knob: 4})
+
+
+def test_with_knobs_misses_one():
+    with pytest.raises(ValueError, match=r"^opt: knobs of make must include needed, got \{'optional': 4\}$"):
+        with_knobs("opt", make, 1, given=2, knobs={"optional": 4})
+
+
+def test_with_knobs_of_a_wrong_type():
+    def halve(x):
+        return x / 2
+
+    with pytest.raises(ValueError, match=r"^opt: knobs must be what halve takes, got \{'x': 'one'\} \(unsupported op"):
+        with_knobs("opt", halve, knobs={"x": "one"})
+
+
+def test_check_name():
+    assert check_name("sparsity.criteria", "magnitude", "criterion") == "magnitude"
+    with pytest.raises(ValueError, match=r"^criterion: must be one of .*magnitude.*, got 'size'$"):
+        check_name("sparsity.criteria", "size", "criterion")
