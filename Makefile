@@ -8,7 +8,7 @@ sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

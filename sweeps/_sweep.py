@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union, get_
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from trainables.config import Knobs, Lam, Sparsity, TrialConfig, check_name
+from trainables.config import Knobs, Lam, Sparsity, TrialConfig, check_name, with_knobs
 
 if TYPE_CHECKING:
     from sweeps._searcher import Arm
@@ -201,6 +201,7 @@ class Sweep(BaseModel):
 
         import sparsity
         from sparsity import masks
+        from trainables.training import Training
 
         arms = self.arms()
         configs = []
@@ -209,13 +210,14 @@ class Sweep(BaseModel):
             configs += [self.trial_config(arm.choices, params) for params in ends]
         for config in configs:
             weight = torch.nn.Parameter(torch.ones(4, 4))
-            masks.rank([weight.detach()], config.scope)
-            sparsity.load("regularizers", config.regularizer)([weight], **config.reg)
-            sparsity.load("optimizers", config.optimizer)([weight], **config.opt)
+            with_knobs("reg", sparsity.load("regularizers", config.regularizer), [weight], knobs=config.reg)
+            with_knobs("opt", sparsity.load("optimizers", config.optimizer), [weight], knobs=config.opt)
         self._check_writable()
-        task = sparsity.find("trainables.tasks", self.task)
-        data = task.load(configs[0], str(self.data_root) if self.data_root else None)
-        task(configs[0], data).build_model()
+        task_class = sparsity.find("trainables.tasks", self.task)
+        data = task_class.load(configs[0], str(self.data_root) if self.data_root else None)
+        task = task_class(configs[0], data)
+        model = Training(task, configs[0]).model
+        masks.rank([weight.detach() for weight in task.prunable(model).values()], self.scope)
         return arms, data
 
     def _check_writable(self) -> None:

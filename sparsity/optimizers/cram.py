@@ -31,7 +31,8 @@ class CrAM(Perturbed):
     penalty included, is g0 and g1. rho = 0 does not turn it off: w' = TopK_s(w) then.
     Departures: exact counts (the authors cut at a percentile), one ranking over all groups (theirs: a group each), and
     "uniform" compresses the first and the last layers too.
-    Cost: 2 gradients a step and a top-k; the base's memory and, within the step, 2.25 x the weights (w, g0, the masks).
+    Cost: 2 gradients a step and a top-k; the base's memory and, within the step, 2.25 x the weights (w, g0, masks) in
+        the second gradient, 4 x in the top-k before it.
     ValueError for no sparsities or one outside [0, 1), an unknown scope, n above m, rho < 0, a seed < 0, an unknown
     base or knob, no closure, or a sparse gradient.
     """

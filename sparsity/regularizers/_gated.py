@@ -101,7 +101,7 @@ class Gated(Regularizer):
             for name, chain in list(chains.items()):
                 if isinstance(cast(parametrize.ParametrizationList, chain)[0], Gate):
                     chain.eval()
-                    # torch deletes the property from the class that attach made, which a deep copy shares with its model
+                    # torch deletes the property from the class that attach made; a deep copy shares it with the model
                     made = type(module)
                     module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
                     parametrize.remove_parametrizations(module, name)
