@@ -43,7 +43,7 @@ def _keep(flat: Tensor, sparsity: float | None) -> Tensor:
         return torch.ones_like(flat, dtype=torch.bool)
     threshold = _kth_smallest(flat, num_removed)
     kept = flat > threshold
-    num_tied_kept = flat.numel() - num_removed - kept.sum()
+    num_tied_kept = flat.numel() - num_removed - kept.count_nonzero()
     if flat.is_cpu and not num_tied_kept:
         return kept  # nearly always; elsewhere to look would be to wait
     return kept | _last(flat == threshold, num_tied_kept)
