@@ -122,7 +122,9 @@ class Records:
                 TrialRecord(entry["trial"], entry["phase"], entry["arm"], entry["number"], entry["config"]),
             )
         elif event == "rung":
-            self.trials[entry["trial"]].rungs.append(entry["report"])
+            rungs = self.trials[entry["trial"]].rungs
+            rungs.append(entry["report"])
+            rungs.sort(key=lambda rung: rung["epoch"])
         elif event == "end":
             trial = self.trials[entry["trial"]]
             trial.status, trial.reason, trial.report = entry["status"], entry["reason"], entry["report"]
@@ -141,7 +143,7 @@ class Records:
 
     def rung(self, key: str, report: Mapping[str, Any]) -> None:
         """A rung's report, once: a retried trial repeats the epochs behind its checkpoint, and computes the same."""
-        if report["epoch"] > max((r["epoch"] for r in self.trials[key].rungs), default=0):
+        if report["epoch"] not in {rung["epoch"] for rung in self.trials[key].rungs}:
             self._write("rung", trial=key, report=report)
 
     def end(self, key: str, *, status: str = "lost", reason: str = "", report: Mapping[str, Any] | None = None) -> None:
@@ -152,6 +154,8 @@ class Records:
             "report": {**(report or {}), "status": status, "reason": reason},
             "notes": [],
         }
+        for rung in result.get("rungs", ()):  # those that a driver was killed before it heard of
+            self.rung(key, rung)
         self._write(
             "end",
             trial=key,

@@ -70,6 +70,9 @@ class ResumableTrial:
             raise ValueError(f"keep: must be one of {', '.join(KEEP)}, got {keep!r}")
         self.config, self.folder, self.keep = config, folder, keep
         self.notes: list[str] = []
+        self.rungs: list[
+            dict[str, Any]
+        ] = []  # kept here too: a driver that is killed may not have heard of the last one
         self.task: Task | None = None
         self.training: Training | None = None
         self._make_task = make_task
@@ -111,25 +114,24 @@ class ResumableTrial:
             terms = training.run_epoch()
         if training.finished:
             return terms
-        metrics = training.evaluate((0.0, config.target_sparsity)).metrics
+        terms |= self._objectives(training.evaluate((0.0, config.target_sparsity)).metrics)
+        self.rungs.append(self._progress(terms))
         self._checkpoint()
-        return terms | self._objectives(metrics)
+        return terms
 
     def _objectives(self, metrics: dict[float, dict[str, float]]) -> dict[str, float]:
         assert self.task is not None
         name = self.task.objective
         return {f"{name}_dense": metrics[0.0][name], f"{name}_pruned": metrics[self.config.target_sparsity][name]}
 
-    def _report(self, status: str, reason: str, terms: dict[str, Any]) -> dict[str, Any]:
+    def _progress(self, terms: dict[str, Any]) -> dict[str, Any]:
         name = self.task.objective if self.task else "acc"
         keys = ("loss", "penalty", "lr", f"{name}_dense", f"{name}_pruned")
-        progress = {"epoch": self.training.epoch, "seconds": self.training.seconds} if self.training else {}
-        return {
-            **{"epoch": 0, "seconds": 0.0, **progress},
-            **{key: terms.get(key) for key in keys},
-            "status": status,
-            "reason": reason,
-        }
+        done = (self.training.epoch, self.training.seconds) if self.training else (0, 0.0)
+        return {"epoch": done[0], "seconds": done[1], **{key: terms.get(key) for key in keys}}
+
+    def _report(self, status: str, reason: str, terms: dict[str, Any]) -> dict[str, Any]:
+        return {**self._progress(terms), "status": status, "reason": reason}
 
     def _finish(self, terms: dict[str, Any]) -> dict[str, Any]:
         assert self.training is not None
@@ -175,6 +177,7 @@ class ResumableTrial:
         result = {
             "report": self._report(status, reason, terms),
             "config": self.config.model_dump(mode="json"),
+            "rungs": self.rungs,
             "notes": self.notes,
             **more,
         }
@@ -186,7 +189,7 @@ class ResumableTrial:
 
     def _checkpoint(self) -> None:
         assert self.training is not None
-        state = self.training.state_dict()
+        state = {**self.training.state_dict(), "rungs": self.rungs}
         latest = self.folder / "checkpoint.pt"
         if latest.exists():
             os.replace(latest, self.folder / "checkpoint.previous.pt")
@@ -200,14 +203,12 @@ class ResumableTrial:
             if not path.exists():
                 continue
             try:
-                self.training.load_state_dict(read_checkpoint(path))
+                state = read_checkpoint(path)
+                self.training.load_state_dict(state)
+                self.rungs = state["rungs"]
                 return
             except Exception as error:  # truncated or altered: the one before it is as good
                 first_line = (str(error).splitlines() or [""])[0]
                 self.notes.append(f"{name}: could not be read ({type(error).__name__}: {first_line}), passed over")
                 path.unlink()  # or the next checkpoint would make it the previous one
                 self.training = Training(self.training.task, self.config)
-
-    def discard(self) -> None:
-        """Forget everything that lies in the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)

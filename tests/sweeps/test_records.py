@@ -216,3 +216,18 @@ def test_a_dead_tracking_server_neither_raises_nor_loses_anything(recorder, monk
     assert left == len(recorder.records.journal.path.read_text().splitlines())
     assert len(warnings) == 1
     assert "MLflow at http://127.0.0.1:9 is not reached" in warnings[0]
+
+
+def test_a_rung_that_a_killed_driver_did_not_hear_of_is_found_in_the_trials_result(recorder):
+    records = recorder.records
+    records.start("abc", phase="search", arm="sgd + none", number=0, config={})
+    records.rung("abc", {"epoch": 1, "loss": 3.0})
+    records.rung("abc", {"epoch": 3, "loss": 1.0})  # 2 was trained and kept in the checkpoint; then the driver died
+    rungs = [{"epoch": epoch, "loss": 4.0 - epoch} for epoch in (1, 2, 3)]
+    folder = records.trial_folder("abc")
+    folder.mkdir(parents=True)
+    result = {"report": {"status": "finished", "reason": "", "epoch": 4}, "notes": [], "rungs": rungs}
+    (folder / "result.json").write_text(json.dumps(result))
+    records.end("abc")
+    assert records.trials["abc"].rungs == rungs
+    assert Records.replay(records.folder).trials["abc"].rungs == rungs
