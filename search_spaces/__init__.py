@@ -2,5 +2,6 @@
 
 A file is an architecture family. `SPACE` maps a parameter to its distribution, or, where it exists only beside certain
 choices, to `{parent: {choice: distribution}}`: rho only beside SAM-family optimizers, each with a range of its own.
-`KNOWN` has the same shape, a value in the place of a distribution: each arm's first trial.
+`KNOWN` has the same shape, a value in the place of a distribution: each arm's first trial. So has `FIXED`: what a
+method needs in the place of the value that a sweep gives to all.
 """

@@ -165,12 +165,12 @@ def as_tables(summary: Mapping[str, Any]) -> RenderableType:
     """For a terminal."""
     parts: list[RenderableType] = []
     for title, header, rows in tabulate(summary):
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for i, name in enumerate(header):
             table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        parts += [table, ""]
+        parts += [Text(title, style="bold"), table, ""]
     for failure in summary["failures"]:
         parts.append(Text(f"{failure['arm']} {failure['trial']}: {failure['status']}: {failure['reason']}", "yellow"))
     return Group(*parts, Text(headline(summary), style="bold green"))

@@ -38,13 +38,15 @@ def default_runs() -> Path:
 class Sweep(BaseModel):
     """Which task, which search space, which budget. A file of sweeps/ makes one and calls its `main()`.
 
-    space and known are data from `search_spaces/`. ValueError (pydantic's, or `run`'s) has one line a fault.
+    space, known and fixed (what a method needs in the place of the sweep's own value) are data from `search_spaces/`.
+    ValueError (pydantic's, or `run`'s) has one line a fault.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     space: dict[str, Any]
     known: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
 
     name: str = knob("", WHERE, "folder below --runs and experiment in MLflow; the dataset's name by default")
     task: str = "cnn"
@@ -64,6 +66,9 @@ class Sweep(BaseModel):
     lam: Lam | None = knob(None, SEARCH, "hold the penalty's strength at this value instead of searching")
     rho: float | None = knob(None, SEARCH, "hold the SAM-family radius (units of w) at this value instead of searching")
     criterion: str = knob("magnitude", SEARCH, "what ranks weights for pruning")
+    crit: Knobs = knob({}, SEARCH, "argument of the criterion, KEY=VALUE; repeatable")
+    min_kept: int = knob(0, SEARCH, "weights that each tensor keeps at least", ge=0)
+    recalibrate: bool = knob(False, SEARCH, "also record what BatchNorm statistics estimated anew after pruning give")
     scope: str = knob("global", SEARCH, "what is ranked together: global, uniform (each tensor), or N:M as 2:4")
     target_sparsity: Sparsity = knob(0.96, SEARCH, "fraction of prunable weights removed for the objective, in [0, 1)")
     sparsities: tuple[Sparsity, ...] = knob((), SEARCH, "also evaluate at this sparsity; repeatable", "sparsity")
@@ -134,8 +139,8 @@ class Sweep(BaseModel):
             for name, field in type(self).model_fields.items()
             if not isinstance(field.json_schema_extra, dict) or field.json_schema_extra["panel"] in (WHAT, SEARCH)
         }
-        fields = (fields | {"num_rungs", "seed"}) - {"reuse_best", "space", "known"}
-        described = {"space": describe_space(self.space), "known": self.known}
+        fields = (fields | {"num_rungs", "seed"}) - {"reuse_best", "space", "known", "fixed"}
+        described = {"space": describe_space(self.space), "known": self.known, "fixed": self.fixed}
         return self.model_dump(mode="json", include=fields) | json.loads(json.dumps(described))
 
     def arms(self) -> "list[Arm]":
@@ -171,10 +176,11 @@ class Sweep(BaseModel):
     def trial_config(self, choices: Mapping[str, str], params: Mapping[str, Any], **more: Any) -> TrialConfig:
         """The configuration of a trial: the sweep's own values, the arm's choices, and what the search proposed."""
         import sparsity
+        from sweeps._searcher import resolve
 
         choices = {"regularizer": "none", "optimizer": "sgd", **choices}
         fields: dict[str, Any] = {name: getattr(self, name) for name in TrialConfig.model_fields if hasattr(self, name)}
-        for group in ("model", "opt", "reg", "sched"):
+        for group in ("model", "opt", "reg", "sched", "crit"):
             fields[group] = dict(fields[group])
         fields["lam"] = 0.0 if choices["regularizer"] == "none" else (self.lam or 0.0)
         if choices["regularizer"] == "none":
@@ -184,7 +190,8 @@ class Sweep(BaseModel):
             if "rho" in inspect.signature(optimizer).parameters:
                 fields["opt"]["rho"] = self.rho
         fields |= choices
-        for name, value in params.items():
+        fixed = {name: resolve(rule, choices) for name, rule in self.fixed.items()}
+        for name, value in ({k: v for k, v in fixed.items() if v is not None} | dict(params)).items():
             group, _, key = name.rpartition("/")
             (fields[group] if group else fields)[key] = value
         return TrialConfig.model_validate(fields | more)
@@ -282,7 +289,7 @@ def make_command(sweep: Sweep) -> Callable[..., None]:
     def command(**given: Any) -> None:
         try:
             chosen = {name: value for name, value in given.items() if value not in (None, [])}
-            for name in ("model", "opt", "sched", "reg"):
+            for name in ("model", "opt", "sched", "reg", "crit"):
                 if name in chosen:
                     chosen[name] = {**getattr(sweep, name), **parse_knobs(name, chosen[name])}
             own = {name: getattr(sweep, name) for name in sweep.model_fields_set}

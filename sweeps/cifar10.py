@@ -12,6 +12,7 @@ SWEEP = Sweep(
     architecture="resnet18",
     space=cnn.SPACE,
     known=cnn.KNOWN,
+    fixed=cnn.FIXED,
     target_sparsity=0.96,
     sparsities=(0.9, 0.92, 0.94, 0.97, 0.98),
     max_epochs=200,

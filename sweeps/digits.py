@@ -13,6 +13,7 @@ SWEEP = Sweep(
     model={"width": 16, "depth": 3},
     space=small_cnn.SPACE,
     known=small_cnn.KNOWN,
+    fixed=small_cnn.FIXED,
     target_sparsity=0.96,
     sparsities=(0.9, 0.94, 0.98),
     max_epochs=40,

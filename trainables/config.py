@@ -97,7 +97,10 @@ class TrialConfig(BaseModel):
     batch_size: int = Field(ge=1)
     num_rungs: int = Field(8, ge=1)
     criterion: Annotated[str, named("sparsity.criteria", "criterion")] = "magnitude"
+    crit: Knobs = {}
     scope: str = "global"
+    min_kept: int = Field(0, ge=0)
+    recalibrate: bool = False
     target_sparsity: Sparsity
     sparsities: tuple[Sparsity, ...] = ()
     seed: int = Field(0, ge=0, lt=2**63)
@@ -107,6 +110,10 @@ class TrialConfig(BaseModel):
     def _knobs_have_one_place(self) -> "TrialConfig":
         if self.regularizer == "none" and self.lam > 0:
             raise ValueError(f"lam: must be 0 without a regularizer (nothing is scaled), got {self.lam:g}")
+        if self.recalibrate and self.criterion == "compensation":
+            raise ValueError(
+                "recalibrate: must be off with compensation (it would undo the shifts in BatchNorm), got on"
+            )
         return self
 
     @model_validator(mode="after")
@@ -126,8 +133,11 @@ class TrialConfig(BaseModel):
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that stand for this configuration: the trial's folder, its tag in the records."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """16 hexadecimal digits that stand for this configuration: the trial's folder, its tag in the records.
+
+        Of what differs from the defaults, so that a field that is added later changes no key there is.
+        """
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

@@ -57,19 +57,33 @@ def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
         "inputs": lambda: task.inputs(batch()),
     }
     asked = inspect.signature(criterion).parameters
-    return criterion(weights, **{name: give() for name, give in givers.items() if name in asked})
+    given = {name: give() for name, give in givers.items() if name in asked}
+    return with_knobs("crit", criterion, weights, knobs=config.crit, **given)
+
+
+def recalibrated(task: Task, pruned: nn.Module, config: TrialConfig) -> nn.Module:
+    """A copy whose BatchNorm statistics are estimated anew, as plain means over one epoch of training batches.
+
+    Without pruning's shift of every activation undone like this, much of what pruning costs is statistics that no
+    longer fit. The papers prune without it, so both are recorded.
+    """
+    copied = copy.deepcopy(pruned)
+    batches = task.batches("train", config.batch_size, seed=config.seed)
+    torch.optim.swa_utils.update_bn((task.inputs(batch) for batch in batches), copied)
+    return copied
 
 
 def evaluate_pruned(
     task: Task, model: nn.Module, config: TrialConfig, sparsities: tuple[float, ...], split: str
 ) -> Evaluation:
-    """Prune a copy at each level, from one ranking, and evaluate it. No retraining, nothing re-estimated.
+    """Prune a copy at each level, from one ranking, and evaluate it, without retraining.
 
-    Level 0 is the model as it is, whatever the scope.
+    Level 0 is the model as it is, whatever the scope. With `recalibrate`, each metric comes a second time, with
+    `_recalibrated` behind its name: what the same weights give after their BatchNorm statistics are estimated anew.
     """
     pruned = copy.deepcopy(model).eval()
     scores = score(task, pruned, config)
-    ranking = masks.rank(scores, config.scope)
+    ranking = masks.rank(scores, config.scope, min_kept=config.min_kept)
     dense, targets = task.prunable(model), task.prunable(pruned)
     metrics: dict[float, dict[str, float]] = {}
     kept: dict[float, dict[str, Tensor]] = {}
@@ -85,6 +99,9 @@ def evaluate_pruned(
             shifted[level] = scores.state(cut)  # type: ignore[attr-defined]
             scores.compensate(pruned, cut)
         metrics[level] = task.evaluate(pruned, split)
+        if config.recalibrate:
+            again = task.evaluate(recalibrated(task, pruned, config), split)
+            metrics[level] |= {f"{name}_recalibrated": value for name, value in again.items()}
     return Evaluation(metrics, kept, shifted)
 
 

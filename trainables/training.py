@@ -86,9 +86,11 @@ class Training:
         regularizer = sparsity.load("regularizers", config.regularizer)
         self.regularizer = with_knobs("reg", regularizer, weights, knobs=config.reg).to(task.device)
         self.regularizer.attach(self.model)
-        parameters = dict.fromkeys((*self.model.parameters(), *self.regularizer.parameters()))  # gates are in both
-        trained = [p for p in parameters if p.requires_grad]
-        self.optimizer = with_knobs("opt", sparsity.load("optimizers", config.optimizer), trained, knobs=config.opt)
+        gates = dict.fromkeys(self.regularizer.parameters())  # once attached, they are the model's parameters too
+        groups: list[dict] = [{"params": [p for p in self.model.parameters() if p.requires_grad and p not in gates]}]
+        if gates:
+            groups.append({"params": list(gates), "weight_decay": 0.0})  # decay would pull a gate's logit to half open
+        self.optimizer = with_knobs("opt", sparsity.load("optimizers", config.optimizer), groups, knobs=config.opt)
         self.schedule = with_knobs(
             "sched",
             sparsity.find("trainables.schedules", config.schedule),
