@@ -203,3 +203,10 @@ def test_looking_at_records_that_are_not_there(tmp_path, monkeypatch, capfd):
             app(arguments)
         assert left.value.code == 2
         assert capfd.readouterr().err.strip() == message
+
+
+def test_a_method_gets_what_it_needs_in_the_place_of_the_sweeps_own_value():
+    space = {"optimizer": load_sweep("digits").space["optimizer"]}
+    sweep = make(space=space, opt={"lr": 0.1, "weight_decay": 0.01}, fixed={"opt/lr": {"optimizer": {"sam": 1.0}}})
+    assert sweep.trial_config({"optimizer": "sam"}, {}).opt == {"lr": 1.0, "weight_decay": 0.01}
+    assert sweep.trial_config({"optimizer": "sgd"}, {}).opt == {"lr": 0.1, "weight_decay": 0.01}

@@ -372,3 +372,58 @@ def test_describe_layers_at_the_ends(trained):
     assert layers[1]["histogram"][46] == 1  # log10(0.5) = -0.301 in bins of 1/6 from -8: (7.699 * 6) = 46.2
     assert (layers[2]["histogram"][0], layers[2]["histogram"][-1]) == (wide.numel() * 3 // 4, wide.numel() // 4)
     assert math.isfinite(layers[2]["hoyer"])
+
+
+# ---- options of pruning ------------------------------------------------------------------------------------------
+
+
+def test_recalibrated_statistics_are_the_means_over_the_training_batches(trained, tiny):
+    task, model = trained
+    config = tiny(batch_size=32)
+    pruned = copy.deepcopy(model).eval()
+    first = next(m for m in pruned.modules() if isinstance(m, torch.nn.Conv2d))
+    with torch.no_grad():
+        first.weight[0] = 0
+    again = pruning.recalibrated(task, pruned, config)
+    norm = next(m for m in again.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    outputs = [first(images).detach().numpy() for images, _ in task.batches("train", 32, seed=config.seed)]
+    np.testing.assert_allclose(norm.running_mean, np.mean([o.mean((0, 2, 3)) for o in outputs], 0), atol=1e-6)
+    variances = [o.var((0, 2, 3), ddof=1) for o in outputs]
+    np.testing.assert_allclose(norm.running_var, np.mean(variances, 0), rtol=1e-4, atol=1e-7)
+    assert not again.training
+
+
+def test_recalibration_is_recorded_beside_what_the_papers_measure(trained, tiny):
+    task, model = trained
+    plain = evaluate_pruned(task, model, tiny(), LEVELS, "validation").metrics
+    both = evaluate_pruned(task, model, tiny(recalibrate=True), LEVELS, "validation").metrics
+    for level in LEVELS:
+        assert {name: both[level][name] for name in ("acc", "loss")} == plain[level]
+        assert set(both[level]) == {"acc", "loss", "acc_recalibrated", "loss_recalibrated"}
+    assert both[0.9]["loss_recalibrated"] != both[0.9]["loss"]
+
+
+def test_recalibration_would_undo_compensation_and_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"recalibrate: must be off with compensation \(it would undo the shifts"):
+        tiny(recalibrate=True, criterion="compensation")
+
+
+@pytest.mark.parametrize("min_kept", [0, 3])
+def test_min_kept_leaves_each_tensor_something(trained, tiny, min_kept):
+    task, model = trained
+    kept = evaluate_pruned(task, model, tiny(min_kept=min_kept), (0.97,), "validation").masks[0.97]
+    counts = [int(mask.sum()) for mask in kept.values()]
+    total = sum(mask.numel() for mask in kept.values())
+    assert sum(counts) == total - round(0.97 * total)
+    assert min(counts) >= min_kept
+
+
+def test_a_criterion_takes_its_knobs_from_the_configuration(trained, tiny):
+    task, model = trained
+    exact, probed = (
+        pruning.score(task, copy.deepcopy(model).eval(), tiny(criterion="compensation", crit=crit))
+        for crit in ({}, {"num_probes": 1})
+    )
+    assert any(not torch.equal(a, b) for a, b in zip(exact, probed, strict=True))
+    with pytest.raises(ValueError, match=r"crit: knobs of magnitude must be among \(none\), got 'num_probes'"):
+        pruning.score(task, model, tiny(crit={"num_probes": 1}))

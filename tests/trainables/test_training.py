@@ -304,3 +304,12 @@ def test_load_task_loads_the_data(tiny):
     assert task.steps_per_epoch(32) == 4
     with pytest.raises(ValueError, match="dataset: must be one of"):
         load_task(TrialConfig.model_validate({**tiny().model_dump(), "dataset": "mnist"}))
+
+
+def test_gates_are_not_decayed(tiny, make_task):
+    config = tiny(regularizer="l0_hard_concrete", lam=1e-3, opt={"lr": 0.05, "weight_decay": 0.1})
+    training = Training(make_task(config), config)
+    weights, gates = training.optimizer.param_groups
+    assert (weights["weight_decay"], gates["weight_decay"]) == (0.1, 0.0)
+    assert set(gates["params"]) == set(training.regularizer.parameters())
+    assert not set(gates["params"]) & set(weights["params"])
