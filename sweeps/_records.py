@@ -164,6 +164,7 @@ class Records:
             report=result["report"],
             curve=result.get("curve", []),
             test=result.get("test"),
+            diagnostics=result.get("diagnostics", {}),
             notes=result["notes"],
         )
 
@@ -551,6 +552,8 @@ def metrics_of(entry: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
         if name != "epoch" and isinstance(value, int | float):
             yield name, value, report.get("epoch", 0)
     if entry["event"] == "end":
+        for name, value in entry.get("diagnostics", {}).items():
+            yield name, value, report["epoch"]
         for split, rows in (("", entry["curve"]), ("test_", entry["test"] or ())):
             for row in rows:
                 for name, value in row.items():

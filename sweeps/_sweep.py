@@ -69,6 +69,13 @@ class Sweep(BaseModel):
     crit: Knobs = knob({}, SEARCH, "argument of the criterion, KEY=VALUE; repeatable")
     min_kept: int = knob(0, SEARCH, "weights that each tensor keeps at least", ge=0)
     recalibrate: bool = knob(False, SEARCH, "also record what BatchNorm statistics estimated anew after pruning give")
+    num_sharpness_batches: int = knob(
+        0,
+        SEARCH,
+        "batches of 1024 over which the largest Hessian eigenvalue is averaged at a trial's end",
+        "sharpness",
+        ge=0,
+    )
     scope: str = knob("global", SEARCH, "what is ranked together: global, uniform (each tensor), or N:M as 2:4")
     target_sparsity: Sparsity = knob(0.96, SEARCH, "fraction of prunable weights removed for the objective, in [0, 1)")
     sparsities: tuple[Sparsity, ...] = knob((), SEARCH, "also evaluate at this sparsity; repeatable", "sparsity")

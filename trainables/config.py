@@ -101,6 +101,7 @@ class TrialConfig(BaseModel):
     scope: str = "global"
     min_kept: int = Field(0, ge=0)
     recalibrate: bool = False
+    num_sharpness_batches: int = Field(0, ge=0)
     target_sparsity: Sparsity
     sparsities: tuple[Sparsity, ...] = ()
     seed: int = Field(0, ge=0, lt=2**63)

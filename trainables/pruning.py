@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 import sparsity
 from sparsity import masks
+from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
 from trainables.config import TrialConfig, with_knobs
 from trainables.datasets._images import one_line
 from trainables.tasks._base import Task
@@ -27,6 +29,7 @@ __all__ = ["Evaluation", "evaluate_pruned", "load_pruned", "save_pruned"]
 
 CALIBRATION_BATCH = 512
 HISTOGRAM_BINS = 60
+SHARPNESS_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -106,31 +109,32 @@ def evaluate_pruned(
 
 
 def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) -> list[dict]:
-    """Per prunable weight: what was kept of it and how concentrated it was before (a as |w|, n its elements).
-
-    abs_variance = mean(a^2) - mean(a)^2; hoyer = |w|_1^2 / (n |w|_2^2), in [1/n, 1], lower is sparser; energy_kept is
-    the fraction of |w|_2^2 under the mask; histogram counts log10(a) in 60 equal bins over [-8, 2], ends included.
-    """
+    """Per prunable weight: its name and shape, `sparsity.diagnostics.layer_statistics` of it and its mask, and a
+    histogram that counts log10|w| in 60 equal bins over [-8, 2], what lies outside at the ends."""
     layers = []
     for name, weight in task.prunable(model).items():
-        a = weight.detach().double().abs().flatten().cpu()
-        mask = kept[name].flatten().cpu()
-        energy = a.square().sum()
-        counts = torch.histc(a.clamp(1e-8, 1e2).log10(), HISTOGRAM_BINS, -8, 2)
-        layers.append(
-            {
-                "name": name,
-                "shape": list(weight.shape),
-                "num_weights": a.numel(),
-                "num_kept": int(mask.sum()),
-                "abs_mean": a.mean().item(),
-                "abs_variance": a.var(correction=0).item(),
-                "hoyer": (a.sum() ** 2 / (a.numel() * energy)).item() if energy > 0 else 1.0,
-                "energy_kept": (a[mask].square().sum() / energy).item() if energy > 0 else 0.0,
-                "histogram": counts.int().tolist(),
-            }
-        )
+        magnitudes = weight.detach().double().abs().flatten().cpu()
+        counts = torch.histc(magnitudes.clamp(1e-8, 1e2).log10(), HISTOGRAM_BINS, -8, 2)
+        statistics = layer_statistics(weight, kept[name])
+        layers.append({"name": name, "shape": list(weight.shape), **statistics, "histogram": counts.int().tolist()})
     return layers
+
+
+def diagnose(task: Task, model: nn.Module, config: TrialConfig, evaluation: Evaluation) -> dict[str, float]:
+    """loss_gap: the loss after pruning at the target sparsity less the dense one, of the split that was evaluated.
+    sharpness, where `num_sharpness_batches` says so: the largest eigenvalue of the Hessian of the training loss in all
+    trained parameters, mean over so many batches of 1024 unaugmented images (WCR paper: 12, 20 iterations)."""
+    dense, pruned = (evaluation.metrics[level]["loss"] for level in (0.0, config.target_sparsity))
+    found = {"loss_gap": pruned - dense}
+    if config.num_sharpness_batches:
+        model = copy.deepcopy(model).eval()
+        batches = itertools.islice(task.batches("train", SHARPNESS_BATCH), config.num_sharpness_batches)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        generator = torch.Generator(task.device).manual_seed(config.seed)
+        found["sharpness"] = hessian_eigenvalue(
+            lambda batch: task.loss(model, batch), parameters, list(batches), generator=generator
+        )
+    return found
 
 
 def save_pruned(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from trainables.config import TrialConfig
-from trainables.pruning import describe_layers, save_pruned
+from trainables.pruning import describe_layers, diagnose, save_pruned
 from trainables.tasks._base import Task
 from trainables.training import Diverged, Training
 
@@ -170,6 +170,7 @@ class ResumableTrial:
             terms | self._objectives(evaluation.metrics),
             curve=[{"sparsity": level, **values} for level, values in evaluation.metrics.items()],
             test=[{"sparsity": level, **values} for level, values in test.items()] if test else None,
+            diagnostics=diagnose(task, model, config, evaluation),
             layers=layers,
         )
 

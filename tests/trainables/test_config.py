@@ -174,6 +174,7 @@ CHANGES = {
     "scope": "uniform",
     "min_kept": 1,
     "recalibrate": True,
+    "num_sharpness_batches": 1,
     "target_sparsity": 0.97,
     "sparsities": (0.5,),
     "seed": 1,

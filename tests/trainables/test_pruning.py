@@ -427,3 +427,19 @@ def test_a_criterion_takes_its_knobs_from_the_configuration(trained, tiny):
     assert any(not torch.equal(a, b) for a, b in zip(exact, probed, strict=True))
     with pytest.raises(ValueError, match=r"crit: knobs of magnitude must be among \(none\), got 'num_probes'"):
         pruning.score(task, model, tiny(crit={"num_probes": 1}))
+
+
+def test_diagnostics_of_a_trial(trained, tiny):
+    task, model = trained
+    evaluation = evaluate_pruned(task, model, tiny(), (0.0, 0.5), "validation")
+    found = pruning.diagnose(task, model, tiny(), evaluation)
+    assert found == {"loss_gap": evaluation.metrics[0.5]["loss"] - evaluation.metrics[0.0]["loss"]}
+    sharp = pruning.diagnose(task, model, tiny(num_sharpness_batches=1), evaluation)["sharpness"]
+    plain = copy.deepcopy(model).eval()  # the curvature along any direction is at most the largest eigenvalue
+    images, labels = next(task.batches("train", 1024))
+    parameters = list(plain.parameters())
+    gradients = torch.autograd.grad(F.cross_entropy(plain(images), labels), parameters, create_graph=True)
+    norm = torch.stack([g.square().sum() for g in gradients]).sum()
+    product = torch.autograd.grad(norm, parameters)
+    curvature = sum((g * p).sum() for g, p in zip(gradients, product, strict=True)) / (2 * norm)
+    assert 0 < curvature.item() <= sharp * 1.01
