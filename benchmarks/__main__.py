@@ -46,7 +46,7 @@ def main() -> None:
                 table.add_row(variant, milliseconds, f"{low:.1f} to {high:.1f}", f"{measured['ratio']:.3f}")
             console.print(table)
     RESULTS.mkdir(exist_ok=True)
-    slug = "".join(c if c.isalnum() else "-" for c in record["device"].lower()).strip("-")
+    slug = "-".join("".join(c if c.isalnum() else " " for c in record["device"].lower()).split())
     path = RESULTS / f"{record['date']}-{slug[:60]}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     console.print(f"\nwritten to {path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else f"\n{path}")
