@@ -383,8 +383,7 @@ class MlflowCopy:
         if found is not None:
             return found.experiment_id
         place = (self.artifacts / self.sweep).as_uri() if self.artifacts else None
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on training runs
-        return self.client.create_experiment(self.sweep, artifact_location=place, tags=tags)
+        return self.client.create_experiment(self.sweep, artifact_location=place)
 
     def ship(self, entries: list[dict]) -> None:
         from mlflow.entities import Metric
