@@ -304,8 +304,8 @@ class Phases:
         if self.confirm is None:
             if not self.search.ended():
                 return None
-            self.confirm = FixedTrials(self.confirmations())
-            self.num_confirm = len(self.confirmations())
+            confirmations = self.confirmations()
+            self.confirm, self.num_confirm = FixedTrials(confirmations), len(confirmations)
         while isinstance(proposal := self.confirm.next(), Proposal):
             if self.outcome(proposal.config.key) is None:
                 return proposal

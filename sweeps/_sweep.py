@@ -152,7 +152,6 @@ class Sweep(BaseModel):
 
     def arms(self) -> "list[Arm]":
         """The combinations that are searched, each with the parameters that are left to search beside it."""
-        import sparsity
         from sweeps._searcher import Arm, make_arms
 
         arms: list[Arm] = []
@@ -160,12 +159,7 @@ class Sweep(BaseModel):
         chosen = {"optimizer": self.optimizer, "regularizer": self.regularizer}
         for arm in make_arms(self.space, self.known, chosen):
             choices = {"regularizer": "none", "optimizer": "sgd", **arm.choices}
-            held = {}
-            if self.lam is not None and choices["regularizer"] != "none":
-                held["lam"] = self.lam
-            optimizer = sparsity.load("optimizers", choices["optimizer"])
-            if self.rho is not None and "rho" in inspect.signature(optimizer).parameters:
-                held["opt/rho"] = self.rho
+            held = self._held(choices)
             if choices["regularizer"] != "none" and "lam" not in arm.space and "lam" not in held:
                 raise ValueError(f"lam: must be given, as --lam, for {choices['regularizer']} (the space has no range)")
             space = {name: dist for name, dist in arm.space.items() if name not in held}
@@ -180,25 +174,32 @@ class Sweep(BaseModel):
                 )
         return arms
 
+    def _held(self, choices: Mapping[str, str]) -> dict[str, float]:
+        """--lam and --rho, of the methods chosen that have them."""
+        import sparsity
+
+        held = {}
+        if self.lam is not None and choices["regularizer"] != "none":
+            held["lam"] = self.lam
+        optimizer = sparsity.load("optimizers", choices["optimizer"])
+        if self.rho is not None and "rho" in inspect.signature(optimizer).parameters:
+            held["opt/rho"] = self.rho
+        return held
+
     def trial_config(self, choices: Mapping[str, str], params: Mapping[str, Any], **more: Any) -> TrialConfig:
         """The configuration of a trial: the sweep's own values, the arm's choices, and what the search proposed."""
-        import sparsity
         from sweeps._searcher import resolve
 
         choices = {"regularizer": "none", "optimizer": "sgd", **choices}
         fields: dict[str, Any] = {name: getattr(self, name) for name in TrialConfig.model_fields if hasattr(self, name)}
         for group in ("model", "opt", "reg", "sched", "crit"):
             fields[group] = dict(fields[group])
-        fields["lam"] = 0.0 if choices["regularizer"] == "none" else (self.lam or 0.0)
+        fields["lam"] = 0.0
         if choices["regularizer"] == "none":
             fields["reg"] = {}
-        if self.rho is not None:
-            optimizer = sparsity.load("optimizers", choices["optimizer"])
-            if "rho" in inspect.signature(optimizer).parameters:
-                fields["opt"]["rho"] = self.rho
         fields |= choices
-        fixed = {name: resolve(rule, choices) for name, rule in self.fixed.items()}
-        for name, value in ({k: v for k, v in fixed.items() if v is not None} | dict(params)).items():
+        fixed = {name: value for name, rule in self.fixed.items() if (value := resolve(rule, choices)) is not None}
+        for name, value in (fixed | self._held(choices) | dict(params)).items():
             group, _, key = name.rpartition("/")
             (fields[group] if group else fields)[key] = value
         return TrialConfig.model_validate(fields | more)
