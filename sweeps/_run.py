@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,17 +94,29 @@ def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, con
         write_atomically(figure, lambda path: draw_summary(summary).savefig(path, format="png", dpi=150))
         console.print(f"Accuracy against sparsity: {figure}", soft_wrap=True)
     runs = "" if sweep.runs == default_runs() else f" --runs {sweep.runs}"
+    python = this_python()
     if num_waiting:
         console.print(
-            f"MLflow has not got {num_waiting} of the journal's entries: python -m sweeps sync {sweep.name}{runs}",
+            f"MLflow has not got {num_waiting} of the journal's entries: {python} -m sweeps sync {sweep.name}{runs}",
             style="yellow",
         )
     if tracking_uri.startswith("sqlite:"):
         console.print(
-            f"Browse the runs: python -m sweeps ui{runs}        best lam and rho: python -m sweeps best{runs}"
+            f"Browse the runs: {python} -m sweeps ui{runs}        best lam and rho: {python} -m sweeps best{runs}",
+            soft_wrap=True,
         )
     else:
-        console.print(f"Browse the runs: {tracking_uri}        best lam and rho: python -m sweeps best{runs}")
+        console.print(
+            f"Browse the runs: {tracking_uri}        best lam and rho: {python} -m sweeps best{runs}", soft_wrap=True
+        )
+
+
+def this_python() -> str:
+    """How a user who has not activated the environment calls the Python that runs this."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    here = Path(sys.executable)
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 def task_objective(sweep: Sweep) -> str:
