@@ -43,9 +43,10 @@ def title_of(config: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def draw_curve(curve: Sequence[Mapping], test: Sequence[Mapping] | None, config: Mapping[str, Any]) -> Figure:
+def draw_curve(
+    curve: Sequence[Mapping], test: Sequence[Mapping] | None, config: Mapping[str, Any], *, objective: str
+) -> Figure:
     """One trial's metric against sparsity."""
-    objective = next(name for name in curve[0] if name not in ("sparsity", "loss"))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = sparsity_axes(figure, objective)
     for rows, name, style in ((curve, "validation", "o-"), (test, "test", "s--")):
@@ -91,28 +92,26 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
     levels = [float(level) for level in summary["levels"]]
     rows = [*summary["arms"], *summary["confirmed"]]
     optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
-    regularizers = list(dict.fromkeys(row["regularizer"] for row in rows))
+    penalties = list(dict.fromkeys(penalty(row) for row in rows))
 
     def style(row: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "color": COLOURS[regularizers.index(row["regularizer"]) % len(COLOURS)],
+            "color": COLOURS[penalties.index(penalty(row)) % len(COLOURS)],
             "linestyle": DASHES[optimizers.index(row["optimizer"]) % len(DASHES)],
         }
 
     densities = [1 - level for level in levels]
-    confirmed_arms = {(row["optimizer"], row["regularizer"]) for row in summary["confirmed"]}
+    confirmed_arms = {row["arm"] for row in summary["confirmed"]}
     for row in summary["arms"]:
-        arm = (row["optimizer"], row["regularizer"])
         faint = 0.35 if summary["confirmed"] else 1.0
-        label = None if arm in confirmed_arms else f"{arm[0]} + {arm[1]} (1 seed)"
+        label = None if row["arm"] in confirmed_arms else f"{row['arm']} (1 seed)"
         if label or not summary["confirmed"]:
             axes.plot(densities, list(row["curve"].values()), alpha=faint, marker=".", label=label, **style(row))
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for row in summary["confirmed"]:
-        arm = (row["optimizer"], row["regularizer"])
         cells = list(row["test"].values())
-        label = f"{arm[0]} + {arm[1]} (n = {cells[0]['n']}, test)" if arm not in seen else None
-        seen.add(arm)
+        label = f"{row['arm']} (n = {cells[0]['n']}, test)" if row["arm"] not in seen else None
+        seen.add(row["arm"])
         spread = [cell["spread"] or 0.0 for cell in cells]
         axes.errorbar(
             densities, [cell["value"] for cell in cells], spread, marker="o", capsize=3, label=label, **style(row)
@@ -121,3 +120,8 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
     axes.set_title(f"{summary['sweep']}: what is left after pruning")
     axes.legend(fontsize=8)
     return figure
+
+
+def penalty(row: Mapping[str, Any]) -> str:
+    """An arm without its optimizer: what its colour stands for."""
+    return row["arm"].removeprefix(f"{row['optimizer']} + ")

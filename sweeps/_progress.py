@@ -32,10 +32,10 @@ class Progress:
         if self.console.is_terminal:
             self._live.stop()
 
-    def update(self, key: str, label: str, report: dict[str, Any], max_epochs: int) -> None:
+    def update(self, key: str, label: str, report: dict[str, Any], num_epochs: int) -> None:
         """A rung, or the end of a trial."""
         self.rows.pop(key, None)  # to the end
-        self.rows[key] = {"label": label, "max_epochs": max_epochs, **report}
+        self.rows[key] = {"label": label, "num_epochs": num_epochs, **report}
         if report["status"] == "running":
             return
         self.num_done += 1
@@ -70,5 +70,5 @@ class Progress:
         for row in list(self.rows.values())[-LINES_SHOWN:]:
             values = [row.get(name) for name in ("loss", f"{self.objective}_dense", f"{self.objective}_pruned")]
             cells = ["-" if value is None else f"{value:.3f}" for value in values]
-            table.add_row(row["label"], f"{row.get('epoch', 0)}/{row['max_epochs']}", *cells)
+            table.add_row(row["label"], f"{row.get('epoch', 0)}/{row['num_epochs']}", *cells)
         return table

@@ -45,6 +45,7 @@ class TrialRecord:
     curve: list[dict] = field(default_factory=list)  # validation metrics by sparsity
     test: list[dict] | None = None
     notes: list[str] = field(default_factory=list)
+    objective: str = "acc"  # the metric that the search maximizes
 
     @property
     def done(self) -> bool:
@@ -129,6 +130,7 @@ class Records:
             trial = self.trials[entry["trial"]]
             trial.status, trial.reason, trial.report = entry["status"], entry["reason"], entry["report"]
             trial.curve, trial.test, trial.notes = entry["curve"], entry["test"], entry["notes"]
+            trial.objective = entry.get("objective", "acc")
         elif event == "summary":
             self.summary = entry["summary"]
 
@@ -166,6 +168,7 @@ class Records:
             test=result.get("test"),
             diagnostics=result.get("diagnostics", {}),
             notes=result["notes"],
+            objective=result.get("objective", "acc"),
         )
 
     def summarize(self, summary: Mapping[str, Any]) -> None:
@@ -250,7 +253,7 @@ def best(
         config = first.config
         for point in first.curve:
             sparsity = point["sparsity"]
-            metric = next(name for name in point if name not in ("sparsity", "loss"))
+            metric = first.objective
             values = [v for _, trial in group if (v := trial.at(sparsity, metric)) is not None]
             row = {
                 **{name: config[name] for name in wanted},
@@ -485,9 +488,12 @@ class MlflowCopy:
         if entry["status"] == "finished":
             if (folder / "pruned").exists():
                 self.client.log_artifacts(run, str(folder / "pruned"), "pruned")
+            if (folder / "figures").exists():
+                self.client.log_artifacts(run, str(folder / "figures"), "figures")
             config = result["config"]
             self.client.log_dict(run, {"layers": result["layers"]}, "layers.json")
-            self.client.log_figure(run, draw_curve(entry["curve"], entry["test"], config), "curve.png")
+            figure = draw_curve(entry["curve"], entry["test"], config, objective=result.get("objective", "acc"))
+            self.client.log_figure(run, figure, "curve.png")
             self.client.log_figure(run, draw_weights(result["layers"], config), "weights.png")
         status = "FINISHED" if entry["status"] == "finished" else "FAILED"
         self.client.set_terminated(run, status, end_time=milliseconds)

@@ -28,6 +28,7 @@ def level_name(sparsity: float) -> str:
 def describe(trial: TrialRecord) -> dict[str, Any]:
     config = trial.config
     return {
+        "arm": trial.arm,
         "optimizer": config["optimizer"],
         "regularizer": config["regularizer"],
         "lam": None if config["regularizer"] == "none" else config["lam"],
@@ -44,15 +45,19 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
     """The sweep's result so far.
 
     arms: the best search trial of each arm by the objective at the target sparsity (validation, one seed), with its
-    curve. confirmed: configurations trained again on unseen seeds; mean, spread (sample standard deviation) and n over
-    those seeds alone, for validation and test. winner: the best of the confirmed by *validation*, so that its test
-    numbers were not chosen by looking at them; without a confirmation, the best search trial.
+    curve. metrics: what else was measured, dense and at the target sparsity. confirmed: configurations trained again on
+    unseen seeds; mean, spread (sample standard deviation) and n over those seeds alone, for validation and test.
+    winner: the best of the confirmed by *validation*, so that its test numbers were not chosen by looking at them;
+    without a confirmation, the best search trial.
     """
 
     def value(trial: TrialRecord) -> float:
         return trial.report[f"{objective}_pruned"]
 
     search = records.finished("search")
+    measured = search[0].curve if search else []
+    metrics = [name for name in (measured[0] if measured else ()) if name not in ("sparsity", "loss", objective)]
+    ends = list(dict.fromkeys((0.0, target_sparsity)))
     arms: dict[str, list[TrialRecord]] = {}
     for trial in sorted(search, key=lambda t: t.number):
         arms.setdefault(trial.arm, []).append(trial)
@@ -60,7 +65,10 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
     for trials in arms.values():
         top = max(trials, key=value)
         curve = {level_name(p["sparsity"]): p[objective] for p in top.curve}
-        rows.append({**describe(top), "num_trials": len(trials), "curve": curve, "value": value(top)})
+        others = {name: {level_name(s): mean_and_spread([top.at(s, name)]) for s in ends} for name in metrics}  # type: ignore[list-item]
+        rows.append(
+            {**describe(top), "num_trials": len(trials), "curve": curve, "value": value(top), "metrics": others}
+        )
 
     confirmed: dict[str, list[TrialRecord]] = {}
     for trial in sorted(records.finished("confirm"), key=lambda t: t.number):
@@ -78,6 +86,10 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
                 "seeds": [t.config["seed"] for t in trials],
                 "validation": validation,
                 "test": test,
+                "metrics": {
+                    name: {level_name(s): mean_and_spread([t.at(s, name, "test") for t in trials]) for s in ends}  # type: ignore[misc]
+                    for name in metrics
+                },
                 "value": validation[level_name(target_sparsity)]["value"],
                 "checkpoint_trial": trials[0].key,
             }
@@ -95,7 +107,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
         "complete": complete,
         "objective": objective,
         "target_sparsity": target_sparsity,
-        "levels": [level_name(p["sparsity"]) for p in search[0].curve] if search else [],
+        "levels": [level_name(p["sparsity"]) for p in measured],
         "counts": dict(Counter(t.status for t in trials)),
         "seconds": round(sum(t.report.get("seconds") or 0.0 for t in trials), 1),
         "arms": rows,
@@ -120,12 +132,12 @@ def with_spread(cell: Mapping[str, Any]) -> str:
 def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, header, rows of text) of each table."""
     levels, objective = summary["levels"], summary["objective"]
-    keys = ["optimizer", "regularizer", "lam", "rho"]
+    keys = ["arm", "lam", "rho"]
     tables = []
     if summary["arms"]:
         title = f"Best trial of each arm: {objective} after one-shot pruning at each sparsity (validation, 1 seed)"
         rows = [
-            [row["optimizer"], row["regularizer"], number(row["lam"]), number(row["rho"]), str(row["num_trials"])]
+            [row["arm"], number(row["lam"]), number(row["rho"]), str(row["num_trials"])]
             + [f"{row['curve'][level]:.3f}" for level in levels]
             for row in summary["arms"]
         ]
@@ -135,7 +147,7 @@ def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list
             n = max(len(row["seeds"]) for row in summary["confirmed"])
             note = "read once" if split == "test" else "what the winner is chosen by"
             rows = [
-                [row["optimizer"], row["regularizer"], number(row["lam"]), number(row["rho"]), str(len(row["seeds"]))]
+                [row["arm"], number(row["lam"]), number(row["rho"]), str(len(row["seeds"]))]
                 + [with_spread(row[split][level]) for level in levels]
                 for row in summary["confirmed"]
             ]
@@ -143,6 +155,24 @@ def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list
                 f"Confirmed on unseen seeds: {objective}, {split} split ({note}), mean ± standard deviation, n = {n}"
             )
             tables.append((title, [*keys, "n", *levels], rows))
+    described = summary["confirmed"] or summary["arms"]
+    metrics = list(described[0]["metrics"]) if described else []
+    if metrics:
+        split = "test split, mean ± standard deviation" if summary["confirmed"] else "validation, 1 seed"
+        ends = list(described[0]["metrics"][metrics[0]])
+        rows = [
+            [row["arm"], number(row["lam"]), number(row["rho"]), end]
+            + [with_spread(row["metrics"][name][end]) for name in metrics]
+            for row in described
+            for end in ends
+        ]
+        tables.append(
+            (
+                f"Further metrics of these at sparsity {' and '.join(ends)} ({split})",
+                [*keys, "sparsity", *metrics],
+                rows,
+            )
+        )
     return tables
 
 
@@ -158,7 +188,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         got = f"test {summary['objective']} {with_spread(test)} (n = {test['n']}) at sparsity {level}"
     else:
         got = f"validation {summary['objective']} {winner['value']:.3f} (1 seed) at sparsity {level}"
-    return f"Best: {winner['optimizer']} + {winner['regularizer']}, {knobs}: {got}"
+    return f"Best: {winner['arm']}, {knobs}: {got}"
 
 
 def as_tables(summary: Mapping[str, Any]) -> RenderableType:
@@ -167,7 +197,7 @@ def as_tables(summary: Mapping[str, Any]) -> RenderableType:
     for title, header, rows in tabulate(summary):
         table = Table(box=None, pad_edge=False)
         for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
+            table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
         parts += [Text(title, style="bold"), table, ""]

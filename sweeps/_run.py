@@ -190,7 +190,7 @@ def run_trials(
         labels[key] = label(proposal)
         records.start(key, phase=proposal.phase, arm=proposal.arm, number=proposal.number, config=config)
 
-    searcher = TuneSearcher(phases, launch)
+    searcher = TuneSearcher(phases, launch, metric=f"{objective}_pruned")
     already = sum(records.trials[key].done for key in records.trials)
     progress = Progress(
         console,
@@ -246,7 +246,7 @@ class Watch(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         key = result["key"]
         names = {name for name in result if name.split("_")[-1] in ("dense", "pruned")}
-        names |= {"epoch", "loss", "penalty", "lr", "seconds", "status", "reason"}
+        names |= {"epoch", "loss", "penalty", "lr", "seconds", "status", "reason", "weights_left"} & set(result)
         report = {name: result[name] for name in result if name in names}
         if report["status"] == "running":
             self.records.rung(key, {k: v for k, v in report.items() if k not in ("status", "reason")})
@@ -261,7 +261,11 @@ class Watch(tune.Callback):
         self._show(key, self.records.trials[key].report)
 
     def _show(self, key: str, report: dict) -> None:
-        self.progress.update(key, self.labels[key], report, self.records.trials[key].config["max_epochs"])
+        from trainables.training import make_scheme
+
+        config = TrialConfig.model_validate(self.records.trials[key].config)
+        num_epochs = make_scheme(config).num_phases * config.max_epochs
+        self.progress.update(key, self.labels[key], report, num_epochs)
         if report["status"] in ("error", "lost") and not report.get("epoch"):
             self.failures_in_a_row += 1
             if self.failures_in_a_row == FAILURES_IN_A_ROW:

@@ -59,21 +59,29 @@ class Proposal:
 
 
 def make_arms(space: Mapping[str, Any], known: Mapping[str, Any], chosen: Mapping[str, Sequence[str]]) -> list[Arm]:
-    """Every combination of the space's choices (or of `chosen` ones), each with the parameters that exist beside it."""
-    parents = {
-        name: tuple(str(choice) for choice in dist.choices)
-        for name, dist in space.items()
-        if isinstance(dist, CategoricalDistribution)
-    }
-    parents |= {name: tuple(choices) for name, choices in chosen.items() if choices}
+    """Every combination of the space's choices (or of `chosen` ones), each with the parameters that exist beside it.
+
+    A categorical distribution makes arms, also where it exists only beside some choice; the others are searched.
+    """
+    combinations: list[dict[str, str]] = [{}]
+    rules = {**space, **{name: CategoricalDistribution(tuple(names)) for name, names in chosen.items() if names}}
+    for name, rule in rules.items():  # parents stand before what exists beside them
+        combinations = [
+            {**choices, name: str(choice)} if choice is not None else choices
+            for choices in combinations
+            for choice in choices_of(resolve(rule, choices))
+        ]
     arms = []
-    for combination in itertools.product(*parents.values()):
-        choices = dict(zip(parents, combination, strict=True))
-        dimensions = {name: resolve(rule, choices) for name, rule in space.items() if name not in parents}
+    for choices in combinations:
+        dimensions = {name: resolve(rule, choices) for name, rule in space.items() if name not in choices}
         values = {name: resolve(rule, choices) for name, rule in known.items()}
         dimensions = {name: dist for name, dist in dimensions.items() if dist is not None}
         arms.append(Arm(choices, dimensions, {k: v for k, v in values.items() if k in dimensions and v is not None}))
     return arms
+
+
+def choices_of(dist: Any) -> tuple[Any, ...]:
+    return dist.choices if isinstance(dist, CategoricalDistribution) else (None,)
 
 
 def resolve(rule: Any, choices: Mapping[str, str]) -> Any:
@@ -252,8 +260,8 @@ class TuneSearcher(Searcher):
     """Hands proposals to Ray Tune. What became of a trial is read from the records, so nothing is to be told here,
     and nothing of it is pickled: a sweep goes on from the study and the journal, never from Tune's snapshot."""
 
-    def __init__(self, trials: Trials, on_launch: Callable[[str, Proposal], None]):
-        super().__init__(metric="acc_pruned", mode="max")
+    def __init__(self, trials: Trials, on_launch: Callable[[str, Proposal], None], *, metric: str):
+        super().__init__(metric=metric, mode="max")
         self.trials, self.on_launch = trials, on_launch
         self.stopped = False
 

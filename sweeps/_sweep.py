@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweep", "default_runs", "fail"]
 
+# TrialConfig's fields that hold the arguments of something: what `opt/rho` and `--opt rho=0.1` name.
+KNOB_GROUPS = tuple(name for name, field in TrialConfig.model_fields.items() if get_origin(field.annotation) is dict)
 FAILURES_IN_A_ROW = 3  # trials that fail before their first epoch, after which nothing more is launched
 
 
@@ -50,12 +52,19 @@ class Sweep(BaseModel):
 
     name: str = knob("", WHERE, "folder below --runs and experiment in MLflow; the dataset's name by default")
     task: str = "cnn"
+    protocol: Knobs = knob({}, WHAT, "argument of the task, KEY=VALUE, e.g. prune=qk; repeatable")
     dataset: str = knob(..., WHAT, "dataset")
+    data: Knobs = knob({}, WHAT, "argument of the dataset, KEY=VALUE, e.g. image_size=64; repeatable")
     architecture: str = knob(..., WHAT, "network")
     model: Knobs = knob({}, WHAT, "argument of the network, KEY=VALUE, e.g. width=16; repeatable")
-    train_size: int | None = knob(None, WHAT, "training images used; all by default", ge=1)
-    max_epochs: int = knob(..., WHAT, "epochs of a trial", "epochs", ge=1)
-    batch_size: int = knob(128, WHAT, "images a step", ge=1)
+    train_size: int | None = knob(None, WHAT, "training examples used; all by default", ge=1)
+    eval_size: int | None = knob(None, WHAT, "validation and test examples used, of each; all by default", ge=1)
+    scheme: str = knob("one_shot", WHAT, "how often it is trained and pruned: once, or in rounds (imp, concave_mask)")
+    sch: Knobs = knob({}, WHAT, "argument of the scheme, KEY=VALUE, e.g. rounds=3; repeatable")
+    max_epochs: int = knob(..., WHAT, "epochs of a trial, or of a round of its scheme", "epochs", ge=1)
+    patience: int | None = knob(None, WHAT, "stop a trial after so many rungs without a better dense objective", ge=1)
+    batch_size: int = knob(128, WHAT, "examples a step", ge=1)
+    accumulate: int = knob(1, WHAT, "parts a step's batch is computed in, to save memory", ge=1)
     opt: Knobs = knob({"lr": 0.1}, WHAT, "argument of every optimizer, KEY=VALUE, e.g. weight_decay=5e-4; repeatable")
     schedule: str = knob("constant", WHAT, "learning-rate schedule")
     sched: Knobs = knob({}, WHAT, "argument of the schedule, KEY=VALUE; repeatable")
@@ -158,7 +167,7 @@ class Sweep(BaseModel):
         taken: set[str] = set()
         chosen = {"optimizer": self.optimizer, "regularizer": self.regularizer}
         for arm in make_arms(self.space, self.known, chosen):
-            choices = {"regularizer": "none", "optimizer": "sgd", **arm.choices}
+            choices = self._choices(arm.choices)
             held = self._held(choices)
             if choices["regularizer"] != "none" and "lam" not in arm.space and "lam" not in held:
                 raise ValueError(f"lam: must be given, as --lam, for {choices['regularizer']} (the space has no range)")
@@ -173,6 +182,13 @@ class Sweep(BaseModel):
                     f"{name.removeprefix('opt/')}: must be held for a method that has it, none of {tried} has"
                 )
         return arms
+
+    def _choices(self, chosen: Mapping[str, str]) -> dict[str, str]:
+        """An arm's choices with those that they bring along (see `fixed`) and the defaults of the others."""
+        from sweeps._searcher import resolve
+
+        brought = {name: resolve(self.fixed.get(name), chosen) for name in ("regularizer", "optimizer")}
+        return {"regularizer": "none", "optimizer": "sgd", **{k: v for k, v in brought.items() if v}, **chosen}
 
     def _held(self, choices: Mapping[str, str]) -> dict[str, float]:
         """--lam and --rho, of the methods chosen that have them."""
@@ -190,16 +206,15 @@ class Sweep(BaseModel):
         """The configuration of a trial: the sweep's own values, the arm's choices, and what the search proposed."""
         from sweeps._searcher import resolve
 
-        choices = {"regularizer": "none", "optimizer": "sgd", **choices}
+        choices = self._choices(choices)
         fields: dict[str, Any] = {name: getattr(self, name) for name in TrialConfig.model_fields if hasattr(self, name)}
-        for group in ("model", "opt", "reg", "sched", "crit"):
+        for group in KNOB_GROUPS:
             fields[group] = dict(fields[group])
         fields["lam"] = 0.0
         if choices["regularizer"] == "none":
             fields["reg"] = {}
-        fields |= choices
         fixed = {name: value for name, rule in self.fixed.items() if (value := resolve(rule, choices)) is not None}
-        for name, value in (fixed | self._held(choices) | dict(params)).items():
+        for name, value in (fixed | choices | self._held(choices) | dict(params)).items():
             group, _, key = name.rpartition("/")
             (fields[group] if group else fields)[key] = value
         return TrialConfig.model_validate(fields | more)
@@ -216,7 +231,7 @@ class Sweep(BaseModel):
 
         import sparsity
         from sparsity import masks
-        from trainables.training import Training
+        from trainables.training import Training, make_scheme
 
         arms = self.arms()
         configs = []
@@ -227,6 +242,7 @@ class Sweep(BaseModel):
             weight = torch.nn.Parameter(torch.ones(4, 4))
             with_knobs("reg", sparsity.load("regularizers", config.regularizer), [weight], knobs=config.reg)
             with_knobs("opt", sparsity.load("optimizers", config.optimizer), [weight], knobs=config.opt)
+            make_scheme(config)
         self._check_writable()
         task_class = sparsity.find("trainables.tasks", self.task)
         data = task_class.load(configs[0], str(self.data_root) if self.data_root else None)
@@ -297,7 +313,7 @@ def make_command(sweep: Sweep) -> Callable[..., None]:
     def command(**given: Any) -> None:
         try:
             chosen = {name: value for name, value in given.items() if value not in (None, [])}
-            for name in ("model", "opt", "sched", "reg", "crit"):
+            for name in KNOB_GROUPS:
                 if name in chosen:
                     chosen[name] = {**getattr(sweep, name), **parse_knobs(name, chosen[name])}
             own = {name: getattr(sweep, name) for name in sweep.model_fields_set}

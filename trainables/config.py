@@ -82,10 +82,13 @@ class TrialConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Annotated[str, named("trainables.tasks", "task")] = "cnn"
+    protocol: Knobs = {}
     dataset: str
+    data: Knobs = {}
     architecture: Annotated[str, named("trainables.architectures", "architecture")]
     model: Knobs = {}
     train_size: int | None = Field(None, ge=1)
+    eval_size: int | None = Field(None, ge=1)
     optimizer: Annotated[str, named("sparsity.optimizers", "optimizer")] = "sgd"
     opt: Knobs = {"lr": 0.1}
     regularizer: Annotated[str, named("sparsity.regularizers", "regularizer")] = "none"
@@ -93,8 +96,12 @@ class TrialConfig(BaseModel):
     lam: Lam = 0.0
     schedule: Annotated[str, named("trainables.schedules", "schedule")] = "constant"
     sched: Knobs = {}
+    scheme: Annotated[str, named("trainables.schemes", "scheme")] = "one_shot"
+    sch: Knobs = {}
     max_epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    accumulate: int = Field(1, ge=1)
+    patience: int | None = Field(None, ge=1)
     num_rungs: int = Field(8, ge=1)
     criterion: Annotated[str, named("sparsity.criteria", "criterion")] = "magnitude"
     crit: Knobs = {}
@@ -106,6 +113,14 @@ class TrialConfig(BaseModel):
     sparsities: tuple[Sparsity, ...] = ()
     seed: int = Field(0, ge=0, lt=2**63)
     read_test: bool = False
+
+    @model_validator(mode="after")
+    def _parts_and_rounds_go_together(self) -> "TrialConfig":
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate: must be at most the batch size {self.batch_size}, got {self.accumulate}")
+        if self.patience is not None and self.scheme != "one_shot":
+            raise ValueError(f"patience: must not be given with scheme {self.scheme} (its rounds are of equal length)")
+        return self
 
     @model_validator(mode="after")
     def _knobs_have_one_place(self) -> "TrialConfig":

@@ -108,6 +108,16 @@ def evaluate_pruned(
     return Evaluation(metrics, kept, shifted)
 
 
+def apply_pruning(task: Task, model: nn.Module, evaluation: Evaluation, level: float) -> nn.Module:
+    """A copy of the model as it was evaluated at `level`."""
+    pruned = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, weight in task.prunable(pruned).items():
+            weight.masked_fill_(~evaluation.masks[level][name], 0)
+    pruned.load_state_dict(evaluation.shifted[level], strict=False)
+    return pruned
+
+
 def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) -> list[dict]:
     """Per prunable weight: its name and shape, `sparsity.diagnostics.layer_statistics` of it and its mask, and a
     histogram that counts log10|w| in 60 equal bins over [-8, 2], what lies outside at the ends."""

@@ -1,7 +1,7 @@
 """A trial in a folder of its own: it goes on from what lies there, and leaves its result there, whole or not at all.
 
 checkpoint.pt, checkpoint.previous.pt: while it runs, the last two rungs.
-pruned/0.96/{model.safetensors,config.json}: at its end.
+pruned/0.96/{model.safetensors,config.json}, figures/: at its end.
 result.json: written last; the trial is done if and only if this file is there.
 """
 
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+import sparsity
 from trainables.config import TrialConfig
-from trainables.pruning import describe_layers, diagnose, save_pruned
+from trainables.pruning import apply_pruning, describe_layers, diagnose, save_pruned
 from trainables.tasks._base import Task
-from trainables.training import Diverged, Training
+from trainables.training import Diverged, Training, objectives
 
 __all__ = ["KEEP", "ResumableTrial", "read_result"]
 
@@ -108,27 +110,18 @@ class ResumableTrial:
 
     def _rung(self) -> dict[str, Any]:
         assert self.training is not None
-        config, training = self.config, self.training
-        target = next(epoch for epoch in config.rungs if epoch > training.epoch)
-        while training.epoch < target:
-            terms = training.run_epoch()
-        if training.finished:
-            return terms
-        terms |= self._objectives(training.evaluate((0.0, config.target_sparsity)).metrics)
-        self.rungs.append(self._progress(terms))
-        self._checkpoint()
+        terms = self.training.run_rung()
+        if not self.training.finished:
+            self.rungs.append(self._progress(terms))
+            self._checkpoint()
         return terms
 
-    def _objectives(self, metrics: dict[float, dict[str, float]]) -> dict[str, float]:
-        assert self.task is not None
-        name = self.task.objective
-        return {f"{name}_dense": metrics[0.0][name], f"{name}_pruned": metrics[self.config.target_sparsity][name]}
-
     def _progress(self, terms: dict[str, Any]) -> dict[str, Any]:
-        name = self.task.objective if self.task else "acc"
+        name = sparsity.find("trainables.tasks", self.config.task).objective
         keys = ("loss", "penalty", "lr", f"{name}_dense", f"{name}_pruned")
         done = (self.training.epoch, self.training.seconds) if self.training else (0, 0.0)
-        return {"epoch": done[0], "seconds": done[1], **{key: terms.get(key) for key in keys}}
+        more = {"weights_left": terms["weights_left"]} if "weights_left" in terms else {}
+        return {"epoch": done[0], "seconds": done[1], **{key: terms.get(key) for key in keys}, **more}
 
     def _report(self, status: str, reason: str, terms: dict[str, Any]) -> dict[str, Any]:
         return {**self._progress(terms), "status": status, "reason": reason}
@@ -138,8 +131,8 @@ class ResumableTrial:
         config, task, training = self.config, self.training.task, self.training
         evaluation = training.evaluate(config.levels)
         test = training.evaluate(config.levels, "test").metrics if config.read_test else None
-        model = training.trained_model()
-        layers = describe_layers(task, model, evaluation.masks[config.target_sparsity])
+        dense, target = training.network(0.0), training.network(config.target_sparsity)
+        layers = describe_layers(task, target, evaluation.masks[config.target_sparsity])
         self.notes += [
             f"{layer['name']}: all of its {layer['num_weights']} weights are pruned at {config.target_sparsity:g}"
             for layer in layers
@@ -159,20 +152,38 @@ class ResumableTrial:
             save_pruned(
                 self.folder / "pruned" / f"{level:g}",
                 task,
-                model,
+                training.network(level),
                 evaluation.masks[level],
                 description,
                 shifted=evaluation.shifted[level],
             )
+        diagnostics = diagnose(task, dense, config, evaluation)
+        self._illustrate(dense, apply_pruning(task, target, evaluation, config.target_sparsity))
         return self._end(
             "finished",
             "",
-            terms | self._objectives(evaluation.metrics),
+            terms | objectives(task, config, evaluation.metrics),
+            objective=task.objective,
             curve=[{"sparsity": level, **values} for level, values in evaluation.metrics.items()],
             test=[{"sparsity": level, **values} for level, values in test.items()] if test else None,
-            diagnostics=diagnose(task, model, config, evaluation),
+            diagnostics=diagnostics,
             layers=layers,
         )
+
+    def _illustrate(self, dense: nn.Module, pruned: nn.Module) -> None:
+        """The task's figures, whole or not at all; one that cannot be drawn costs a note, not the trial."""
+        assert self.task is not None
+        shutil.rmtree(self.folder / "figures", ignore_errors=True)
+        partial = self.folder / f"figures.{os.getpid()}.partial"
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            self.task.illustrate({0.0: dense.eval(), self.config.target_sparsity: pruned.eval()}, partial)
+            if any(partial.iterdir()):
+                partial.rename(self.folder / "figures")
+        except Exception as error:
+            self.notes.append(f"figures: could not be drawn ({type(error).__name__}: {error})")
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _end(self, status: str, reason: str, terms: dict[str, Any], **more: Any) -> dict[str, Any]:
         result = {

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 import sparsity
 from trainables.config import TrialConfig, with_knobs
-from trainables.pruning import Evaluation, evaluate_pruned
+from trainables.pruning import Evaluation, evaluate_pruned, score
+from trainables.schemes._base import Scheme
 from trainables.tasks._base import Task
 
-__all__ = ["Diverged", "Training", "load_task", "train"]
+__all__ = ["Diverged", "Training", "load_task", "make_scheme", "objectives", "train"]
 
 
 class Diverged(ArithmeticError):
@@ -51,20 +52,32 @@ def batchnorm_frozen(model: nn.Module, *, when: bool) -> Iterator[None]:
             module.track_running_stats = True
 
 
-def train_step(model, batch, *, task, regularizer, lam, optimizer) -> tuple[Tensor, Tensor]:
+def train_step(model, batch, *, task, regularizer, lam, optimizer, accumulate=1) -> tuple[Tensor, Tensor]:
     """One update. The optimizer decides how many gradients it needs; the loop stays the same.
 
+    accumulate: parts in which a batch's loss and gradient are computed, in the memory of one part.
     Returns the task's loss and the unscaled penalty of the first gradient, as tensors: nothing waits for the device.
     """
     terms: list[tuple[Tensor, Tensor]] = []
 
     def closure():
         optimizer.zero_grad(set_to_none=True)
-        with batchnorm_frozen(model, when=bool(terms)):
-            task_loss = task.loss(model, batch)
-        penalty = regularizer()
-        loss = task_loss + lam * penalty
-        loss.backward()
+        if accumulate == 1:
+            with batchnorm_frozen(model, when=bool(terms)):
+                task_loss = task.loss(model, batch)
+            penalty = regularizer()
+            loss = task_loss + lam * penalty
+            loss.backward()
+        else:
+            losses = []
+            for weight, part in task.parts(batch, accumulate):
+                with batchnorm_frozen(model, when=bool(terms)):
+                    losses.append(weight * task.loss(model, part))
+                losses[-1].backward()
+            task_loss, penalty = torch.stack([part.detach() for part in losses]).sum(), regularizer()
+            loss = task_loss + lam * penalty
+            if loss.requires_grad:
+                loss.backward()
         terms.append((task_loss.detach(), penalty.detach()))
         return loss.detach()
 
@@ -75,16 +88,52 @@ def train_step(model, batch, *, task, regularizer, lam, optimizer) -> tuple[Tens
 class Training:
     """One configuration being trained, an epoch at a time; its state is what a checkpoint holds.
 
-    config: a `TrialConfig`. ValueError names the knob that an optimizer, regularizer or network does not take.
+    config: a `TrialConfig`. ValueError names the knob that an optimizer, regularizer, network or scheme does not take.
     """
 
     def __init__(self, task: Task, config: TrialConfig):
         self.task, self.config = task, config
+        self.scheme = make_scheme(config)
+        self.epoch = 0  # epochs done, of all phases
+        self.seconds = 0.0  # spent in epochs and evaluations, over all sittings
+        self.kept: dict[str, Tensor] = {}  # weight name -> bool, where a scheme has removed something
+        self.early: dict[str, Tensor] | None = None  # the weights that phases after the first begin at
+        self.tickets: dict[float, dict[str, Any]] = {}  # sparsity -> {"state", "kept"} of the network to stand there
+        self.best: dict[str, Any] | None = None  # with patience: {"value", "rungs_since", "model", "regularizer"}
+        self.stopped = False  # early
+        self._begin_phase()
+
+    @property
+    def phase(self) -> int:
+        """The scheme's phase that the next epoch belongs to, the last one after its end."""
+        return min(self.epoch // self.config.max_epochs, self.scheme.num_phases - 1)
+
+    @property
+    def rungs(self) -> list[int]:
+        """The epochs, of all phases, after which there is an evaluation and a checkpoint."""
+        return [p * self.config.max_epochs + rung for p in range(self.scheme.num_phases) for rung in self.config.rungs]
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or self.epoch >= self.scheme.num_phases * self.config.max_epochs
+
+    @property
+    def lam(self) -> float:
+        return self.config.lam if self.scheme.regularized(self.phase) else 0.0
+
+    def _begin_phase(self) -> None:
+        """The network as it begins a phase, with an optimizer, a regularizer and a schedule of its own."""
+        config, task = self.config, self.task
         torch.manual_seed(config.seed)
         self.model = task.build_model()
-        weights = list(task.regularized(self.model).values())
-        regularizer = sparsity.load("regularizers", config.regularizer)
-        self.regularizer = with_knobs("reg", regularizer, weights, knobs=config.reg).to(task.device)
+        if self.early is not None:
+            self.model.load_state_dict(self.early)
+        hold_at_zero(task.prunable(self.model), self.kept)
+        regularized = task.regularized(self.model)
+        self.gated_names = list(regularized)
+        name, knobs = (config.regularizer, config.reg) if self.scheme.regularized(self.phase) else ("none", {})
+        regularizer = sparsity.load("regularizers", name)
+        self.regularizer = with_knobs("reg", regularizer, list(regularized.values()), knobs=knobs).to(task.device)
         self.regularizer.attach(self.model)
         gates = dict.fromkeys(self.regularizer.parameters())  # once attached, they are the model's parameters too
         groups: list[dict] = [{"params": [p for p in self.model.parameters() if p.requires_grad and p not in gates]}]
@@ -99,12 +148,71 @@ class Training:
             steps_per_epoch=task.steps_per_epoch(config.batch_size),
             knobs=config.sched,
         )
-        self.epoch = 0  # epochs done
-        self.seconds = 0.0  # spent in epochs and evaluations, over all sittings
 
-    @property
-    def finished(self) -> bool:
-        return self.epoch >= self.config.max_epochs
+    def run_rung(
+        self, *, evaluate: bool = True, report: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Train to the next rung; `report` gets each epoch's terms. Returns the last epoch's, and, with `evaluate`,
+        `<objective>_dense` and `<objective>_pruned`: validation, at the target sparsity (but for the last rung: the
+        evaluation of all levels follows it). Raises Diverged as `run_epoch` does.
+        """
+        target = next(rung for rung in self.rungs if rung > self.epoch)
+        while True:
+            terms: dict[str, Any] = self.run_epoch()
+            if report:
+                report({"epoch": self.epoch, **terms})
+            if self.epoch == target:
+                break
+            self._end_phase()
+        if self.config.patience is not None or (evaluate and target < self.rungs[-1]):
+            metrics = self.evaluate((0.0, self.config.target_sparsity)).metrics
+            terms |= objectives(self.task, self.config, metrics)
+            self._note_progress(terms[f"{self.task.objective}_dense"])
+        if self.scheme.num_phases > 1:
+            terms["weights_left"] = 1 - removed(self.kept)
+        self._end_phase()
+        return terms
+
+    def _note_progress(self, value: float) -> None:
+        """Early stopping: after `patience` rungs without a better dense objective, stop at the best one's weights."""
+        if self.config.patience is None:
+            return
+        if self.best is None or value > self.best["value"]:
+            state = copy.deepcopy({"model": self.model.state_dict(), "regularizer": self.regularizer.state_dict()})
+            self.best = {"value": value, "rungs_since": 0, **state}
+        else:
+            self.best["rungs_since"] += 1
+        self.stopped = self.best["rungs_since"] >= self.config.patience
+        if self.finished:
+            self.model.load_state_dict(self.best["model"])
+            self.regularizer.load_state_dict(self.best["regularizer"])
+
+    def _end_phase(self) -> None:
+        """Where the epoch was a phase's last: keep its network, remove what the scheme says, begin the next one."""
+        if self.scheme.num_phases == 1:
+            return
+        if self.epoch == self.scheme.rewind_epoch:
+            self.early = copy.deepcopy(self.model.state_dict())  # the first phase has no gates in any scheme
+        done, rest = divmod(self.epoch, self.config.max_epochs)
+        if rest:
+            return
+        phase = done - 1
+        model = self.trained_model()
+        prunable = self.task.prunable(model)
+        kept = self.kept or {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable.items()}
+        if self.scheme.is_ticket(phase):
+            for level in self.config.levels:
+                if level not in self.tickets and has_sparsity(kept, level):
+                    self.tickets[level] = {"state": model.state_dict(), "kept": kept}
+        if self.finished:
+            return
+        self.kept = self.scheme.next_masks(
+            phase,
+            kept,
+            scores=lambda: dict(zip(prunable, score(self.task, model.eval(), self.config), strict=True)),
+            gates=lambda: dict(zip(self.gated_names, self.regularizer.gate_values(), strict=True)),
+        )
+        self._begin_phase()
 
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch; returns its mean `loss` (the task's), mean `penalty` (unscaled) and the `lr` it ended with.
@@ -122,8 +230,9 @@ class Training:
                 batch,
                 task=self.task,
                 regularizer=self.regularizer,
-                lam=self.config.lam,
+                lam=self.lam,
                 optimizer=self.optimizer,
+                accumulate=self.config.accumulate,
             )
             steps.append(terms)
             self.regularizer.project()
@@ -140,7 +249,7 @@ class Training:
         }
 
     def _check_finite(self, losses: Tensor, penalties: Tensor) -> None:
-        bad = ~torch.isfinite(losses + self.config.lam * penalties)
+        bad = ~torch.isfinite(losses + self.lam * penalties)
         if bad.any():
             step, what = int(bad.nonzero()[0]), ""
         elif not math.isfinite(sum(torch._foreach_norm([p.detach() for p in self.model.parameters()]))):
@@ -149,19 +258,42 @@ class Training:
             return
         raise Diverged(
             f"diverged at step {step + self.epoch * len(losses)} (epoch {self.epoch}): task loss {losses[step]:g}, "
-            f"penalty {penalties[step]:g}, lam {self.config.lam:g}{what}"
+            f"penalty {penalties[step]:g}, lam {self.lam:g}{what}"
         )
 
     def trained_model(self) -> nn.Module:
-        """A copy of the model as it stands, in plain weights: gates, if any, are folded into them."""
+        """A copy of the model as it stands, in plain weights: gates, if any, are folded into them, adapters merged."""
         model = copy.deepcopy(self.model)
         self.regularizer.fold(model)
+        return self.task.deployed(model)
+
+    def network(self, level: float) -> nn.Module:
+        """The trained network whose pruned one stands at `level`: the only one, or the scheme's ticket."""
+        model = self.trained_model()
+        if self.finished and level in self.tickets:
+            model.load_state_dict(self.tickets[level]["state"])
         return model
 
-    def evaluate(self, sparsities: tuple[float, ...], split: str = "validation") -> Evaluation:
-        """A copy of the model, pruned at each level and evaluated; the training model is not touched."""
+    def evaluate(self, levels: tuple[float, ...], split: str = "validation") -> Evaluation:
+        """A copy of the model, pruned at each level and evaluated; the training model is not touched.
+
+        After the last phase of a scheme, the network of each level is the ticket that was trained for it.
+        """
         begin = time.perf_counter()
-        evaluation = evaluate_pruned(self.task, self.trained_model(), self.config, sparsities, split)
+        own = {level: self.tickets[level] for level in levels if self.finished and level in self.tickets}
+        rest = tuple(level for level in levels if level not in own)
+        evaluation = Evaluation({}, {}, {})
+        for level, ticket in own.items():
+            evaluation.metrics[level] = self.task.evaluate(self.network(level), split)
+            evaluation.masks[level], evaluation.shifted[level] = ticket["kept"], {}
+        if rest:  # the sparser ones: a scheme has tickets up to some sparsity
+            pruned = evaluate_pruned(self.task, self.trained_model(), self.config, rest, split)
+            evaluation.metrics.update(pruned.metrics)
+            evaluation.masks.update(pruned.masks)
+            evaluation.shifted.update(pruned.shifted)
+        if own:
+            for level, masks in evaluation.masks.items():
+                evaluation.metrics[level]["weights_left"] = 1 - removed(masks)
         self.seconds += time.perf_counter() - begin
         return evaluation
 
@@ -173,6 +305,9 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "epoch": self.epoch,
             "seconds": self.seconds,
+            "scheme": {"kept": self.kept, "early": self.early, "tickets": self.tickets},
+            "best": self.best,
+            "stopped": self.stopped,
             "config": self.config.model_dump(mode="json"),
         }
 
@@ -180,24 +315,58 @@ class Training:
         """Go on from `state_dict()` of a training of the same configuration; ValueError if it is of another one."""
         if state["config"] != self.config.model_dump(mode="json"):
             raise ValueError("checkpoint: must be of the same configuration, got one of another")
+        self.epoch, self.seconds, self.stopped = state["epoch"], state["seconds"], state["stopped"]
+        self.best = state["best"]
+        if self.scheme.num_phases > 1:
+            self.kept, self.early, self.tickets = (state["scheme"][name] for name in ("kept", "early", "tickets"))
+            self._begin_phase()
         self.model.load_state_dict(state["model"])
         self.regularizer.load_state_dict(state["regularizer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.epoch, self.seconds = state["epoch"], state["seconds"]
+
+
+def make_scheme(config: TrialConfig) -> Scheme:
+    """The scheme of a configuration. ValueError names the knob, or what does not go together."""
+    return with_knobs("sch", sparsity.find("trainables.schemes", config.scheme), config, knobs=config.sch)
+
+
+def hold_at_zero(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Set what is not kept to zero, and its gradient from now on: no optimizer, perturbation or decay moves it then."""
+    for name, mask in kept.items():
+        mask = mask.to(weights[name].device)
+        with torch.no_grad():
+            weights[name].masked_fill_(~mask, 0)
+        weights[name].register_hook(lambda grad, mask=mask: grad * mask)
+
+
+def removed(kept: Mapping[str, Tensor]) -> float:
+    """The fraction of weights that masks remove; 0 of no masks."""
+    num_weights = sum(mask.numel() for mask in kept.values())
+    return 1 - sum(int(mask.sum()) for mask in kept.values()) / num_weights if num_weights else 0.0
+
+
+def has_sparsity(kept: Mapping[str, Tensor], level: float) -> bool:
+    """Whether masks remove at least as many weights as one-shot pruning at `level` does in the same tensors."""
+    num_weights = sum(mask.numel() for mask in kept.values())
+    return num_weights - sum(int(mask.sum()) for mask in kept.values()) >= round(level * num_weights)
+
+
+def objectives(task: Task, config: TrialConfig, metrics: Mapping[float, Mapping[str, float]]) -> dict[str, float]:
+    """`<objective>_dense` and `<objective>_pruned`, of an evaluation at 0 and at the target sparsity."""
+    name = task.objective
+    return {f"{name}_dense": metrics[0.0][name], f"{name}_pruned": metrics[config.target_sparsity][name]}
 
 
 def train(
     task: Task, config: TrialConfig | Mapping[str, Any], *, report: Callable[[dict], None] | None = None
 ) -> tuple[nn.Module, Evaluation]:
-    """Train a configuration to its end in this process and prune once at each of its levels.
+    """Train a configuration to its end in this process and prune at each of its levels.
 
     report: called after each epoch with {"epoch", "loss", "penalty", "lr"}. Returns the dense model and the evaluation
-    of its pruned copies on the validation split. Raises Diverged where the loss does.
+    of the pruned ones on the validation split. Raises Diverged where the loss does.
     """
     training = Training(task, config if isinstance(config, TrialConfig) else TrialConfig.model_validate(config))
     while not training.finished:
-        terms = training.run_epoch()
-        if report:
-            report({"epoch": training.epoch, **terms})
-    return training.trained_model(), training.evaluate(training.config.levels)
+        training.run_rung(evaluate=False, report=report)
+    return training.network(0.0), training.evaluate(training.config.levels)

@@ -39,7 +39,7 @@ def test_the_tables_say_mean_spread_and_n(recorder):
     summary = make(recorder)
     text = as_markdown(summary)
     assert "Best: sam + wcr, lam 1e-05, rho 0.1: test acc 0.720 ± 0.020 (n = 3) at sparsity 0.9" in text
-    assert "| sam | wcr | 1e-05 | 0.1 | 3 | 0.950 ± 0.000 | 0.720 ± 0.020 |" in text
+    assert "| sam + wcr | 1e-05 | 0.1 | 3 | 0.950 ± 0.000 | 0.720 ± 0.020 |" in text
     console = make_console()
     with console.capture() as capture:
         console.print(as_tables(summary))

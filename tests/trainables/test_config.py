@@ -154,11 +154,14 @@ def test_key_survives_json():
 
 
 CHANGES = {
-    "task": None,  # there is one so far
+    "task": "vit",
+    "protocol": {"prune": "qk"},
     "dataset": "cifar10",
+    "data": {"image_size": 16},
     "architecture": "resnet18",
     "model": {"width": 8},
     "train_size": 100,
+    "eval_size": 100,
     "optimizer": "sam",
     "opt": {"lr": 0.2},
     "regularizer": "l1",
@@ -166,8 +169,12 @@ CHANGES = {
     "lam": 1e-5,
     "schedule": "cosine",
     "sched": {"gamma": 0.5},
+    "scheme": "imp",
+    "sch": {"fraction": 0.5},
     "max_epochs": 41,
     "batch_size": 65,
+    "accumulate": 2,
+    "patience": 3,
     "num_rungs": 9,
     "criterion": "random",
     "crit": {"num_probes": 1},
@@ -185,9 +192,9 @@ CHANGES = {
 def test_key_depends_on_every_field():
     assert list(CHANGES) == list(TrialConfig.model_fields)
     base = {**FIELDS, "regularizer": "wcr"}
-    configs = [base, *({**base, name: value} for name, value in CHANGES.items() if value is not None)]
+    configs = [base, *({**base, name: value} for name, value in CHANGES.items())]
     keys = [TrialConfig(**fields).key for fields in configs]
-    assert len(set(keys)) == len(CHANGES)
+    assert len(set(keys)) == len(CHANGES) + 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 import sparsity
 from trainables.architectures.small_resnet import small_resnet
 from trainables.config import TrialConfig
-from trainables.training import Diverged, Training, batchnorm_frozen, load_task, train
+from trainables.pruning import Evaluation
+from trainables.training import Diverged, Training, batchnorm_frozen, load_task, train, train_step
 
 LAMS = {"none": 0.0, "wcr": 1e-6}  # 1e-4 for the others
 
@@ -313,3 +314,47 @@ def test_gates_are_not_decayed(tiny, make_task):
     assert (weights["weight_decay"], gates["weight_decay"]) == (0.1, 0.0)
     assert set(gates["params"]) == set(training.regularizer.parameters())
     assert not set(gates["params"]) & set(weights["params"])
+
+
+# ---- parts of a batch, early stopping ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num", [2, 3, 32])
+def test_a_step_in_parts_has_the_gradient_of_the_whole_batch(make_task, tiny, num):
+    config = tiny()
+    task = make_task(config)
+    torch.manual_seed(0)
+    task.forward = lambda model, batch: model(batch[0])  # in float64 to the end
+    model = task.build_model().double().eval()  # BatchNorm's batch statistics are a part's own: not under test here
+    images, labels = next(iter(task.batches("train", 32)))
+    batch = (images.double(), labels)
+    parameters = list(model.parameters())
+    regularizer = sparsity.load("regularizers", "wcr")(parameters)
+    found = []
+    for accumulate in (1, num):
+        optimizer = sparsity.load("optimizers", "sgd")(parameters, lr=0.0)
+        terms = train_step(
+            model, batch, task=task, regularizer=regularizer, lam=1e-6, optimizer=optimizer, accumulate=accumulate
+        )
+        found.append((terms, [p.grad.clone() for p in parameters]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+def test_early_stopping_prunes_the_weights_of_the_best_rung(make_task, tiny, monkeypatch):
+    config = tiny(max_epochs=6, num_rungs=6, patience=2)
+    training = Training(make_task(config), config)
+    values = iter([0.3, 0.5, 0.4, 0.5, 0.9, 0.9])
+    best = None
+    monkeypatch.setattr(
+        training,
+        "evaluate",
+        lambda levels, split="validation": Evaluation(
+            {level: {"acc": value} for value in [next(values)] for level in levels}, {}, {}
+        ),
+    )
+    while not training.finished:
+        training.run_rung()
+        if training.epoch == 2:
+            best = copy.deepcopy(training.model.state_dict())
+    assert training.epoch == 4  # the second is the best, then two without a better one
+    torch.testing.assert_close(training.model.state_dict(), best, rtol=0, atol=0)

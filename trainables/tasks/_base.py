@@ -2,7 +2,8 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +48,15 @@ class Task(ABC):
     def batches(self, split: str, batch_size: int, *, seed: int | None = None) -> Iterator[Any]:
         """One pass. With a seed: shuffled and augmented, whole batches only; without: in order, as stored."""
 
+    def parts(self, batch: Any, num: int) -> list[tuple[float, Any]]:
+        """`batch` in at most `num` parts, each with its weight in the mean that `loss` is; the weights sum to 1.
+
+        A step can then be computed a part at a time in the memory of one. This is for a tuple of tensors whose loss is
+        a mean over samples.
+        """
+        chunks = list(zip(*(tensor.chunk(num) for tensor in batch), strict=True))
+        return [(len(chunk[0]) / len(batch[0]), chunk) for chunk in chunks]
+
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The task's loss on one batch, a differentiable scalar, penalty not included."""
@@ -66,6 +76,14 @@ class Task(ABC):
     @abstractmethod
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights that pruning may remove, by name."""
+
+    def deployed(self, model: nn.Module) -> nn.Module:
+        """The network as it is pruned, measured and saved, made of a trained copy: where adapters are merged, here."""
+        return model
+
+    def illustrate(self, models: Mapping[float, nn.Module], folder: Path) -> None:
+        """Write figures of what the networks do, by sparsity (0 and the target), into `folder`. None by default."""
+        return None
 
     def regularized(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights that the penalty sees: trainable tensors of more than one dimension (methods.md)."""

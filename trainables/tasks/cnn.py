@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sparsity
 from trainables.config import TrialConfig, check_name, with_knobs
-from trainables.datasets._images import Images
+from trainables.datasets._images import Images, split
 from trainables.tasks._base import Task
 
 __all__ = ["CNN"]
@@ -42,7 +42,7 @@ class CNN(Task):
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> "LoadedImages":
         check_name("trainables.datasets", config.dataset, "dataset")
-        images = sparsity.find("trainables.datasets", config.dataset)(root)
+        images = with_knobs("data", sparsity.find("trainables.datasets", config.dataset), root, knobs=config.data)
         train, _ = images.split(config.train_size)  # says now whether train_size can be had
         return LoadedImages(images, *channel_statistics(images.train_images[train], images.max_value))
 
@@ -53,9 +53,10 @@ class CNN(Task):
         self._mean, self._std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (data.mean, data.std))
         self.architecture, self.model_knobs = config.architecture, config.model
         self.shape = {"num_classes": self.data.num_classes, "in_channels": self.data.train_images.shape[1]}
+        self.eval_size = config.eval_size
         images, labels = self._tensors(self.data.train_images, self.data.train_labels)
         train, validation = (torch.from_numpy(rows).to(self.device) for rows in self.data.split(config.train_size))
-        self.splits = {"train": (images, labels, train), "validation": (images, labels, validation)}
+        self.splits = {"train": (images, labels, train), "validation": (images, labels, validation[: self.eval_size])}
 
     def _tensors(self, *arrays: np.ndarray) -> list[Tensor]:
         """Views of the arrays on a CPU (they may lie read-only in memory that all trials of a node share)."""
@@ -63,12 +64,15 @@ class CNN(Task):
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return [torch.from_numpy(array).to(self.device) for array in arrays]
 
-    def _split(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         """All images, all labels, and the rows of them that make the split."""
-        if split == "test" and "test" not in self.splits:  # only a confirmation reads it
+        if name == "test" and "test" not in self.splits:  # only a confirmation reads it
             images, labels = self._tensors(self.data.test_images, self.data.test_labels)
-            self.splits["test"] = (images, labels, torch.arange(len(labels), device=self.device))
-        return self.splits[split]
+            rows = torch.arange(len(labels))
+            if self.eval_size is not None:  # at random: images may be stored by class
+                rows = torch.from_numpy(split(len(labels), 0.0, min(self.eval_size, len(labels)))[0])
+            self.splits["test"] = (images, labels, rows.to(self.device))
+        return self.splits[name]
 
     def build_model(self) -> nn.Module:
         build = sparsity.find("trainables.architectures", self.architecture)
@@ -96,11 +100,12 @@ class CNN(Task):
         # All of the epoch's random numbers go to the device at once: no step waits for a copy.
         rows = rows[torch.randperm(len(rows), generator=generator).to(self.device)]
         shifts = torch.randint(0, 2 * PADDING + 1, (len(rows), 2), generator=generator).to(self.device)
-        flips = (torch.rand(len(rows), generator=generator) < 0.5).to(self.device)
+        mirrored = 0.5 if self.data.augmentation == "crop_flip" else 0.0
+        flips = (torch.rand(len(rows), generator=generator) < mirrored).to(self.device)
         chunks = zip(rows.split(batch_size), shifts.split(batch_size), flips.split(batch_size), strict=True)
         for chosen, shift, flip in itertools.islice(chunks, self.steps_per_epoch(batch_size)):
             batch = images[chosen]
-            if self.data.augmentation == "crop_flip":
+            if self.data.augmentation != "none":
                 batch = crop_flip(batch, shift, flip)
             yield self._normalize(batch), labels[chosen]
 

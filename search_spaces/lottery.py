@@ -1,0 +1,30 @@
+"""Lottery tickets: iterative magnitude pruning against relaxed masks with a concave (log) and a convex (l1) penalty.
+
+Source of the methods: Fracastoro et al. 2025 (arXiv 2501.11135). Ranges and values are ours, for small networks and
+rounds of some hundred steps: how far a mask closes goes with lam times lr times the number of steps.
+"""
+
+from optuna.distributions import CategoricalDistribution as Categorical
+from optuna.distributions import FloatDistribution as Float
+from optuna.distributions import IntDistribution as Int
+
+__all__ = ["FIXED", "KNOWN", "SPACE"]
+
+SPACE = {
+    "scheme": Categorical(("imp", "concave_mask")),
+    "sch/select": {"scheme": {"concave_mask": Categorical(("rank", "threshold"))}},
+    "reg/r": {"scheme": {"concave_mask": Categorical(("log", "l1"))}},
+    "lam": {"reg/r": {"log": Float(5e-4, 3e-2, log=True), "l1": Float(3e-4, 1.5e-2, log=True)}},
+    "sch/alpha": {"sch/select": {"threshold": Float(0.01, 0.5, log=True)}},
+    "sch/rounds": {"sch/select": {"threshold": Int(1, 4)}},
+    "opt/rho": {"optimizer": {"sam": Float(0.02, 0.5, log=True), "s2sam": Float(0.02, 0.5, log=True)}},
+}
+
+KNOWN = {
+    "lam": {"reg/r": {"log": 3e-3, "l1": 3e-3}},
+    "sch/alpha": {"sch/select": {"threshold": 0.1}},
+    "sch/rounds": {"sch/select": {"threshold": 3}},
+    "opt/rho": {"optimizer": {"sam": 0.1, "s2sam": 0.1}},
+}
+
+FIXED = {"regularizer": {"scheme": {"concave_mask": "concave_mask"}}}

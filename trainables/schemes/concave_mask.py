@@ -1,0 +1,64 @@
+import torch
+
+from sparsity import masks
+from trainables.schemes._base import Scheme
+
+__all__ = ["ConcaveMaskLottery"]
+
+
+class ConcaveMaskLottery(Scheme):
+    """Rounds of: train a relaxed mask m with the weights, remove where it is lowest, rewind, retrain what is left.
+
+    Source: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
+    2025, arXiv 2501.11135. The mask and its penalty are the regularizer `concave_mask` (r = log, or l1 as control). A
+    dense training comes first: it gives the accuracy to compare with, and the early checkpoint. In each round's second
+    training there is neither mask nor penalty, so that its network is comparable with `imp`'s of the same sparsity.
+    select: "threshold" removes where m < alpha, as the source does: the mask decides how much is left, and at each of
+        the configuration's sparsities stands the first network that is at least as sparse (beyond the last one, that
+        one pruned once more, without retraining). "rank" removes the lowest m, among equal ones the lowest |w|, down
+        to the next of the configuration's sparsities: a round for each of them.
+    alpha: in (0, 1), in units of the mask. rounds: at least 1, of threshold. rewind_epoch: see `Scheme`.
+    Cost: 2 x rounds + 1 trainings.
+    ValueError for a knob out of bounds, another regularizer, or lam = 0 (nothing would close the mask).
+    """
+
+    def __init__(
+        self, config, *, select: str = "threshold", alpha: float = 0.1, rounds: int = 3, rewind_epoch: int = 0
+    ):
+        super().__init__(config)
+        if select not in ("threshold", "rank"):
+            raise ValueError(f"sch: select must be one of threshold, rank, got {select!r}")
+        if not 0 < alpha < 1:
+            raise ValueError(f"sch: alpha must be in (0, 1), a value of the mask, got {alpha:g}")
+        if rounds < 1 or rounds != int(rounds):
+            raise ValueError(f"sch: rounds must be a whole number >= 1, got {rounds:g}")
+        if config.regularizer != "concave_mask" or config.lam == 0:
+            raise ValueError(
+                "scheme: must have the regularizer concave_mask and lam > 0 for concave_mask (it is what makes the "
+                f"mask), got {config.regularizer} with lam {config.lam:g}"
+            )
+        self.select, self.alpha = select, alpha
+        self.rewind_epoch = self.check_rewind_epoch(rewind_epoch)
+        self.num_phases = 2 * (int(rounds) if select == "threshold" else len(config.levels) - 1) + 1
+
+    def regularized(self, phase):
+        return phase % 2 == 1
+
+    def is_ticket(self, phase):
+        return phase % 2 == 0
+
+    def next_masks(self, phase, kept, scores, gates):
+        if not self.regularized(phase):
+            return dict(kept)
+        m = gates()
+        if self.select == "threshold":
+            return {name: mask & (m[name] >= self.alpha) for name, mask in kept.items()}
+        magnitudes = {name: score.abs() for name, score in scores().items()}
+        highest = max(float(values.max()) for values in magnitudes.values()) or 1.0
+        ranked = [
+            (m[name].double() + 1e-9 * magnitudes[name].double() / highest).masked_fill(~mask, -torch.inf)
+            for name, mask in kept.items()
+        ]
+        level = self.config.levels[(phase + 1) // 2]
+        cut = masks.rank(ranked, self.config.scope, min_kept=self.config.min_kept).masks(level)
+        return dict(zip(kept, cut, strict=True))
