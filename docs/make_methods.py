@@ -28,10 +28,11 @@ def first_sentence(text: str) -> str:
 
 def page() -> str:
     parts = [INTRODUCTION]
-    for kind in ("regularizers", "optimizers", "criteria"):
+    packages = {kind: f"sparsity.{kind}" for kind in ("regularizers", "optimizers", "criteria")}
+    for kind, package in {**packages, "schemes": "trainables.schemes"}.items():
         rows = [f"\n## {kind.capitalize()}\n", "| name | what it is | source | cost |", "| --- | --- | --- | --- |"]
-        for name in sparsity.names(kind):
-            text = inspect.getdoc(sparsity.load(kind, name)) or ""
+        for name in sparsity.menu(package):
+            text = inspect.getdoc(sparsity.find(package, name)) or ""
             cells = [f"`{name}`", first_sentence(text), section(text, "Source"), section(text, "Cost")]
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         parts.append("\n".join(rows) + "\n")

@@ -26,6 +26,7 @@ from trainables.resumable import read_result, write_atomically
 
 __all__ = ["Records", "Shipper", "TrialRecord", "best", "default_tracking_uri", "find_sweeps"]
 
+PRUNED_BY = {"scheme": "one_shot", "criterion": "magnitude", "scope": "global"}  # and what it was as a rule
 CHUNK = 500  # journal lines that are shipped together
 
 
@@ -230,7 +231,8 @@ def best(
     regularizer: str | None = None,
     skip_sweep: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The best configuration for each architecture, dataset, optimizer, regularizer and sparsity, from the journals.
+    """The best configuration for each architecture, dataset, optimizer, regularizer, way of pruning (scheme, criterion,
+    scope) and sparsity, from the journals.
 
     Only trials that ran to their end count, by the objective on the validation split after pruning at that sparsity:
     the mean over the seeds a configuration was trained with, `n`, and their standard deviation, `spread` (None for 1).
@@ -257,6 +259,7 @@ def best(
             values = [v for _, trial in group if (v := trial.at(sparsity, metric)) is not None]
             row = {
                 **{name: config[name] for name in wanted},
+                **{name: config.get(name, default) for name, default in PRUNED_BY.items()},
                 "sparsity": sparsity,
                 "lam": None if config["regularizer"] == "none" else config["lam"],
                 "rho": config["opt"].get("rho"),
@@ -266,7 +269,7 @@ def best(
                 "sweep": sweep,
                 "trial": first.key,
             }
-            place = (*(row[name] for name in wanted), sparsity)
+            place = (*(row[name] for name in (*wanted, *PRUNED_BY)), sparsity)
             if place not in rows or (row["n"] > 1, row["value"]) > (rows[place]["n"] > 1, rows[place]["value"]):
                 rows[place] = row
     return [rows[place] for place in sorted(rows)]

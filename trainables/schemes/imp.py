@@ -13,8 +13,9 @@ class IterativeMagnitudePruning(Scheme):
 
     Source: Frankle & Carbin, "The lottery ticket hypothesis: finding sparse, trainable neural networks", ICLR 2019,
     with 20% a round; rewinding to an early checkpoint: Frankle, Dziugaite, Roy & Carbin, "Linear mode connectivity and
-    the lottery ticket hypothesis", ICML 2020. A round here is trained for all of `max_epochs`, with the whole
-    schedule, whatever the epoch it was rewound to.
+    the lottery ticket hypothesis", ICML 2020.
+
+    A round here is trained for all of `max_epochs`, with the whole schedule, whatever the epoch it was rewound to.
     fraction: in (0, 1), removed of what is left, a round: between two of the configuration's sparsities as nearly as a
         whole number of equal rounds allows, so that each of them has a network that was trained at exactly it.
     rewind_epoch: see `Scheme`.

@@ -4,4 +4,7 @@ __all__ = ["OneShot"]
 
 
 class OneShot(Scheme):
-    """Train once, prune once at each sparsity, do not retrain: what this project's sweeps search for, as a rule."""
+    """Train once, prune once at each sparsity, do not retrain: what this project's sweeps search for, as a rule.
+
+    Cost: one training.
+    """
