@@ -32,8 +32,9 @@ class Recorder:
         self.records = Records(folder, identity or IDENTITY)
         self.number = 0
 
-    def trial(self, accs, *, phase="search", status="finished", test=None, rungs=1, **config):
-        """accs: validation accuracy dense and at 0.9. Returns the trial's key."""
+    def trial(self, accs, *, phase="search", status="finished", test=None, rungs=1, more=None, **config):
+        """accs: validation accuracy dense and at 0.9. more: further metrics, the same in every row. Returns the key."""
+        more = {"loss": 0.5, **(more or {})}
         made = make_config(read_test=phase == "confirm", **config)
         arm = f"{made.optimizer} + {made.regularizer}"
         self.records.start(made.key, phase=phase, arm=arm, number=self.number, config=made.model_dump(mode="json"))
@@ -54,8 +55,8 @@ class Recorder:
             result = {"report": report, "notes": [], "config": made.model_dump(mode="json")}
         else:
             report |= {"acc_dense": accs[0], "acc_pruned": accs[1]}
-            curve = [{"sparsity": s, "acc": a, "loss": 0.5} for s, a in zip(LEVELS, accs, strict=True)]
-            tested = test and [{"sparsity": s, "acc": a, "loss": 0.5} for s, a in zip(LEVELS, test, strict=True)]
+            curve = [{"sparsity": s, "acc": a, **more} for s, a in zip(LEVELS, accs, strict=True)]
+            tested = test and [{"sparsity": s, "acc": a, **more} for s, a in zip(LEVELS, test, strict=True)]
             layer = {"name": "stem.weight", "num_weights": 4, "num_kept": 2, "histogram": [0] * 59 + [4]}
             result = {"report": report, "notes": [], "curve": curve, "test": tested, "layers": [layer]}
             result["config"] = made.model_dump(mode="json")

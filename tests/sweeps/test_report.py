@@ -59,3 +59,15 @@ def test_without_a_finished_trial_there_is_no_winner(recorder):
     summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=False)
     assert summary["winner"] is None
     assert "No trial has finished yet." in as_markdown(summary)
+
+
+def test_further_metrics_stand_in_a_table_of_their_own(recorder):
+    for seed, distance in ((1, 4.0), (2, 6.0)):
+        recorder.trial((0.9, 0.8), phase="confirm", test=(0.9, 0.7), seed=seed, more={"hausdorff": distance})
+    recorder.trial((0.9, 0.8), more={"hausdorff": 9.0})
+    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
+    mean = summary["confirmed"][0]["metrics"]["hausdorff"]["0.9"]
+    assert (mean["value"], mean["n"]) == (5.0, 2)
+    text = as_markdown(summary)
+    assert "Further metrics of these at sparsity 0 and 0.9 (test split, mean ± standard deviation)" in text
+    assert "| sam + wcr | 1e-05 | 0.1 | 0.9 | 5.000 ± 1.414 |" in text

@@ -84,6 +84,20 @@ def test_arms_have_only_the_parameters_that_exist_beside_their_choices():
     assert arms["sam + wcr"].known == {"lam": 1e-5, "opt/rho": 0.5}
 
 
+def test_a_choice_that_exists_beside_another_makes_arms_there_alone():
+    space = {
+        "scheme": Categorical(("imp", "concave_mask")),
+        "reg/r": {"scheme": {"concave_mask": Categorical(("log", "l1"))}},
+        "lam": {"reg/r": {"log": Float(1e-4, 1e-2), "l1": Float(1e-3, 1e-1)}},
+    }
+    arms = {arm.name: arm for arm in make_arms(space, {"lam": {"reg/r": {"l1": 0.01}}}, {"optimizer": ("sgd",)})}
+    assert list(arms) == ["imp + sgd", "concave_mask + log + sgd", "concave_mask + l1 + sgd"]
+    assert arms["imp + sgd"].space == {}
+    assert arms["concave_mask + l1 + sgd"].choices == {"scheme": "concave_mask", "reg/r": "l1", "optimizer": "sgd"}
+    assert arms["concave_mask + l1 + sgd"].space["lam"].high == 0.1
+    assert [arm.known for arm in arms.values()] == [{}, {}, {"lam": 0.01}]
+
+
 def test_each_optimizer_has_its_own_range():
     (arm,) = make_arms(SPACE, KNOWN, {"optimizer": ["s2sam"], "regularizer": ["none"]})
     assert arm == Arm({"optimizer": "s2sam", "regularizer": "none"}, {"opt/rho": Float(0.1, 0.2)}, {})

@@ -448,3 +448,53 @@ def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path):
     write_atomically(path, lambda partial: partial.write_text("new"))
     assert path.read_text() == "new"
     assert files(tmp_path) == ["new/file"]
+
+
+# ---- what a task adds ----------------------------------------------------------------------------------------------
+
+
+def test_figures_of_the_task_are_drawn_from_the_dense_and_the_pruned_network(start, make_task, config, tmp_path):
+    def illustrate(models, folder):
+        zeros = {
+            level: sum(int((w == 0).sum()) for w in task.prunable(model).values()) for level, model in models.items()
+        }
+        (folder / "zeros.json").write_text(json.dumps(zeros))
+
+    task = make_task(config)
+    task.illustrate = illustrate
+    trial = ResumableTrial(config, tmp_path / "drawn", lambda: task)
+    finish(trial)
+    zeros = json.loads((trial.folder / "figures" / "zeros.json").read_text())
+    num_weights = sum(w.numel() for w in task.prunable(task.build_model()).values())
+    assert zeros == {"0.0": 0, "0.5": round(num_weights / 2)}
+    assert not list(trial.folder.glob("*.partial"))
+
+
+def test_a_figure_that_cannot_be_drawn_costs_a_note(make_task, config, tmp_path):
+    def illustrate(models, folder):
+        (folder / "half.png").write_text("")
+        raise RuntimeError("no font")
+
+    task = make_task(config)
+    task.illustrate = illustrate
+    result = finish(ResumableTrial(config, tmp_path / "drawn", lambda: task))
+    assert result["report"]["status"] == "finished"
+    assert result["notes"] == ["figures: could not be drawn (RuntimeError: no font)"]
+    assert not (tmp_path / "drawn" / "figures").exists()
+
+
+def test_what_is_pruned_and_saved_is_the_network_as_it_is_deployed(make_task, config, tmp_path):
+    """A task that merges something into the weights at the end: here, doubles the first layer."""
+    task = make_task(config)
+
+    def deployed(model):
+        with torch.no_grad():
+            next(iter(task.prunable(model).values())).mul_(2)
+        return model
+
+    plain = finish(ResumableTrial(config, tmp_path / "plain", lambda: make_task(config), keep="all"))
+    task.deployed = deployed
+    finish(ResumableTrial(config, tmp_path / "merged", lambda: task, keep="all"))
+    name = plain["layers"][0]["name"]
+    weights = [load_pruned(tmp_path / which / "pruned" / "0").state_dict()[name] for which in ("plain", "merged")]
+    assert torch.equal(2 * weights[0], weights[1])
