@@ -3,12 +3,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: sweep test lint bench ui
+.PHONY: sweep test test-cluster lint bench ui
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Three pretended hosts over real SSH; needs root and Debian's openssh-server, iproute2 and rsync, and skips without them.
+# CIFAR10_ROOT=FOLDER adds the sweep on CIFAR-10.
+test-cluster: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/cluster/over_ssh.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -17,7 +22,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write docs/performance.md
 
 ui: $(VENV)/.installed
 	$(BIN)/python -m sweeps ui

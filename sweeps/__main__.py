@@ -31,8 +31,8 @@ def show_best(
     sparsity: Annotated[float | None, typer.Option(help="only at this sparsity, in [0, 1)")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
-    """The best lam and rho for each architecture, dataset, optimizer, regularizer and sparsity (validation split)."""
-    from sweeps._records import best, find_sweeps
+    """The best lam and rho for each architecture, dataset, optimizer, regularizer, way of pruning and sparsity."""
+    from sweeps._records import PRUNED_BY, best, find_sweeps
     from sweeps._report import make_console, number, with_spread
 
     rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
@@ -46,11 +46,12 @@ def show_best(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    columns = ("architecture", "dataset", "optimizer", "regularizer", "sparsity")
-    for name in (*columns, "lam", "rho", rows[0]["metric"], "n", "epochs", "sweep", "trial"):
+    columns = ["architecture", "dataset", "optimizer", "regularizer"]
+    columns += [name for name, usual in PRUNED_BY.items() if any(row[name] != usual for row in rows)]
+    for name in (*columns, "sparsity", "lam", "rho", rows[0]["metric"], "n", "epochs", "sweep", "trial"):
         table.add_column(name, justify="right" if name in ("sparsity", "lam", "rho", "n", "epochs") else "left")
     for row in rows:
-        texts = [str(row[name]) for name in columns[:4]]
+        texts = [str(row[name]) for name in columns]
         values = [f"{row['sparsity']:g}", number(row["lam"]), number(row["rho"]), with_spread(row), str(row["n"])]
         table.add_row(*texts, *values, str(row["epochs"]), row["sweep"], row["trial"])
     make_console().print(table)
@@ -86,6 +87,22 @@ def sync(
     typer.echo(f"{before - left} of {before} entries sent to {shipper.tracking_uri}")
     if left:
         fail(ValueError(f"sync: {left} entries are not sent: {shipper.failure}"))
+
+
+@app.command()
+def submit(
+    cluster: Annotated[Path, typer.Argument(help="cluster file, e.g. cluster.yaml")],
+    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. cifar10, or its file")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="the sweep's own flags, behind --")] = None,
+    tmux: Annotated[bool, typer.Option("--tmux", help="return at once; the sweep goes on in tmux on the head")] = False,
+) -> None:
+    """Run a sweep on a cluster: Ray's own `ray submit`, but arguments reach the sweep unbroken and unexecuted."""
+    from sweeps import _submit
+
+    try:
+        _submit.submit(cluster, sweep, arguments or [], tmux=tmux)
+    except ValueError as error:
+        fail(error)
 
 
 @app.command()

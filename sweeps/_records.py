@@ -370,6 +370,7 @@ class MlflowCopy:
         # The journal keeps what a server does not take, so retries are short: the defaults block for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow import MlflowClient
 
         for noisy in ("mlflow", "alembic"):

@@ -16,10 +16,10 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
-import yaml
 from ray import tune
 from rich.console import Console
 
+from sweeps._preflight import check_cluster, may_come, wait_for_hosts
 from sweeps._progress import Progress
 from sweeps._records import Records, Shipper, best, default_tracking_uri
 from sweeps._report import as_tables, make_console, summarize
@@ -48,11 +48,14 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
         phases = Phases(sweep, arms, records, objective)
         shipper = Shipper(sweep.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
         announce(sweep, phases, records, tracking_uri, console)
+        if not phases.complete():
+            if not ray.is_initialized():
+                stack.enter_context(local_or_joined_ray(console))
+            if not is_own_ray():
+                check_cluster(sweep.folder, trial_resources(sweep)[0], tracking_uri, console)
         shipper.start()
         try:
             if not phases.complete():
-                if not ray.is_initialized():
-                    stack.enter_context(local_or_joined_ray(console))
                 run_trials(sweep, phases, records, data, console, objective)
         finally:
             complete = phases.complete()
@@ -133,6 +136,8 @@ def local_or_joined_ray(console: Console) -> Iterator[None]:
     """The cluster this process runs on (`ray start`, RAY_ADDRESS), or one of its own on this machine."""
     with console.status("Starting Ray ..."):
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    if not is_own_ray():
+        wait_for_hosts(console)
     try:
         yield
     finally:
@@ -148,11 +153,7 @@ def is_own_ray() -> bool:
 def capacity(resource: str) -> float:
     """How much of it there is, or, on the head of a cluster that Ray's launcher started, how much may come."""
     now = ray.cluster_resources().get(resource, 0)
-    bootstrap = Path("~/ray_bootstrap_config.yaml").expanduser()  # the launcher leaves it on the head
-    if is_own_ray() or not bootstrap.exists():
-        return now
-    types = yaml.safe_load(bootstrap.read_text()).get("available_node_types", {}).values()
-    return max(now, sum(t.get("resources", {}).get(resource, 0) * t.get("max_workers", 0) for t in types))
+    return now if is_own_ray() else max(now, may_come(resource))
 
 
 def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
@@ -168,7 +169,8 @@ def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
     if wanted:
         fit = min(fit, int(gpus // wanted) if wanted >= 1 else int(gpus) * int(1 / wanted))
     resources = {"cpu": sweep.cpus_per_trial} | ({"gpu": wanted} if wanted else {})
-    return resources, max(1, min(fit, sweep.max_concurrent or fit))
+    wished = sweep.max_concurrent or fit
+    return resources, max(1, min(fit, wished) if is_own_ray() else wished)  # a cluster grows on demand alone
 
 
 def run_trials(
@@ -357,7 +359,8 @@ def known_elsewhere(sweep: Sweep) -> dict[str, list[dict[str, float]]]:
     """For each arm, the best lam and rho recorded by other sweeps for this architecture at this sparsity: of the same
     dataset first, then of others."""
     rows = best(sweep.runs, architecture=sweep.architecture, skip_sweep=sweep.name)
-    rows = [row for row in rows if row["sparsity"] == sweep.target_sparsity]
+    own = {"scheme": sweep.scheme, "criterion": sweep.criterion, "scope": sweep.scope}
+    rows = [row for row in rows if row["sparsity"] == sweep.target_sparsity and own.items() <= row.items()]
     rows.sort(key=lambda row: row["dataset"] != sweep.dataset)
     points: dict[str, list[dict[str, float]]] = {}
     for row in rows:

@@ -1,5 +1,6 @@
 import importlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from PIL import Image
 
 import sparsity
 from sweeps._sweep import Sweep
-from trainables.training import load_task, train
+from trainables.datasets._generated import generate
+from trainables.training import train
 
 SWEEPS = sparsity.menu("sweeps")
 REPOSITORY = Path(__file__).parents[2]
@@ -39,18 +41,89 @@ def cifar_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def lgg_folder(tmp_path_factory):
+    """Four slices each of five patients, one of them with a lesion, as Kaggle stores them."""
+    folder = tmp_path_factory.mktemp("lgg") / "kaggle_3m"
+    rng = np.random.default_rng(0)
+    for patient in ("TCGA_AA_1", "TCGA_BB_2", "TCGA_CC_3", "TCGA_DD_4", "TCGA_EE_5"):
+        (folder / patient).mkdir(parents=True)
+        for number in (1, 2, 3, 4):
+            mask = np.zeros((32, 32), np.uint8)
+            mask[8:16, 8:20] = 255 * (number == 1)
+            slices = {"": rng.integers(0, 256, (32, 32, 3), np.uint8), "_mask": mask}
+            for kind, pixels in slices.items():
+                Image.fromarray(pixels).save(folder / patient / f"{patient}_{number}{kind}.tif")
+    return folder.parent
+
+
+@pytest.fixture(scope="session")
+def records_folder(tmp_path_factory):
+    """Questions of two tasks, in the layout of the commonsense benchmark."""
+    folder = tmp_path_factory.mktemp("records")
+    for task, answers in (("ARC-Easy", ("answer1", "answer2", "answer3")), ("openbookqa", ("answer1", "answer2"))):
+        (folder / task).mkdir()
+        for split in ("train", "test"):
+            records = [
+                {
+                    "instruction": f"Which of {i}?\n\nAnswer format: {'/'.join(answers)}",
+                    "input": "",
+                    "output": f"the correct answer is {answers[i % len(answers)]}",
+                    "answer": answers[i % len(answers)],
+                }
+                for i in range(40)
+            ]
+            (folder / task / f"{split}.json").write_text(json.dumps(records))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder(request, tmp_path_factory):
+    """A function: the name of a data set -> a folder with a small copy of it, None where it needs none."""
+
+    def folder_of(dataset):
+        own = {"cifar10": "cifar_folder", "lgg": "lgg_folder", "commonsense": "records_folder"}
+        if dataset in own:
+            return request.getfixturevalue(own[dataset])
+        if dataset == "digits":
+            return None
+        folder = tmp_path_factory.getbasetemp() / "generated" / dataset
+        if not folder.exists():
+            generate(dataset, folder, num_train=200, num_test=200)
+        return folder
+
+    return folder_of
+
+
 # ---- every sweep -----------------------------------------------------------------------------------------------
+
+TINY_VIT = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 16}
+TINY = {  # what is smaller than in the sweep, so that a step takes milliseconds
+    "cifar10": {"model": {"width": 4}},
+    "cifar100": {"model": {"depth": 10, "widen_factor": 1}},
+    "commonsense_lora": {"model": {"base": "tiny-qwen2", "hidden_size": 16, "num_layers": 1}},
+    "lgg_unet": {"data": {"image_size": 32}, "model": {"encoder": "resnet18", "decoder_width": 1}},
+    "svhn": {"model": {"width": 4}},
+    "vit_cifar100": {"model": TINY_VIT},
+    "vit_tiny_imagenet": {"model": TINY_VIT},
+}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_sweep_trains_each_of_its_arms_for_two_steps(name, cifar_folder):
+def test_every_sweep_trains_each_of_its_arms_for_two_steps(name, data_folder):
     sweep = load_sweep(name)
+    folder = data_folder(sweep.dataset)
     fields = {field: getattr(sweep, field) for field in sweep.model_fields_set}
-    small = Sweep(**{**fields, "train_size": 8, "batch_size": 4, "max_epochs": 1, "data_root": cifar_folder})
-    for arm in small.arms():
+    fewer = {"train_size": 8, "eval_size": 8, "batch_size": 4, "accumulate": 1, "max_epochs": 1, "num_rungs": 1}
+    small = Sweep(**{**fields, **fewer, **TINY.get(name, {}), "data_root": folder})
+    arms = small.arms()
+    data = None
+    for arm in arms:
         config = small.trial_config(arm.choices, arm.known)
-        _, evaluation = train(load_task(config, root=str(cifar_folder)), config)
-        assert 0 <= evaluation.metrics[sweep.target_sparsity]["acc"] <= 1
+        task_class = sparsity.find("trainables.tasks", config.task)
+        data = data or task_class.load(config, folder and str(folder))
+        _, evaluation = train(task_class(config, data), config)
+        assert 0 <= evaluation.metrics[sweep.target_sparsity][task_class.objective] <= 1
 
 
 @pytest.mark.parametrize("name", SWEEPS)

@@ -87,7 +87,7 @@ def killed(tmp_path_factory):
 def test_it_prints_the_best_and_the_table(undisturbed):
     runs, shown = undisturbed
     assert "digits  10/10 " in shown
-    for arm in ("sgd        none", "sgd        wcr", "sam        none", "sam        wcr"):
+    for arm in ("sgd + none", "sgd + wcr", "sam + none", "sam + wcr"):
         assert arm in shown
     assert "Best: s" in shown
     assert "n = 2" in shown

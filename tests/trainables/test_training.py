@@ -219,7 +219,7 @@ def test_frozen_batchnorm_thaws_after_an_error():
 
 
 def test_divergence_names_step_lam_loss_and_penalty(tiny, make_task):
-    config = tiny(opt={"lr": 1e12, "momentum": 0.0}, regularizer="hoyer_square", lam=1e-3, seed=1)
+    config = tiny(opt={"lr": 1e25, "momentum": 0.0}, regularizer="hoyer_square", lam=1e-3, seed=1)
     training = Training(make_task(config), config)
     pattern = r"^diverged at step [1-3] \(epoch 0\): task loss \S+, penalty \S+, lam 0.001$"
     with pytest.raises(Diverged, match=pattern) as caught:

@@ -32,3 +32,26 @@ def test_stem_and_stages_start_from_kaiming_normal_fan_out():
     for conv in (model.conv1, model.layer4[1].conv2):
         expected = math.sqrt(2 / (9 * conv.out_channels))  # gain of ReLU, fan_out = 3 * 3 * out_channels
         assert conv.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("width", [1, 8, 20])
+def test_width_scales_every_stage(width):
+    model = resnet18(10, width=width)
+    shapes = []
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        stage.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[1:]))
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert shapes == [(width, 32, 32), (2 * width, 16, 16), (4 * width, 8, 8), (8 * width, 4, 4)]
+    names = [name for name, _ in resnet18(10).named_parameters()]
+    assert [name for name, _ in model.named_parameters()] == names
+    with pytest.raises(ValueError, match="resnet18: width must be a whole number >= 1, got 0"):
+        resnet18(10, width=0)
+
+
+def test_default_width_starts_from_the_weights_that_it_always_had():
+    torch.manual_seed(0)
+    model = resnet18(10)
+    # Drawn before there was a width and written down: the same seed goes on giving the same run.
+    expected = [0.12636622786521912, 0.040844179689884186, -0.020315496250987053]
+    drawn = [model.conv1.weight[0, 0, 0, 0], model.layer1[0].conv1.weight[0, 0, 0, 0], model.fc.weight[0, 0]]
+    assert [weight.item() for weight in drawn] == pytest.approx(expected, rel=1e-6)

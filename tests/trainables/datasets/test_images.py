@@ -49,14 +49,16 @@ def test_reads_grey_images_with_one_channel(tmp_path, pixels, encode, write_parq
     np.testing.assert_array_equal(images, grey[:, np.newaxis])
 
 
-def test_reads_parts_in_order_and_misses_none(tmp_path, pixels, encode, write_parquet):
-    files = [tmp_path / f"train-0000{part}-of-00002.parquet" for part in (0, 1)]
+@pytest.mark.parametrize("suffix", ["", "-1359597a978bc4fa"])
+def test_reads_parts_in_order_and_misses_none(tmp_path, pixels, encode, write_parquet, suffix):
+    files = [tmp_path / f"train-0000{part}-of-00002{suffix}.parquet" for part in (0, 1)]
     for part, file in enumerate(files):
         write_parquet(file, [encode(pixels[part])], [part])
     images, labels = read_parquet(files, **RGB)
     np.testing.assert_array_equal(images, pixels[:2].transpose(0, 3, 1, 2))
     assert labels.tolist() == [0, 1]
-    with pytest.raises(DataError, match=r"must hold all 2 parts that train-00001-of-00002\.parquet belongs to, got 1"):
+    message = rf"must hold all 2 parts that train-00001-of-00002{suffix}\.parquet belongs to, got 1"
+    with pytest.raises(DataError, match=message):
         read_parquet(files[1:], **RGB)
 
 

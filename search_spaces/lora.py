@@ -1,0 +1,39 @@
+"""Language models fine-tuned with LoRA: the arms of the WCR paper, AdamW alone, and what its authors left open.
+
+Source: Yun, Jo & Lee 2025 (arXiv 2511.14282), section 5.1, tables 6 and 12: AdamW with no penalty, l1, Hoyer-square and
+WCR, of which three values of lam each were tried on Qwen2.5-1.5B. Which, the text at hand has lost, and the paper has
+no SAM for language models: all ranges here are ours. They hold the lam at which penalty and loss have gradients of one
+size in the factors, of a small network (l1 4e-3, Hoyer-square 3e-4, WCR 4e-5, when it has learned the form of an
+answer) and, lower, of a large one. SAM's family works on AdamW (--optimizer sam).
+"""
+
+from optuna.distributions import CategoricalDistribution as Categorical
+from optuna.distributions import FloatDistribution as Float
+
+__all__ = ["FIXED", "KNOWN", "SPACE"]
+
+SPACE = {
+    "optimizer": Categorical(("adamw",)),
+    "regularizer": Categorical(("none", "l1", "hoyer_square", "wcr")),
+    "lam": {
+        "regularizer": {
+            "l1": Float(1e-7, 1e-3, log=True),
+            "hoyer_square": Float(1e-7, 1e-3, log=True),
+            "wcr": Float(1e-8, 1e-3, log=True),
+        }
+    },
+    "opt/rho": {
+        "optimizer": {
+            "sam": Float(0.005, 0.5, log=True),
+            "s2sam": Float(0.005, 0.5, log=True),
+            "cram": Float(0.005, 0.5, log=True),
+        }
+    },
+}
+
+KNOWN = {
+    "lam": {"regularizer": {"l1": 1e-6, "hoyer_square": 1e-6, "wcr": 1e-6}},
+    "opt/rho": {"optimizer": {"sam": 0.05, "s2sam": 0.05, "cram": 0.05}},
+}
+
+FIXED = {"opt/base": {"optimizer": {"sam": "adamw", "s2sam": "adamw", "cram": "adamw"}}}

@@ -1,0 +1,27 @@
+"""CIFAR-100 with WideResNet-28-10: which optimizer, regularizer, lam and rho keep accuracy at 96% of weights removed?
+
+The defaults are the setting of the WCR paper (arXiv 2511.14282, tables 4 and 5). It does not state its weight decay;
+5e-4 is what the WideResNet paper (arXiv 1605.07146) trains these networks with.
+"""
+
+from search_spaces import cnn
+from sweeps._sweep import Sweep
+
+SWEEP = Sweep(
+    dataset="cifar100",
+    architecture="wide_resnet",
+    model={"depth": 28, "widen_factor": 10},
+    space=cnn.SPACE,
+    known=cnn.KNOWN,
+    fixed=cnn.FIXED,
+    target_sparsity=0.96,
+    sparsities=(0.9, 0.92, 0.94, 0.97, 0.98),
+    max_epochs=200,
+    batch_size=128,
+    opt={"lr": 0.1, "weight_decay": 5e-4},
+    schedule="dynamic_tuning",
+    num_trials=64,
+)
+
+if __name__ == "__main__":
+    SWEEP.main()

@@ -1,0 +1,677 @@
+"""LoRA on records that the tests make. Expected values come from transformers' own loss and generation, from peft's
+formula done by hand, and from autograd where the task has a shortcut."""
+
+import copy
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sparsity.regularizers.wcr import WCR
+from trainables.config import TrialConfig
+from trainables.pruning import load_pruned
+from trainables.resumable import ResumableTrial
+from trainables.tasks.lora import IGNORED, LoRA
+from trainables.training import Training, train_step
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CONFIG = {
+    "task": "lora",
+    "dataset": "commonsense",
+    "architecture": "causal_lm",
+    "model": {"base": "tiny-qwen2", "vocab_size": 300, "hidden_size": 16, "num_layers": 2, "num_heads": 2},
+    "protocol": {"r": 4, "alpha": 8},
+    "optimizer": "adamw",
+    "opt": {"lr": 1e-2},
+    "max_epochs": 2,
+    "num_rungs": 2,
+    "batch_size": 16,
+    "target_sparsity": 0.3,
+    "sparsities": (0.2,),
+    "scope": "uniform",
+}
+
+
+def configuration(**fields):
+    groups = {name: {**CONFIG[name], **fields.pop(name, {})} for name in ("model", "protocol", "opt")}
+    return TrialConfig.model_validate({**CONFIG, **groups, **fields})
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """True or false by a word, one in ten behind many others; which of three to five by a number."""
+    root = tmp_path_factory.mktemp("records")
+    random = np.random.default_rng(0)
+
+    def truth():
+        answer = ("false", "true")[word := random.integers(2)]
+        words = "a " * (60 if random.random() < 0.1 else random.integers(1, 12))
+        return f"{words}{('bad', 'good')[word]} one\n\nAnswer format: true/false", answer
+
+    def choice():
+        answer = f"answer{(number := random.integers(3)) + 1}"
+        listed = "/".join(f"answer{i + 1}" for i in range(random.integers(3, 6)))
+        return f"take {number}\n\nAnswer format: {listed}", answer
+
+    for task, make, sizes in (("boolq", truth, (140, 30)), ("ARC-Easy", choice, (60, 20))):
+        (root / task).mkdir()
+        for name, size in zip(("train", "test"), sizes, strict=True):
+            made = [make() for _ in range(size)]
+            records = [
+                {"instruction": text, "input": "", "output": f"the correct answer is {answer}", "answer": answer}
+                for text, answer in made
+            ]
+            (root / task / f"{name}.json").write_text(json.dumps(records))
+    return root
+
+
+@pytest.fixture(scope="session")
+def data(folder):
+    """As trials share it; nothing can write into the arrays."""
+    loaded = LoRA.load(configuration(), str(folder))
+    for value in (loaded, loaded.records, loaded.records.prompts, loaded.records.table):
+        for array in vars(value).values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+    return loaded
+
+
+@pytest.fixture
+def make(data):
+    """A function: fields that differ -> the task and its network."""
+
+    def task_and_model(**fields):
+        task = LoRA(configuration(**fields), data)
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model = task.build_model()
+        return task, model
+
+    return task_and_model
+
+
+def with_factors(model, scale=0.3):
+    """Give B values: it is 0 at first, and everything with it."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def texts(task, batch):
+    """The tokens of each row of a batch that are not padding, and the labels that count."""
+    rows = [row[:length].tolist() for row, length in zip(batch.tokens, batch.lengths, strict=True)]
+    return rows, [[label for label in row.tolist() if label != IGNORED] for row in batch.labels]
+
+
+# ---- batches -----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_holds_prompts_responses_and_where_they_are_predicted(make, data):
+    task, _ = make()
+    records = data.records
+    (batch,) = task.batches("validation", 100)
+    rows, labels = texts(task, batch)
+    for i, row in enumerate(data.validation):
+        prompt, response = records.prompts.rows()[row], records.table.rows()[records.correct[row]]
+        assert rows[i] == prompt + response[:-1]
+        assert labels[i] == response
+        assert batch.positions[i, : len(response)].tolist() == list(range(len(prompt) - 1, len(rows[i])))
+    assert (batch.tokens.shape[1], batch.positions.shape[1]) == (max(map(len, rows)), max(map(len, labels)))
+    assert batch.tokens[0, batch.lengths[0] :].eq(0).all()
+
+
+def test_an_epoch_sees_each_record_at_most_once_in_whole_batches_that_its_seed_decides(make, data):
+    task, _ = make()
+    assert task.steps_per_epoch(16) == 11  # of 180
+
+    def epoch(seed):
+        return [tuple(row) for batch in task.batches("train", 16, seed=seed) for row in texts(task, batch)[0]]
+
+    one = epoch(1)
+    assert len(one) == 11 * 16
+    state = torch.get_rng_state()
+    torch.manual_seed(9)  # nothing else does
+    assert epoch(1) == one
+    torch.set_rng_state(state)
+    assert epoch(2) != one
+    everything = [tuple(row) for batch in task.batches("train", 1000) for row in texts(task, batch)[0]]
+    assert len(everything) == 180
+    for row in set(one):
+        assert one.count(row) <= everything.count(row)
+
+
+def test_a_prompt_too_long_loses_its_middle_and_never_the_answer(folder):
+    config = configuration(data={"cutoff": 120})
+    data = LoRA.load(config, str(folder))
+    task, records = LoRA(config, data), data.records
+    batch = next(task.batches("train", 1000))
+    rows, labels = texts(task, batch)
+    num_cut = 0
+    for i, row in enumerate(data.training):
+        prompt, response = records.prompts.rows()[row], records.table.rows()[records.correct[row]]
+        assert labels[i] == response
+        if len(prompt) + len(response) <= 120:
+            assert rows[i] == prompt + response[:-1]
+            continue
+        num_cut += 1
+        assert len(rows[i]) == 119
+        left = 120 - len(response) - 1
+        assert rows[i] == prompt[:1] + prompt[-left:] + response[:-1]
+    task.build_model()
+    assert 0 < num_cut < 180
+    assert task.describe_model()["input"]["num_training_prompts_cut"] == num_cut
+    longest = records.prompts.lengths[data.validation].max()  # measured whole
+    assert (
+        task._batch(data.validation, records.correct[data.validation], 0 * data.validation).lengths.max()
+        > longest
+        > 120
+    )
+    with pytest.raises(ValueError, match=r"^data: cutoff must be above \d+ \(the tokens of an answer\), got 5$"):
+        LoRA.load(configuration(data={"cutoff": 5}), str(folder))
+
+
+def test_eval_size_and_train_size(data):
+    task = LoRA(configuration(eval_size=10), data)
+    assert {name: len(rows) for name, rows in task.rows.items()} == {"train": 180, "validation": 10, "test": 10}
+    assert np.bincount(data.records.tasks[task.rows["test"]]).tolist() == [5, 5]
+    assert set(task.rows["test"]) <= set(range(200, 250))
+    assert not set(data.training) & set(data.validation)
+
+
+# ---- loss and gradients ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["tiny-qwen2", "tiny-llama"])
+def test_loss_is_the_one_of_transformers(make, base):
+    task, model = make(model={"base": base})
+    with_factors(model).eval()
+    batch = next(task.batches("train", 24, seed=0))
+    labels = torch.full_like(batch.tokens, IGNORED)  # the one that model(labels=...) shifts by itself
+    tokens = torch.cat([batch.tokens, torch.zeros(24, 1, dtype=torch.long)], 1)
+    labels = torch.full_like(tokens, IGNORED)
+    mask = torch.zeros_like(tokens)
+    for i, (length, count) in enumerate(zip(batch.lengths, batch.num_labels, strict=True)):
+        tokens[i, length] = batch.labels[i, count - 1]  # the end of text, which no place of the batch has
+        labels[i, length + 1 - count : length + 1] = batch.labels[i, :count]
+        mask[i, : length + 1] = 1
+    expected = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
+    assert task.loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_padding_changes_nothing(make):
+    task, model = make()
+    with_factors(model).eval()
+    batch = next(task.batches("train", 16, seed=0))
+    together = task.forward(model, batch)
+    for i, (_, alone) in enumerate(task.parts(batch, 16)):
+        count = int(batch.num_labels[i])
+        assert alone.tokens.shape == (1, batch.lengths[i])
+        torch.testing.assert_close(task.forward(model, alone)[0, :count], together[i, :count], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num", [1, 3, 4, 16, 99])
+def test_parts_add_up_to_the_whole_batch(make, num):
+    task, model = make(protocol={"dropout": 0.0})
+    with_factors(model)
+    batch = next(task.batches("train", 16, seed=0))
+    parts = task.parts(batch, num)
+    assert len(parts) == min(num, 16)
+    assert sum(weight for weight, _ in parts) == pytest.approx(1)
+    assert sum(part.lengths.sum() for _, part in parts) == batch.lengths.sum()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    whole = torch.autograd.grad(task.loss(model, batch), trained)
+    added = torch.autograd.grad(sum(weight * task.loss(model, part) for weight, part in parts), trained)
+    for one, other in zip(whole, added, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(make):
+    gradients = []
+    for on in (False, True):
+        task, model = make(protocol={"gradient_checkpointing": on})
+        with_factors(model).train()
+        torch.manual_seed(5)  # dropout
+        task.loss(model, next(task.batches("train", 16, seed=0))).backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+def test_only_the_factors_are_trained_in_float32_whatever_the_base_is(make):
+    for dtype in ("float32", "bfloat16"):
+        task, model = make(protocol={"base_dtype": dtype})
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        assert len(trained) == 2 * 7 * 2
+        assert all("lora_A" in name or "lora_B" in name for name in trained)
+        assert {p.dtype for p in trained.values()} == {torch.float32}
+        assert {p.dtype for p in model.parameters() if not p.requires_grad} == {getattr(torch, dtype)}
+        assert {b.dtype for n, b in model.named_buffers() if "inv_freq" in n} == {torch.float32}
+        assert task.regularized(model).keys() == trained.keys()
+        task.loss(with_factors(model), next(task.batches("train", 16, seed=0))).backward()
+        assert all(p.grad.dtype is torch.float32 and p.grad.abs().max() > 0 for p in trained.values())
+        merged = task.deployed(copy.deepcopy(model))
+        assert {p.dtype for p in merged.parameters()} == {torch.float32}
+        assert math.isfinite(task.evaluate(merged, "validation")["loss"])
+
+
+# ---- merging -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["tiny-qwen2", "tiny-llama"])
+def test_deployed_is_w0_plus_scale_b_a_in_a_plain_network(make, base):
+    task, model = make(model={"base": base})
+    with_factors(model).eval()
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    merged = task.deployed(copy.deepcopy(model))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
+    assert type(merged).__name__ in ("Qwen2ForCausalLM", "LlamaForCausalLM")
+    prunable = task.prunable(merged)
+    names = [f"model.layers.{i}.{part}" for i in range(2) for part in ("self_attn", "mlp")]
+    assert {name.rsplit(".", 2)[0] for name in prunable} == set(names)
+    assert [name.split(".")[-2] for name in prunable] == PROJECTIONS * 2
+    parameters = dict(merged.named_parameters())
+    for name, weight in prunable.items():
+        assert weight is parameters[name]
+        layer = f"base_model.model.{name.removesuffix('.weight')}"
+        A, B = (before[f"{layer}.lora_{factor}.default.weight"].double() for factor in "AB")
+        expected = before[f"{layer}.base_layer.weight"].double() + 8 / 4 * B @ A
+        torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-6, atol=1e-6)
+    batch = next(task.batches("train", 16))
+    torch.testing.assert_close(task.forward(merged, batch), task.forward(model, batch), rtol=1e-4, atol=1e-4)
+    assert task.prunable(model).keys() == prunable.keys()  # of the network before it is merged too
+
+
+def test_regularizing_merged_weights_is_the_chain_rule(make):
+    """Against autograd on W0 + 2 B A written out, at two successive weights, and in parts."""
+    task, model = make(protocol={"regularize": "merged", "dropout": 0.0}, regularizer="wcr", lam=1e-3)
+    with_factors(model)
+    regularizer = WCR(task.regularized(model).values())
+    layers = list(task.projections(model).values())
+    batch = next(task.batches("train", 16, seed=0))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.05)
+    for accumulate in (1, 1, 4):
+        A, B = ([getattr(layer, f"lora_{f}")["default"].weight.detach().clone() for layer in layers] for f in "AB")
+        factors = [tensor.requires_grad_() for tensor in (*A, *B)]
+        merged = [layer.base_layer.weight + 2 * b @ a for layer, a, b in zip(layers, A, B, strict=True)]
+        penalty = sum(1 / (w.square().add(1e-8).sqrt().var(correction=0) + 1e-8) for w in merged)
+        penalty_gradients = torch.autograd.grad(penalty, factors)
+        loss_gradients = torch.autograd.grad(task.loss(model, batch), trained)
+        expected = dict(zip([id(layer.lora_A["default"].weight) for layer in layers], penalty_gradients, strict=False))
+        expected |= dict(
+            zip([id(layer.lora_B["default"].weight) for layer in layers], penalty_gradients[len(layers) :], strict=True)
+        )
+        _, found = train_step(
+            model, batch, task=task, regularizer=regularizer, lam=1e-3, optimizer=optimizer, accumulate=accumulate
+        )
+        assert found.item() == pytest.approx(penalty.item(), rel=1e-5)
+        for parameter, of_loss in zip(trained, loss_gradients, strict=True):
+            whole = of_loss + 1e-3 * expected[id(parameter)]
+            torch.testing.assert_close(parameter.grad, whole, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "regularize"),
+    [("adamw", "factors"), ("sam", "factors"), ("s2sam", "factors"), ("cram", "factors"), ("sam", "merged")],
+)
+def test_sams_family_works_too(make, optimizer, regularize):
+    base = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
+    task, _ = make(
+        protocol={"regularize": regularize},
+        optimizer=optimizer,
+        opt=base,
+        regularizer="hoyer_square",
+        lam=1e-6,
+        accumulate=2,
+        train_size=32,
+    )
+    training = Training(task, task.config)
+    before = {name: p.detach().clone() for name, p in training.model.named_parameters()}
+    terms = training.run_epoch()
+    assert terms["loss"] > 0
+    assert terms["penalty"] > 0
+    for name, parameter in training.model.named_parameters():
+        assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
+
+
+def test_gates_go_on_the_factors_and_are_folded_before_merging(make):
+    task, _ = make(regularizer="l0_hard_concrete", lam=1e-4, train_size=32, eval_size=10)
+    training = Training(task, task.config)
+    training.run_epoch()
+    merged = training.trained_model()
+    assert not any("parametrizations" in name for name, _ in merged.named_parameters())
+    assert math.isfinite(task.evaluate(merged, "validation")["loss"])
+
+
+# ---- answers -----------------------------------------------------------------------------------------------------
+
+
+def by_hand(model, prompt, response):
+    """Sum of the log-probabilities of a response behind a prompt, from the whole logits of that one text."""
+    logits = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+    return sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(response))
+
+
+@torch.no_grad()
+def test_scores_are_those_of_each_candidate_alone_and_greedy_is_generation(make, data):
+    task, untrained = make()
+    training = Training(task, task.config)
+    with torch.enable_grad():
+        training.run_epoch()
+    for model in (task.deployed(with_factors(untrained)).eval(), training.trained_model().eval()):
+        rows = task.rows["test"][:8]
+        scores, greedy, nats = task.score(model, rows)
+        total, prompts, table = 0.0, data.records.prompts.rows(), data.records.table.rows()
+        for i, row in enumerate(rows):
+            for k, candidate in enumerate(data.records.responses[row]):
+                if candidate < 0:
+                    assert scores[i, k] == -math.inf
+                    assert not greedy[i, k]
+                    continue
+                response = table[candidate][:-1]
+                assert scores[i, k].item() == pytest.approx(by_hand(model, prompts[row], response), abs=1e-3)
+                generated = model.generate(
+                    torch.tensor([prompts[row]]),
+                    attention_mask=torch.ones(1, len(prompts[row]), dtype=torch.long),
+                    max_new_tokens=len(response),
+                    do_sample=False,
+                    pad_token_id=0,
+                )[0, len(prompts[row]) :].tolist()
+                assert greedy[i, k].item() is (generated == response)
+            total -= by_hand(model, prompts[row], table[data.records.correct[row]])
+        assert nats.item() == pytest.approx(total, rel=1e-4)
+
+
+def test_candidates_of_several_tokens_are_scored_whole(folder, tmp_path):
+    """Answers that differ early, in two tasks: more rows than records, still one batch."""
+    for task, candidates in (("boolq", ("yes it is", "no")), ("piqa", ("red wine", "beer", "red herring and chips"))):
+        (tmp_path / task).mkdir()
+        for name in ("train", "test"):
+            answers = [candidates[i % len(candidates)] for i in range(12)]
+            instruction = "{}?\n\nAnswer format: " + "/".join(candidates)
+            records = [
+                {"instruction": instruction.format("x" * i), "output": f"it is {a}", "answer": a}
+                for i, a in enumerate(answers)
+            ]
+            (tmp_path / task / f"{name}.json").write_text(json.dumps(records))
+    data = LoRA.load(configuration(), str(tmp_path))
+    task = LoRA(configuration(), data)
+    model = task.deployed(with_factors(task.build_model())).eval()
+    rows = data.test
+    with torch.no_grad():
+        scores, _, _ = task.score(model, rows)
+        prompts, table = data.records.prompts.rows(), data.records.table.rows()
+        for i, row in enumerate(rows):
+            candidates = [c for c in data.records.responses[row] if c >= 0]
+            expected = [by_hand(model, prompts[row], table[c][:-1]) for c in candidates]
+            assert scores[i, : len(candidates)].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_metrics_by_hand(make, data, monkeypatch):
+    """From scores that say which answer is chosen, in the order of the split."""
+    task, model = make()
+    rows, records = task.rows["test"], data.records
+    chosen = {row: int(np.random.default_rng(row).integers((records.responses[row] >= 0).sum())) for row in rows}
+
+    def score(model, chunk):
+        scores = torch.full(records.responses[chunk].shape, -1.0)
+        for i, row in enumerate(chunk):
+            scores[i, chosen[row]] = -0.5
+        return scores, torch.zeros_like(scores, dtype=torch.bool), torch.tensor(2.0 * len(chunk), dtype=torch.float64)
+
+    monkeypatch.setattr(task, "score", score)
+    metrics = task.evaluate(model, "test")
+    arc, boolq = range(230, 250), range(200, 230)  # test files follow the training files, in the order of tasks
+    acc = {
+        name: np.mean([chosen[row] == records.answers[row] for row in of])
+        for name, of in (("ARC-Easy", arc), ("boolq", boolq))
+    }
+    chance = (np.mean([1 / (records.responses[row] >= 0).sum() for row in arc]) + 1 / 2) / 2
+    num_tokens = sum(len(records.table.rows()[records.correct[row]]) for row in rows)
+    assert metrics == pytest.approx(
+        {
+            "acc": (acc["ARC-Easy"] + acc["boolq"]) / 2,
+            "loss": 2 * len(rows) / num_tokens,
+            "acc_ARC-Easy": acc["ARC-Easy"],
+            "acc_boolq": acc["boolq"],
+            "chance": chance,
+            "greedy_agreement": 0.0,
+        }
+    )
+
+
+def test_what_is_chosen_does_not_depend_on_the_right_answer(make, data):
+    task, model = make()
+    model = task.deployed(with_factors(model)).eval()
+    rows = task.rows["test"]
+    other = copy.deepcopy(data)
+    other.records.answers.flags.writeable = True
+    other.records.answers[:] = 0
+    with torch.no_grad():
+        scores = [LoRA(task.config, d).score(model, rows)[0] for d in (data, other)]
+    finite = scores[0].isfinite()
+    torch.testing.assert_close(scores[0][finite], scores[1][finite], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fill", [float("nan"), float("inf"), 3e38, 0.0])
+def test_metrics_are_finite_whatever_the_weights(make, fill):
+    task, model = make(eval_size=10)
+    model = task.deployed(model)
+    with torch.no_grad():
+        for weight in task.prunable(model).values():
+            weight.fill_(fill)
+    metrics = task.evaluate(model.train(), "validation")
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert model.training
+    if math.isnan(fill):
+        assert (metrics["acc"], metrics["loss"], metrics["greedy_agreement"]) == (0.0, 1e9, 0.0)
+
+
+def test_criteria_find_their_gradients(make):
+    from trainables.pruning import score
+
+    task, model = make(criterion="gradient_magnitude")
+    model = task.deployed(with_factors(model)).eval()
+    scores = score(task, model, task.config)
+    assert all(s.isfinite().all() and s.max() > 0 for s in scores)
+
+
+# ---- whole trials ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """A trial that learns, with test read: its folder, its result and its task."""
+    config = configuration(
+        data={"tasks": "boolq"},
+        model={"hidden_size": 32},
+        protocol={"r": 16, "alpha": 32},
+        batch_size=8,
+        max_epochs=6,
+        num_rungs=3,
+        read_test=True,
+    )
+    task = LoRA(config, LoRA.load(config, str(folder)))
+    folder = tmp_path_factory.mktemp("trial")
+    trial = ResumableTrial(config, folder, lambda: task)
+    while (report := trial.advance())["status"] == "running":
+        pass
+    assert report["status"] == "finished", report["reason"]
+    return folder, json.loads((folder / "result.json").read_text()), task
+
+
+def test_it_learns_what_can_be_learned(finished):
+    dense = finished[1]["curve"][0]
+    assert dense["sparsity"] == 0
+    assert dense["acc_boolq"] > 0.9 > 0.5
+    assert dense["greedy_agreement"] > 0.9
+    assert dense["loss"] < 0.3
+
+
+def test_a_checkpoint_loads_without_tokenizer_or_network_and_measures_the_same(finished, monkeypatch):
+    folder, result, task = finished
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
+    model = load_pruned(folder / "pruned" / "0.3")
+    weights = [m.weight for n, m in model.named_modules() if n.split(".")[-1] in PROJECTIONS]
+    assert len(weights) == 14
+    for weight in weights:
+        assert (weight == 0).sum() == round(0.3 * weight.numel())  # uniform
+    metrics = task.evaluate(model, "validation")
+    assert metrics == {k: v for k, v in result["curve"][-1].items() if k != "sparsity"}
+    described = json.loads((folder / "pruned" / "0.3" / "config.json").read_text())
+    assert described["baselines"]["test"]["boolq"]["chance"] == 0.5
+    from tokenizers import Tokenizer
+
+    assert Tokenizer.from_str(described["input"]["tokenizer"]).to_str() == task.data.tokenizer
+
+
+def test_the_figure_and_its_numbers_are_there(finished):
+    folder, result, _ = finished
+    assert {path.name for path in (folder / "figures").iterdir()} == {"accuracy.json", "accuracy.png"}
+    found = json.loads((folder / "figures" / "accuracy.json").read_text())
+    assert found.keys() == {"validation", "test"}
+    one = found["test"]["boolq"]
+    assert (one["num"], one["chance"]) == (30, 0.5)
+    assert one["0"]["acc"] == result["test"][0]["acc_boolq"]
+    p = one["0.3"]["acc"]
+    assert one["0.3"]["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / 30))
+
+
+def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
+    config = configuration(
+        train_size=32,
+        eval_size=10,
+        protocol={"regularize": "merged"},
+        regularizer="wcr",
+        lam=1e-9,
+        optimizer="s2sam",
+        opt={"base": "adamw", "rho": 0.05},
+        schedule="linear_warmup",
+        sched={"num_warmup_steps": 3},
+    )
+
+    def run(folder, *, stop):
+        trial = ResumableTrial(config, folder, lambda: LoRA(config, data))
+        while (report := trial.advance())["status"] == "running":
+            if stop:  # a fresh one, which knows nothing but the folder
+                trial = ResumableTrial(config, folder, lambda: LoRA(config, data))
+        assert report["status"] == "finished", report["reason"]
+        result = json.loads((folder / "result.json").read_text())
+        return [result["curve"], [{**rung, "seconds": 0} for rung in result["rungs"]]]
+
+    assert run(tmp_path / "whole", stop=False) == run(tmp_path / "stopped", stop=True)
+
+
+def test_a_checkpoint_holds_the_factors_alone(make):
+    task, _ = make()
+    training = Training(task, task.config)
+    state = training.state_dict()["model"]
+    assert state.keys() == {name for name, p in training.model.named_parameters() if p.requires_grad}
+    merged = training.trained_model()
+    assert len(merged.state_dict()) > 14  # whole
+    with pytest.raises(RuntimeError, match="lora_A"):
+        training.model.load_state_dict({name: t for name, t in state.items() if "layers.0.mlp.up_proj" not in name})
+
+
+# ---- a checkpoint as base, and bad input -------------------------------------------------------------------------
+
+
+def test_a_base_of_ones_own(folder, data, tmp_path):
+    from tokenizers import Tokenizer
+
+    from trainables.architectures.causal_lm import causal_lm
+
+    torch.manual_seed(3)
+    network = causal_lm(**CONFIG["model"])
+    network.save_pretrained(tmp_path)
+    Tokenizer.from_str(data.tokenizer).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    config = TrialConfig.model_validate({**CONFIG, "model": {"base": str(tmp_path)}})
+    loaded = LoRA.load(config, str(folder))
+    assert loaded.tokenizer == ""
+    np.testing.assert_array_equal(loaded.records.prompts.values, data.records.prompts.values)
+    task = LoRA(config, loaded)
+    merged = task.deployed(task.build_model())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(merged.state_dict()[name], tensor), name  # B is 0 at first
+    assert task.describe_model()["input"]["tokenizer"] == str(tmp_path)
+    assert "hidden_size" in task.describe_model()["model"]["config"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"protocol": {"r": 0}}, r"protocol: r must be a whole number >= 1 \(it is a rank\), got 0"),
+        ({"protocol": {"alpha": 0}}, r"protocol: alpha must be > 0 .*, got 0"),
+        ({"protocol": {"dropout": 1.0}}, r"protocol: dropout must be in \[0, 1\), got 1.0"),
+        ({"protocol": {"regularize": "all"}}, r"protocol: regularize must be one of factors, merged, got 'all'"),
+        ({"protocol": {"base_dtype": "int8"}}, r"protocol: base_dtype must be one of float32, bfloat16, got 'int8'"),
+        ({"protocol": {"rank": 8}}, r"protocol: knobs of Protocol must be among r, alpha, .*, got 'rank'"),
+        ({"architecture": "small_resnet", "model": {}}, r"lora: architecture must be causal_lm, got small_resnet"),
+        ({"scheme": "imp"}, r"lora: scheme must be one_shot \(.*\), got imp"),
+        ({"criterion": "compensation"}, r"lora: criterion must fit a language model \(.*\), got compensation"),
+        ({"criterion": "synflow"}, r"lora: criterion must fit a language model \(.*\), got synflow"),
+        (
+            {"protocol": {"regularize": "merged"}, "regularizer": "l0_hard_concrete", "lam": 1.0},
+            r"protocol: regularize must be factors with l0_hard_concrete \(gates are put on parameters\)",
+        ),
+        ({"model": {"vocab_size": 100}}, r"model: vocab_size must be a whole number above 256 \(.*\), got 100"),
+        ({"data": {"cut": 1}}, r"data: knobs of commonsense must be among tasks, cutoff, got 'cut'"),
+        ({"train_size": 500}, r"split: train_size must be from 1 to 180 .*, got 500"),
+    ],
+)
+def test_load_says_what_is_wrong(folder, fields, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        LoRA.load(configuration(**fields), str(folder))
+
+
+def test_load_refuses_a_data_set_of_another_kind(monkeypatch):
+    monkeypatch.setattr("trainables.datasets.digits.digits", lambda root: object())
+    with pytest.raises(ValueError, match=r"^dataset: must be one of records with answers, .*, got 'digits'$"):
+        LoRA.load(configuration(dataset="digits"))
+
+
+def test_a_model_without_the_named_projections_says_what_it_has(data):
+    for projections, missing in (("q_proj,c_attn", "c_attn"), ("q_proj,embed_tokens", "embed_tokens")):
+        task = LoRA(configuration(protocol={"projections": projections}), data)
+        with pytest.raises(
+            ValueError,
+            match=f"^protocol: projections must be names of linear layers of the model, got {missing}, while "
+            "Qwen2ForCausalLM has down_proj, embed_tokens, gate_proj, input_layernorm, .*, v_proj$",
+        ):
+            task.build_model()
+
+
+def test_the_memory_stated_is_of_these_sizes():
+    """Q and L of the task's docstring, from the published shapes (in, out) of a block's projections."""
+    for shapes, num_blocks, q, lora in (
+        ({(1536, 1536): 2, (1536, 256): 2, (1536, 8960): 2, (8960, 1536): 1}, 28, 1.310e9, 36.9e6),  # Qwen2.5-1.5B
+        ({(2048, 2048): 2, (2048, 512): 2, (2048, 8192): 2, (8192, 2048): 1}, 16, 0.973e9, 22.5e6),  # LLaMA-3.2-1B
+    ):
+        assert num_blocks * sum(n * i * o for (i, o), n in shapes.items()) == pytest.approx(q, rel=1e-3)
+        assert num_blocks * sum(n * 32 * (i + o) for (i, o), n in shapes.items()) == pytest.approx(lora, rel=2e-3)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL.name} records at {REAL}")
+def test_published_records_in_tokens():
+    """ARC-Easy and OpenBookQA: every candidate differs in its last token alone, so one row serves a record."""
+    config = configuration(data={"tasks": "ARC-Easy,openbookqa"}, model={"vocab_size": 2048}, eval_size=200)
+    data = LoRA.load(config, str(REAL))
+    task = LoRA(config, data)
+    rows = np.concatenate([data.training, data.validation, data.test])
+    records, _, _ = task._plan(data.records.responses[rows], data.records.correct[rows])
+    assert len(records) == len(rows) == 2251 + 4957 + 2376 + 500
+    metrics = task.evaluate(task.deployed(task.build_model()), "test")
+    assert metrics["chance"] == pytest.approx(0.25, abs=2e-3)
+    assert abs(metrics["acc"] - 0.25) < 0.15  # five standard errors: nothing was learned
+    assert 8 < F.softplus(torch.tensor(metrics["loss"])) < 30

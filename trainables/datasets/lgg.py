@@ -1,0 +1,158 @@
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from trainables.datasets._archives import SUFFIXES, read_archive
+from trainables.datasets._images import DataError, one_line
+from trainables.datasets._slices import SPLITS, Slices, split_patients, statistics
+
+__all__ = ["lgg"]
+
+FOLDER = "kaggle_3m"
+PAGE = "https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation"
+NAME = re.compile(r"(?P<stem>.+_(?P<number>\d+))(?P<mask>_mask)?\.tif")
+DATE = re.compile(r"_\d{8}$")  # of the examination, behind the patient's name: two of them are one patient
+MAX_VALUE = 255
+CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
+
+
+def lgg(root=None, *, image_size=256):
+    """LGG brain MRI: slices of 110 patients with lower-grade glioma, 256x256, and masks of the FLAIR abnormality.
+
+    Source: Buda, Saha & Mazurowski, "Association of genomic subtypes of lower-grade gliomas with shape features
+    automatically extracted by a deep learning algorithm", Computers in Biology and Medicine 109, 2019; the copy on
+    Kaggle, under CC BY-NC-SA 4.0. Channels: pre-contrast, FLAIR and post-contrast; where a patient lacks one of the
+    contrasts, the publishers put FLAIR in its place.
+    root: a folder with `kaggle_3m/<patient>_<date>/<patient>_<date>_<slice>.tif` and `..._mask.tif`, that folder
+        itself, an archive of it (zip, tar, tar.gz, tar.xz; read in place), or a folder with one such archive.
+    image_size: pixels a side that slices are resized to, once: images bilinear with antialiasing, masks by the nearest
+        pixel. At least 32, as a UNet halves it five times.
+    Split by patient, never by slice: see `split_patients`. A patient without a lesion is one like any other.
+    DataError, one line, where there is no data; for a mask without its image or the other way round; for a file that
+    is damaged, no greyscale mask of 0 and 255, or of another size than the first; and for a split without any lesion.
+    """
+    if not isinstance(image_size, int) or image_size < 32:
+        raise ValueError(f"lgg: image_size must be a whole number >= 32 (it is halved five times), got {image_size!r}")
+    if root is None:
+        raise DataError(f"lgg: --data-root must name a folder that holds {FOLDER}/ or its archive, from {PAGE}")
+    root = Path(root).expanduser()
+    images, masks = _read(_files(root), image_size)
+    for one, other, suffix in ((images, masks, "_mask"), (masks, images, "")):
+        if unpaired := one.keys() - other.keys():
+            folder, _, stem = min(unpaired)
+            raise DataError(
+                f"lgg: {root} must have a mask for each image and an image for each mask, got no "
+                f"{folder}/{stem}{suffix}.tif"
+            )
+    if not images:
+        what = "none" if root.exists() else "no such folder"
+        raise DataError(f"lgg: {root} must hold {FOLDER}/ or its archive, from {PAGE}, got {what}")
+    keys = sorted(images)
+    patients = np.array([DATE.sub("", folder) for folder, _, _ in keys])
+    pixels = np.stack([images.pop(key) for key in keys])
+    mean, std = statistics(pixels, [folder for folder, _, _ in keys], MAX_VALUE)
+    slices = Slices(
+        images=pixels,
+        masks=np.stack([masks.pop(key) for key in keys]),
+        patients=patients,
+        numbers=np.array([number for _, number, _ in keys]),
+        mean=mean,
+        std=std,
+        split=split_patients(patients.tolist()),
+        channels=CHANNELS,
+        shown=CHANNELS.index("FLAIR"),
+        max_value=MAX_VALUE,
+    )
+    for name in SPLITS:
+        if not slices.masks[slices.rows(name)].any():
+            of = ", ".join(slices.split[name])
+            raise DataError(f"lgg: the {name} split must have a slice with a lesion, got none in its patients {of}")
+    return slices
+
+
+def _files(root: Path) -> Iterator[tuple[str, PurePosixPath, bytes]]:
+    """Every .tif of the patients' folders: how to name it in a message, its path, its bytes."""
+    if root.is_file():
+        yield from _archived(root)
+        return
+    for folder in (root / FOLDER, root / "lgg-mri-segmentation" / FOLDER, root):
+        files = sorted(folder.glob("*/*.tif"))
+        if files:
+            for file in files:
+                yield str(file), PurePosixPath(file), _bytes(file)
+            return
+    archives = sorted(file for file in root.glob("*") if file.name.endswith(SUFFIXES))
+    if len(archives) > 1:
+        names = ", ".join(file.name for file in archives)
+        raise DataError(f"lgg: {root} must hold {FOLDER}/ or one archive (name one as --data-root), got {names}")
+    for archive in archives:
+        yield from _archived(archive)
+
+
+def _archived(archive: Path) -> Iterator[tuple[str, PurePosixPath, bytes]]:
+    """Those of the first kaggle_3m in an archive: Kaggle's own zip has all of them twice."""
+    top = None
+    for path, content in read_archive(archive, ".tif"):
+        if len(path.parts) >= 3 and path.parts[-3] == FOLDER and not path.name.startswith("._"):  # a Mac's leavings
+            top = top or path.parents[1]
+            if path.parents[1] == top:
+                yield f"{archive}, {path}", path, content
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: must be readable, got {one_line(error)}") from error
+
+
+def _read(files: Iterable[tuple[str, PurePosixPath, bytes]], image_size: int) -> tuple[dict, dict]:
+    """Images (3, S, S) and masks (S, S), uint8, by (folder, slice number, name without .tif)."""
+    found: tuple[dict, dict] = ({}, {})
+    size = None
+    for where, path, content in files:
+        name = NAME.fullmatch(path.name)
+        if name is None:
+            raise DataError(f"{where}: must be named PATIENT_NUMBER.tif or PATIENT_NUMBER_mask.tif")
+        image = _decode(content, "L" if name["mask"] else "RGB", where=where)
+        size = size or image.size
+        if image.size != size or size[0] != size[1]:
+            raise DataError(f"{where}: must be square and as large as the first slice, {size}, got {image.size}")
+        key = (path.parent.name, int(name["number"]), name["stem"])
+        into = found[bool(name["mask"])]
+        if key in into:
+            raise DataError(f"{where}: must be there once, got it twice")
+        into[key] = _mask(image, image_size, where=where) if name["mask"] else _image(image, image_size)
+    return found
+
+
+def _image(image, size):
+    from PIL import Image
+
+    return np.ascontiguousarray(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1))
+
+
+def _mask(image, size, *, where):
+    from PIL import Image
+
+    if others := set(np.unique(image).tolist()) - {0, MAX_VALUE}:
+        raise DataError(f"{where}: a mask must be of 0 and 255, got {min(others)}")
+    return np.asarray(image.resize((size, size), Image.Resampling.NEAREST)) // MAX_VALUE
+
+
+def _decode(content, mode, *, where):
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(content), formats=("TIFF",))
+        image.load()
+    except Exception as error:  # whatever the decoder raises on bytes that are no image, it raises a dozen types
+        raise DataError(f"{where}: must be a readable TIFF image, got {one_line(error)}") from error
+    if image.mode != mode:
+        raise DataError(
+            f"{where}: must be of mode {mode} ({'a mask' if mode == 'L' else 'an image'}), got {image.mode}"
+        )
+    return image

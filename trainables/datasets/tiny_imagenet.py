@@ -1,0 +1,159 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from trainables.datasets._download import downloaded
+from trainables.datasets._images import DataError, Images, decode, find_parquet, no_data, one_line, read_parquet
+
+__all__ = ["tiny_imagenet"]
+
+NAME = "tiny-imagenet-200"
+URL = f"http://cs231n.stanford.edu/{NAME}.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of the archive of 248,100,043 bytes that all its users have
+SHAPE = (3, 64, 64)
+ADVICE = (
+    "leave --data-root out to download it, name another folder, or try it with generated data: "
+    "python -m trainables.datasets._generated tiny_imagenet FOLDER"
+)
+
+
+def tiny_imagenet(root=None):
+    """Tiny-ImageNet, 64x64 RGB images of 200 of ImageNet's classes: 100,000 to train on and 10,000 to test on.
+
+    Source: Le & Yang, "Tiny ImageNet Visual Recognition Challenge", CS231N, Stanford 2015. The labels of its test split
+    were never published: the test split here is its labelled validation split, and the validation split here is a fixed
+    10% of its training images. Classes are numbered in the order of their WordNet ids. The grey images among the
+    JPEGs become RGB.
+    root: a folder, in which this looks for, in this order,
+        `tiny-imagenet-200/` (or `root` is that folder), with `wnids.txt`, `train/WNID/images/*.JPEG`, `val/images/`
+        and `val/val_annotations.txt`;
+        `tiny-imagenet-200.zip` (or `root` is that file), the same as published, read in place;
+        `train.parquet` and `valid.parquet` (or test.parquet), or the hub's `train-*.parquet` and `valid-*.parquet`, in
+        `root` or `root/data`, with the columns of `zh-plus/tiny-imagenet` (see `read_parquet`), whose order of images,
+        and with it the validation split, is another.
+        None: the archive in `$XDG_CACHE_HOME/sparsity-sweeps/tiny_imagenet` (`~/.cache` by default), downloaded on
+        first use and checked against its md5 sum.
+    A wnids.txt of fewer classes makes a data set of those. Takes 1.4 GB of memory.
+    DataError if there is no data, if it is incomplete or unreadable, or if it cannot be downloaded.
+    """
+    root = _downloaded() if root is None else Path(root).expanduser()
+    for folder in (root / NAME, root):
+        if (folder / "wnids.txt").is_file():
+            return _from_files(Folder(folder))
+    for archive in (root / f"{NAME}.zip", root):
+        if archive.is_file():
+            with Archive(archive) as files:
+                return _from_files(files)
+    parquet = find_parquet("tiny_imagenet", [root, root / "data"], test=("valid", "test"))
+    if parquet is None:
+        native = f"{NAME}/ (with wnids.txt) or {NAME}.zip"
+        raise no_data("tiny_imagenet", root, native, ["data"], ADVICE, test="valid")
+    knobs = {"shape": SHAPE, "num_classes": 200, "convert": True}
+    train, test = (read_parquet(parquet[split], **knobs) for split in ("train", "test"))
+    return _images(train, test, 200)
+
+
+def _images(train, test, num_classes):
+    return Images(
+        train_images=train[0],
+        train_labels=train[1],
+        test_images=test[0],
+        test_labels=test[1],
+        num_classes=num_classes,
+        max_value=255,
+        augmentation="crop_flip",
+        validation_fraction=0.1,
+    )
+
+
+class Folder:
+    """Files below a folder, named by their paths in it. DataError for one that cannot be read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def listing(self, folder):
+        """The sorted paths of the JPEG files in `folder`."""
+        return [f"{folder}/{file.name}" for file in sorted((self.path / folder).glob("*.JPEG"))]
+
+    def read(self, name):
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path / name}: must be a readable file, got {one_line(error)}") from error
+
+
+class Archive:
+    """The same of the published archive, which is read in place: none of its paths is ever written to."""
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{path}: must be a readable zip archive, got {one_line(error)}") from error
+        self.folders: dict[str, list[str]] = {}
+        for name in sorted(self.zip.namelist()):
+            if name.endswith(".JPEG"):
+                self.folders.setdefault(name.rpartition("/")[0], []).append(name.removeprefix(f"{NAME}/"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.zip.close()
+
+    def listing(self, folder):
+        return self.folders.get(f"{NAME}/{folder}", [])
+
+    def read(self, name):
+        try:
+            return self.zip.read(f"{NAME}/{name}")
+        except Exception as error:  # a damaged member makes zipfile and zlib raise several types
+            raise DataError(f"{self.path}, {NAME}/{name}: must be a readable member, got {one_line(error)}") from error
+
+
+def _from_files(files):
+    wnids = sorted(files.read("wnids.txt").decode(errors="replace").split())
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    if not wnids or len(labels) < len(wnids):
+        raise DataError(f"{files.path}, wnids.txt: must have each class once, at least one, got {len(wnids)} lines")
+    train = []
+    for wnid, label in labels.items():
+        names = files.listing(f"train/{wnid}/images")
+        if not names:
+            raise DataError(f"{files.path}, train/{wnid}/images: must have the class's images, got no .JPEG file")
+        train += [(name, label) for name in names]
+    test = []
+    for number, line in enumerate(files.read("val/val_annotations.txt").decode(errors="replace").splitlines(), 1):
+        name, _, wnid = line.partition("\t")
+        wnid = wnid.partition("\t")[0]
+        if wnid not in labels:
+            where = f"{files.path}, val/val_annotations.txt, line {number}"
+            raise DataError(f"{where}: must be an image, a tab and a class of wnids.txt, got {line!r}")
+        test.append((f"val/images/{name}", labels[wnid]))
+    if sorted(name for name, _ in test) != files.listing("val/images"):
+        got = f"{len(test)} lines for {len(files.listing('val/images'))} images"
+        raise DataError(f"{files.path}, val/val_annotations.txt: must name each of val/images/*.JPEG once, got {got}")
+    return _images(_read(files, train), _read(files, test), len(labels))
+
+
+def _read(files, labelled):
+    """Images (N, 3, 64, 64) and labels (N,) of (name, label) pairs."""
+    images = np.empty((len(labelled), *SHAPE), np.uint8)
+    for image, (name, _) in zip(images, labelled, strict=True):
+        image[:] = decode(files.read(name), SHAPE, where=f"{files.path}, {name}", convert=True)
+    return images, np.array([label for _, label in labelled], np.int64)
+
+
+def _downloaded():
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    return downloaded(
+        "tiny_imagenet",
+        "archive",
+        url=URL,
+        download=lambda folder: download_url(URL, folder / "archive", md5=MD5),
+        is_whole=lambda folder: check_integrity(folder / f"{NAME}.zip", MD5),
+    )
