@@ -1,55 +1,66 @@
-"""`python -m benchmarks`: run all, print the ratios, keep them in benchmarks/results/ with date and device."""
+"""`python -m benchmarks`: run all, print the ratios, keep them in benchmarks/results/ with date and device.
 
+--write FILE also writes the page that stands the goals beside what was measured: docs/performance.md. --only NAME
+runs one group (methods, service); its numbers then join those of the day's file.
+"""
+
+import argparse
 import json
-import platform
 import time
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import methods
+from benchmarks import methods, service
+from benchmarks._measure import RESULTS, device_name, slug
+from benchmarks._page import page
 
-RESULTS = Path(__file__).parent / "results"
-
-
-def device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return f"{name}, {torch.get_num_threads()} threads"
+GROUPS: dict[str, ModuleType] = {"methods": methods, "service": service}
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page there")
+    parser.add_argument("--only", choices=tuple(GROUPS), help="this group alone")
+    args = parser.parse_args()
     console = Console(highlight=False)
-    record: dict = {
-        "date": time.strftime("%Y-%m-%d"),
-        "device": device_name(),
-        "torch": torch.__version__,
-        "results": {},
-    }
-    console.print(f"{record['device']}, torch {record['torch']}")
-    for benchmark in methods.BENCHMARKS:
-        console.print(f"\n[bold]{benchmark.__doc__}[/bold]")
-        for name, variants in benchmark().items():
-            record["results"][f"{benchmark.__name__}/{name}"] = variants
-            table = Table(box=None, title=name, title_justify="left")
-            for column in ("variant", "median ms", "quartiles ms", "ratio"):
-                table.add_column(column, justify="left" if column == "variant" else "right")
-            for variant, measured in variants.items():
-                low, high = (1000 * t for t in measured["quartiles_s"])
-                milliseconds = f"{1000 * measured['median_s']:.1f}"
-                table.add_row(variant, milliseconds, f"{low:.1f} to {high:.1f}", f"{measured['ratio']:.3f}")
-            console.print(table)
     RESULTS.mkdir(exist_ok=True)
-    slug = "-".join("".join(c if c.isalnum() else " " for c in record["device"].lower()).split())
-    path = RESULTS / f"{record['date']}-{slug[:60]}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    console.print(f"\nwritten to {path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else f"\n{path}")
+    path = RESULTS / f"{time.strftime('%Y-%m-%d')}-{slug(device_name())}.json"
+    before = json.loads(path.read_text()).get("results", {}) if args.only and path.exists() else {}
+    record = {"date": time.strftime("%Y-%m-%d"), "device": device_name(), "torch": torch.__version__, "results": before}
+    console.print(f"{record['device']}, torch {record['torch']}")
+    for group in [args.only] if args.only else GROUPS:
+        for benchmark in GROUPS[group].BENCHMARKS:
+            console.print(f"\n[bold]{benchmark.__doc__}[/bold]")
+            for name, variants in benchmark().items():
+                record["results"][f"{benchmark.__name__}/{name}"] = variants
+                console.print(as_table(name, variants))
+            path.write_text(json.dumps(record, indent=1) + "\n")
+    console.print(f"\nwritten to {path}")
+    if args.write:
+        args.write.write_text(page(record))
+        console.print(f"the page: {args.write}")
+
+
+def as_table(name: str, variants: dict[str, dict]) -> Table:
+    """Times in milliseconds where variants were compared, else the numbers as they are."""
+    compared = "median_s" in next(iter(variants.values())) and "ratio" in next(iter(variants.values()))
+    columns = ("median ms", "least ms", "ratio", "of the least") if compared else tuple(next(iter(variants.values())))
+    table = Table(box=None, title=name, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for variant, measured in variants.items():
+        if compared:
+            row = [f"{1000 * measured[key]:.1f}" for key in ("median_s", "min_s")]
+            row += [f"{measured[key]:.3f}" for key in ("ratio", "min_ratio")]
+        else:
+            row = [f"{measured[key]:.3f}" if key in measured else "" for key in columns]
+        table.add_row(variant, *row)
+    return table
 
 
 if __name__ == "__main__":

@@ -39,48 +39,64 @@ def plain_hoyer_square(w):
 
 
 def penalties() -> dict:
-    """Penalty and gradient: the plain formula under autograd, ours, and a plain copy of the weights."""
+    """Penalty and gradient, added to gradients that are there: plain autograd, ours, and a copy of the weights."""
+    threads = torch.get_num_threads()
+    results = {}
+    try:
+        for num in sorted({1, threads}):  # a trial has one
+            torch.set_num_threads(num)
+            results |= {f"{name}, {num} thread(s)": measured for name, measured in each_penalty().items()}
+    finally:
+        torch.set_num_threads(threads)
+    return results
+
+
+def each_penalty() -> dict:
     weights = weights_of(resnet18())
-    copies = [w.detach().clone() for w in weights]
+    copies, gradients = ([torch.zeros_like(w) for w in weights] for _ in range(2))
     results = {}
     for name, plain in (("wcr", plain_wcr), ("l1", plain_l1), ("hoyer_square", plain_hoyer_square)):
         regularizer = sparsity.load("regularizers", name)(weights)
 
-        def run(penalty: Callable[[], torch.Tensor]) -> None:
-            for w in weights:
-                w.grad = None
-            penalty().backward()
+        def run(penalty: Callable[[], object]) -> None:
+            for w, gradient in zip(weights, gradients, strict=True):
+                w.grad = gradient
+            penalty()
 
         variants = {
-            "plain autograd": lambda plain=plain: run(lambda: sum(plain(w) for w in weights)),
-            "ours": lambda regularizer=regularizer: run(regularizer),
+            "plain autograd": lambda plain=plain: run(lambda: (1e-5 * sum(plain(w) for w in weights)).backward()),
+            "R.backward(lam)": lambda R=regularizer: run(lambda: R.backward(1e-5)),
+            "(lam * R()).backward()": lambda R=regularizer: run(lambda: (1e-5 * R()).backward()),
             "copy": lambda: [c.copy_(w.detach()) for c, w in zip(copies, weights, strict=True)],
         }
-        results[name] = compare(variants, repeats=15)
+        results[name] = compare(variants, repeats=15, warmup=3)
     return results
 
 
 def steps() -> dict:
-    """A training step of ResNet-18 at batch 32 on 32x32 images: each optimizer against SGD, and SGD with WCR."""
-    images, labels = torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))
+    """A training step of ResNet-18 on 32x32 images: SGD with WCR and each optimizer, against SGD alone."""
+    return {f"batch {size}": compare(step_variants(size), repeats=repeats) for size, repeats in ((32, 9), (128, 5))}
+
+
+def step_variants(batch_size: int) -> dict[str, Callable[[], object]]:
+    images, labels = torch.randn(batch_size, 3, 32, 32), torch.randint(0, 10, (batch_size,))
 
     def make(optimizer: str, regularizer: str, lam: float) -> Callable[[], None]:
         model = resnet18()
         penalty = sparsity.load("regularizers", regularizer)(weights_of(model))
         knobs = {} if optimizer == "sgd" else {"rho": 0.1}
-        made = sparsity.load("optimizers", optimizer)(model.parameters(), lr=1e-3, **knobs)
+        made = sparsity.load("optimizers", optimizer)(model.parameters(), lr=1e-3, weight_decay=5e-4, **knobs)
 
         def closure():
             made.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(images), labels) + lam * penalty()
+            loss = F.cross_entropy(model(images), labels)
             loss.backward()
-            return loss.detach()
+            return loss.detach() + lam * penalty.backward(lam)
 
         return lambda: made.step(closure)
 
     variants = {"sgd": make("sgd", "none", 0.0), "sgd + wcr": make("sgd", "wcr", 1e-5)}
-    variants |= {name: make(name, "none", 0.0) for name in ("s2sam", "sam")}
-    return {"step": compare(variants, repeats=7)}
+    return variants | {name: make(name, "none", 0.0) for name in ("s2sam", "sam", "cram")}
 
 
 def mask_levels() -> dict:

@@ -248,7 +248,7 @@ class Sweep(BaseModel):
         data = task_class.load(configs[0], str(self.data_root) if self.data_root else None)
         task = task_class(configs[0], data)
         model = Training(task, configs[0]).model
-        masks.rank([weight.detach() for weight in task.prunable(model).values()], self.scope)
+        masks.rank([weight.detach()[:1] for weight in task.prunable(model).values()], self.scope)  # rows are alike
         return arms, data
 
     def _check_writable(self) -> None:

@@ -62,24 +62,15 @@ def train_step(model, batch, *, task, regularizer, lam, optimizer, accumulate=1)
 
     def closure():
         optimizer.zero_grad(set_to_none=True)
-        if accumulate == 1:
+        losses = []
+        for weight, part in task.parts(batch, accumulate) if accumulate > 1 else [(1.0, batch)]:
             with batchnorm_frozen(model, when=bool(terms)):
-                task_loss = task.loss(model, batch)
-            penalty = regularizer()
-            loss = task_loss + lam * penalty
-            loss.backward()
-        else:
-            losses = []
-            for weight, part in task.parts(batch, accumulate):
-                with batchnorm_frozen(model, when=bool(terms)):
-                    losses.append(weight * task.loss(model, part))
-                losses[-1].backward()
-            task_loss, penalty = torch.stack([part.detach() for part in losses]).sum(), regularizer()
-            loss = task_loss + lam * penalty
-            if loss.requires_grad:
-                loss.backward()
-        terms.append((task_loss.detach(), penalty.detach()))
-        return loss.detach()
+                losses.append(weight * task.loss(model, part))
+            losses[-1].backward()
+        task_loss = torch.stack([part.detach() for part in losses]).sum()
+        penalty = regularizer.backward(lam)  # added to the gradients that are there
+        terms.append((task_loss, penalty))
+        return task_loss + lam * penalty
 
     optimizer.step(closure)
     return terms[0]

@@ -118,7 +118,11 @@ class Perturbed(torch.optim.Optimizer):
                 steps.append((group, params, list(torch._foreach_mul(v, params)) if group.get("adaptive") else v))
         norm = torch.nn.utils.get_total_norm([x for _, _, v in steps for x in v]).clamp(min=TINY_NORM)
         for group, params, direction in steps:
-            e = torch._foreach_mul(direction, group["rho"] / norm)
+            scale = group["rho"] / norm
+            if norm.is_cpu and not group.get("adaptive"):
+                torch._foreach_add_(params, direction, alpha=scale.item())  # e itself is never in memory
+                continue
+            e = torch._foreach_mul(direction, scale)
             if group.get("adaptive"):
                 torch._foreach_mul_(e, params)
             torch._foreach_add_(params, e)

@@ -1,14 +1,16 @@
 """What every regularizer shares: it holds weights, and sums one penalty per tensor.
 
 `Regularizer` needs `penalty(weight)`, in plain PyTorch. `ClosedForm` needs the value and the gradient as formulas, and
-is several times faster: no graph, and no pass over memory that the formulas do not ask for. Gates on the weights:
-`_gated.py`.
+is several times faster: no graph, and no pass over memory that the formulas do not ask for; with a compiled kernel
+(`_native.py`) ten times and more. Gates on the weights: `_gated.py`.
 """
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+
+from sparsity.regularizers import _native
 
 __all__ = ["ClosedForm", "Regularizer"]
 
@@ -62,6 +64,13 @@ class Regularizer(torch.nn.Module):
             return torch.zeros(())
         return torch.stack([self.penalty(weight) for weight in self.weights]).sum()
 
+    def backward(self, lam: float) -> Tensor:
+        """Adds lam dR/dw to the gradients, as `(lam * R()).backward()` does, and returns R(), detached."""
+        penalty = self()
+        if penalty.requires_grad:
+            (lam * penalty).backward()
+        return penalty.detach()
+
     def penalty(self, weight: Tensor) -> Tensor:
         """One tensor's term: any shape -> scalar."""
         raise NotImplementedError(f"{self._where} must define penalty(weight)")
@@ -78,7 +87,11 @@ class ClosedForm(Regularizer):
                                               gradient that arrives from above (lam), best put into a scalar factor
     in differentiable operations: the second derivative (create_graph=True) is autograd's, of these same lines.
     Half-precision weights are computed in float32, and so is their penalty; their gradient has their own type.
+    kernel: name and knobs of the same formulas in `_kernels.c`, () where there are none. It computes what it can read
+    (float32 weights on a CPU), so `backward` then needs neither a graph nor memory.
     """
+
+    kernel: tuple = ()
 
     statistics: Callable[[Tensor], tuple[Tensor, ...]]
     value: Callable[..., Tensor]
@@ -90,19 +103,33 @@ class ClosedForm(Regularizer):
     def penalty(self, weight: Tensor) -> Tensor:
         return _Penalty.apply(weight, self)
 
+    def backward(self, lam: float) -> Tensor:
+        if not (self.kernel and self.weights and all(_only_adds(weight) for weight in self.weights)):
+            return super().backward(lam)
+        for weight in self.weights:
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        name, *knobs = self.kernel
+        gradients = [weight.grad if weight.requires_grad else None for weight in self.weights]
+        return torch.tensor(_native.penalty(name, knobs, self.weights, gradients, lam=lam), dtype=torch.float32)
+
 
 class _Penalty(torch.autograd.Function):
     """weight -> scalar, by a ClosedForm's formulas. Nothing here waits for the device."""
 
     @staticmethod
     def forward(ctx, weight, method):
+        ctx.method = method
+        if method.kernel and _native.takes(weight):
+            ctx.save_for_backward(weight)
+            name, *knobs = method.kernel
+            return weight.new_tensor(_native.penalty(name, knobs, [weight], [None]))
         statistics = [method.statistics(_full(block)) for block in _blocks(weight)]
         if len(statistics) > 1:
             sizes = statistics[0][0].new_tensor([block.numel() for block in _blocks(weight)])
             total = method.merge(sizes, *map(torch.stack, zip(*statistics, strict=True)))
         else:
             total = statistics[0]
-        ctx.method = method
         ctx.save_for_backward(weight, *total)
         return method.value(weight.numel(), *total)
 
@@ -112,6 +139,11 @@ class _Penalty(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: the statistics depend on the weight too
             statistics = ctx.method.statistics(_full(weight))
             return ctx.method.gradient(scale, weight.numel(), *statistics)(_full(weight)).to(weight.dtype), None
+        if not statistics:  # the forward pass was the kernel's
+            grad = torch.empty_like(weight)
+            name, *knobs = ctx.method.kernel
+            _native.penalty(name, knobs, [weight], [grad], lam=scale.item(), overwrite=True)
+            return grad, None
         formula = ctx.method.gradient(scale, weight.numel(), *statistics)
         blocks = _blocks(weight)
         if len(blocks) == 1:
@@ -120,6 +152,18 @@ class _Penalty(torch.autograd.Function):
         for block, out in zip(blocks, _blocks(grad), strict=True):
             out.copy_(formula(_full(block)))
         return grad, None
+
+
+def _only_adds(weight: Tensor) -> bool:
+    """Whether all that autograd would do with a gradient of this weight is to add it to .grad, by a kernel if given."""
+    grad = weight.grad if weight.is_leaf else None
+    return (
+        weight.is_leaf
+        and not weight._backward_hooks
+        and not weight._post_accumulate_grad_hooks
+        and _native.takes(weight)
+        and (grad is None or (grad.dtype is weight.dtype and grad.is_cpu and grad.stride() == weight.stride()))
+    )
 
 
 def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -21,6 +21,7 @@ class HoyerSquare(ClosedForm):
             raise ValueError(f"HoyerSquare: eps must be > 0 and finite (it guards all-zero tensors), got {eps}")
         super().__init__(weights)
         self.eps = eps
+        self.kernel = ("hoyer_square", eps)
 
     def statistics(self, w):
         return w.abs().sum(), w.square().sum()

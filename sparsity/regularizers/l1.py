@@ -13,6 +13,8 @@ class L1(ClosedForm):
     Cost: no gradient more a step; up to 1 x the weights of memory in the backward pass (its gradient).
     """
 
+    kernel = ("l1",)
+
     def statistics(self, w):
         return (w.abs().sum(),)
 

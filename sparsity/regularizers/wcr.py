@@ -25,6 +25,7 @@ class WCR(ClosedForm):
             raise ValueError(f"WCR: eps must be > 0 and finite (it guards tensors of equal magnitudes), got {eps}")
         super().__init__(weights)
         self.smooth, self.eps = smooth, eps
+        self.kernel = ("wcr", smooth, eps)
 
     def magnitude(self, w):
         return (w * w).add_(self.smooth).sqrt_()

@@ -48,9 +48,7 @@ def causal_lm(*, base=DEFAULT_BASE, config=None, vocab_size=None, hidden_size=No
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
     except Exception as error:  # whatever its entries lead to
         raise ValueError(f"model: config must be that of a causal language model, got {short(error)}") from error
-    if (
-        tiny
-    ):  # the head is the embedding: at a length of 1 its logits are too close for any adapter to be sure of a token
+    if tiny:  # the head is the embedding: at a length of 1 its logits are too close for adapters to be sure of a token
         with torch.no_grad():
             model.get_input_embeddings().weight.mul_(EMBEDDING_LENGTH)
     return model

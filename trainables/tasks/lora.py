@@ -177,6 +177,7 @@ class LoRA(Task):
             "validation": spread(data.validation, self.records.tasks, config.eval_size),
             "test": spread(data.test, self.records.tasks, config.eval_size),
         }
+        self.splits_read = ("validation", "test") if config.read_test else ("validation",)
         # Copies: the arrays lie read-only in memory that all trials of a node share.
         self._prompts, self._table = (
             torch.tensor(tokens.values, device=self.device) for tokens in (self.records.prompts, self.records.table)
@@ -277,7 +278,7 @@ class LoRA(Task):
                 "cutoff": self.data.cutoff,
                 "num_training_prompts_cut": int((self._num_cut(self.rows["train"]) > 0).sum()),
             },
-            "baselines": {split: self._baselines(split) for split in ("validation", "test")},
+            "baselines": {name: self._baselines(name) for name in self.splits_read},
         }
 
     def _baselines(self, name: str) -> dict[str, dict[str, float]]:
@@ -424,7 +425,7 @@ class LoRA(Task):
     def illustrate(self, models: Mapping[float, nn.Module], folder: Path) -> None:
         """accuracy.png and accuracy.json: each task's accuracy with its standard error, beside chance and majority."""
         found: dict[str, Any] = {}
-        for name in ("validation", "test") if self.config.read_test else ("validation",):
+        for name in self.splits_read:
             answered = {f"{level:g}": self.answer(model, name).right for level, model in models.items()}
             found[name] = {}
             for task, of in self._tasks(name).items():

@@ -59,6 +59,46 @@ def test_sums_the_tensors_terms(name):
     assert R.penalty(weights[0]).item() == pytest.approx(make(name, weights[:1])().item(), rel=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("before", ["no gradient yet", "a gradient", "one in another layout"])
+@pytest.mark.filterwarnings("ignore:grad and param do not obey")
+def test_backward_adds_what_autograd_adds(name, dtype, before):
+    R = make(name, generic_weights(dtype))
+    learned = [*R.weights, *R.parameters()]
+    start = [None if before == "no gradient yet" else torch.randn_like(p) for p in learned]
+    if before == "one in another layout":
+        start[0] = torch.randn_like(learned[0].t()).t()
+
+    def after(run):
+        for p, grad in zip(learned, start, strict=True):
+            p.grad = None if grad is None else grad.clone()
+        return run(), [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+
+    penalty, added = after(lambda: R.backward(0.3))
+    _, expected = after(lambda: (0.3 * R()).backward() if R().requires_grad else None)
+    torch.testing.assert_close(penalty, R().detach())
+    assert not penalty.requires_grad
+    for a, b in zip(added, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_backward_leaves_to_autograd_what_more_than_adds(name):
+    """Hooks see the gradient, a frozen weight gets none, and one that is computed passes it on."""
+    hooked, frozen, source = generic_weights(torch.float32)
+    frozen.requires_grad_(False)
+    hooked.register_hook(lambda grad: grad * 0)
+    computed = source * 2
+    R = make(name, [hooked, frozen, computed])
+    if list(R.parameters()):
+        return  # the penalty of gates is not one of the weights
+    expected = torch.autograd.grad(R(), computed)[0] * 2 if R().requires_grad else None
+    R.backward(1.0)
+    assert hooked.grad is None or not hooked.grad.any()
+    assert frozen.grad is None
+    if expected is not None:
+        torch.testing.assert_close(source.grad, expected)
+
+
 def test_lam_scales_the_gradient(name):
     weights = generic_weights()
     once = gradients(make(name, weights)(), weights)

@@ -1,0 +1,120 @@
+import ctypes
+import subprocess
+
+import pytest
+import torch
+
+from sparsity.regularizers import _native
+from sparsity.regularizers.hoyer_square import HoyerSquare
+from sparsity.regularizers.l1 import L1
+from sparsity.regularizers.wcr import WCR
+
+METHODS = [WCR, L1, HoyerSquare]
+SIZES = [7, 1023, 1024, 1025, 32 * 1024 + 1, 300 * 1024 + 5, (256 * 32 + 40) * 1024 + 3]  # of tiles, of chunks
+
+compiled = pytest.mark.skipif(_native.library() is None, reason="no C compiler: the formulas in PyTorch run")
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A process that has built nothing yet, with a cache folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _native.library.cache_clear()
+    yield tmp_path / "sparsity-sweeps"
+    _native.library.cache_clear()
+
+
+def weights_of(size):
+    return [(torch.randn(size, generator=torch.Generator().manual_seed(size)) * 0.02).requires_grad_()]
+
+
+def value_and_gradient(R, lam=1.0):
+    for w in R.weights:
+        w.grad = None
+    value = R.backward(lam)
+    return value, [w.grad for w in R.weights]
+
+
+@compiled
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", SIZES)
+def test_agrees_with_the_formulas_in_float64(method, size):
+    (w,) = weights_of(size)
+    value, (gradient,) = value_and_gradient(method([w]), lam=-0.3)
+    exact = w.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(-0.3 * method([exact])(), exact)
+    assert value.dtype is torch.float32
+    assert value.item() == pytest.approx(method([exact])().item(), rel=2e-6)
+    assert (gradient - expected).norm() <= 2e-6 * expected.norm() + 1e-30
+
+
+@compiled
+@pytest.mark.parametrize("method", METHODS)
+def test_autograd_runs_the_same_kernels(method):
+    weights = [*weights_of(5000), *weights_of(40_000)]
+    value, gradients = value_and_gradient(method(weights), lam=0.5)
+    R = method(weights)()
+    for a, b in zip(gradients, torch.autograd.grad(0.5 * R, weights), strict=True):
+        assert torch.equal(a, b)
+    assert R.item() == pytest.approx(value.item(), rel=1e-6)  # here a float32 sum over tensors
+
+
+@compiled
+@pytest.mark.parametrize("method", METHODS)
+def test_no_bit_depends_on_the_number_of_threads(method):
+    R = method(weights_of(SIZES[-1]))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one, (gradient,) = value_and_gradient(R)
+        torch.set_num_threads(3)
+        three, (same,) = value_and_gradient(R)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(one, three)
+    assert torch.equal(gradient, same)
+
+
+def test_takes_ordinary_float32_without_gaps_on_a_cpu():
+    w = torch.zeros(4, 6, 2, 2)
+    if _native.library() is not None:
+        assert _native.takes(w)
+        assert _native.takes(torch.nn.Parameter(w.to(memory_format=torch.channels_last)))
+        assert _native.takes(torch.zeros(()))
+    for other in (w.double(), w.bfloat16(), w[:, ::2], w.transpose(0, 1), w.to("meta")):
+        assert not _native.takes(other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("why", ["no compiler", "a compiler that fails", "a cache that is a file"])
+def test_without_kernels_the_formulas_run(monkeypatch, fresh, method, why):
+    if why == "a cache that is a file":
+        fresh.write_text("")
+    else:
+        monkeypatch.setenv("CC", "no-such-compiler" if why == "no compiler" else "false")
+    assert _native.library() is None
+    (w,) = weights_of(40_000)
+    value, (gradient,) = value_and_gradient(method([w]), lam=0.1)
+    exact = w.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(0.1 * method([exact])(), exact)
+    assert value.item() == pytest.approx(method([exact])().item(), rel=2e-6)
+    assert (gradient - expected).norm() <= 2e-6 * expected.norm()
+
+
+@compiled
+def test_is_built_once_and_kept(monkeypatch, fresh):
+    first = _native.library()
+    assert isinstance(first, ctypes.CDLL)
+    (kept,) = fresh.iterdir()  # and nothing of the building
+    assert kept.suffix == ".so"
+    _native.library.cache_clear()
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("built again"))
+    assert _native.library() is not None
+
+
+@compiled
+def test_is_built_with_what_the_compiler_has(monkeypatch, fresh):
+    """The last variant asks for nothing: no OpenMP runtime, no -march."""
+    monkeypatch.setattr(_native, "VARIANTS", (["--no-such-flag"], _native.VARIANTS[-1]))
+    assert _native.library() is not None
+    assert L1([torch.tensor([3.0, -4.0])])().item() == 7.0
