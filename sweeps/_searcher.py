@@ -151,7 +151,7 @@ class Search:
         self._configs: dict[tuple[int, int], TrialConfig] = {}
         for index, study in enumerate(self.studies):
             for trial in study.get_trials(deepcopy=False):
-                self._remember(index, trial.number, trial.params)
+                self._remember(index, trial.number, self._completed(index, trial))
 
     def _plan(self, num_trials: int) -> list[tuple[int, int]]:
         """(arm, round) of every trial, round by round; an arm without parameters has one trial to make."""
@@ -201,6 +201,19 @@ class Search:
                 trial = study.ask(arm.space)
             assert trial.number == number
             self._remember(index, number, trial.params)
+
+    def _completed(self, index: int, trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
+        """A trial's parameters; those that a process was killed before it could propose are proposed now, the same."""
+        study, arm = self.studies[index], self.arms[index]
+        if trial.params.keys() >= arm.space.keys() or trial.state.is_finished():
+            return trial.params
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = self._sampler(arm, trial.number)
+            begun = optuna.trial.Trial(study, trial._trial_id)
+            for name, dist in arm.space.items():
+                begun._suggest(name, dist)  # as study.ask does
+        return begun.params
 
     def _remember(self, index: int, number: int, params: Mapping[str, Any]) -> None:
         self._configs[index, number] = self._make_config(self.arms[index].choices, params)

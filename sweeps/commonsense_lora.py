@@ -2,18 +2,12 @@
 
 The defaults are the setting of the WCR paper (arXiv 2511.14282, section 5.1 and table 6) for Qwen2.5-1.5B; --model
 base=meta-llama/Llama-3.2-1B is its other model, and a folder with a checkpoint will do. Its learning rate is lost in
-the text at hand: 3e-4 is that of LLM-Adapters (arXiv 2304.01933), whose records and prompts these are. Pruning is
-uniform per projection, as is usual for language models; --scope global ranks them together.
-
---data-root takes a clone of github.com/AGI-Edgerunners/LLM-Adapters, or a folder with some of its tasks.
+the text at hand: 3e-4 is that of LLM-Adapters (arXiv 2304.01933), whose records and prompts these are: --data-root
+takes a clone of github.com/AGI-Edgerunners/LLM-Adapters, or a folder with some of its tasks.
 
 GPU memory: 6.8 GB to train Qwen2.5-1.5B (5.3 GB LLaMA-3.2-1B) and 41 GB (32 GB) at the peak of an evaluation, before
-activations; --protocol base_dtype=bfloat16 halves the former's weights, --protocol gradient_checkpointing=true keeps
-little of the activations, --accumulate 16 makes them smaller.
-
-Without any download or GPU: --model base=tiny-qwen2 or base=tiny-llama, random and small, with a tokenizer trained on
-the records. It learns the form of an answer and, so far as was seen, no more: accuracy near chance, which is recorded
-beside it.
+activations; --protocol base_dtype=bfloat16, --protocol gradient_checkpointing=true and --accumulate 16 save some.
+Without any download or GPU: --model base=tiny-qwen2 or tiny-llama, random and small; accuracy is near chance then.
 """
 
 from search_spaces import lora

@@ -84,6 +84,18 @@ def test_arms_have_only_the_parameters_that_exist_beside_their_choices():
     assert arms["sam + wcr"].known == {"lam": 1e-5, "opt/rho": 0.5}
 
 
+def test_a_trial_whose_parameters_a_kill_cut_off_gets_the_same_ones(tmp_path):
+    """The study's file gets a line for the trial and then one a parameter: a kill may fall between them."""
+    whole = {p.number: p.config.key for p in Run(optuna.storages.InMemoryStorage(), 30).finish()}
+    killed = Run(open_storage(tmp_path / "study.log"), 30)
+    killed.finish(most=20)
+    killed.search._tell()
+    for study in killed.search.studies:
+        study.ask()  # and no parameter
+    rest = Run(open_storage(tmp_path / "study.log"), 30, outcomes=killed.outcomes).finish()
+    assert {p.number: p.config.key for p in rest} == dict(list(whole.items())[20:])
+
+
 def test_a_choice_that_exists_beside_another_makes_arms_there_alone():
     space = {
         "scheme": Categorical(("imp", "concave_mask")),

@@ -94,10 +94,12 @@ def test_seed_decides_everything(tiny, make_task):
 @pytest.mark.parametrize("schedule", sparsity.menu("trainables.schedules"))
 def test_schedule_is_stepped(tiny, make_task, schedule):
     """What torch's own schedulers, and the paper's rule, leave after 3 epochs of 4 steps."""
-    config = tiny(schedule=schedule, sched={"decay_every": 2} if schedule == "step_decay" else {})
+    knobs = {"step_decay": {"decay_every": 2}, "linear_warmup": {"num_warmup_steps": 2}}
+    config = tiny(schedule=schedule, sched=knobs.get(schedule, {}))
     expected = {
         "constant": 0.05,
         "cosine": 0.0,
+        "linear_warmup": 0.0,
         "one_cycle": 0.05 / 25 / 1e4,
         "step_decay": 0.025,
         "dynamic_tuning": 0.0005,  # / 10 after the first and the second of three epochs
