@@ -164,6 +164,6 @@ thread; a trial's step, beside that of a trial by itself.
 
 Even on digits it is 1.5 times at best, SAM's step 1.4 times, where 2 was the goal, and on 32x32 images it loses: the
 convolutions are bound by arithmetic, and N times the activations no longer fit the cache. Two processes on two cores
-have the whole of 2. Trials would also have to start and stop together, of one optimizer and one seed. So it stays an
-experiment.
+have 2 at best (not measured beside it). Trials would also have to start and stop together, of one optimizer and one
+seed. So it stays an experiment.
 """

@@ -7,6 +7,8 @@ so the same rho is a larger step: the range sits lower than the paper's.
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 
+from search_spaces.cnn import FIXED
+
 __all__ = ["FIXED", "KNOWN", "SPACE"]
 
 SPACE = {
@@ -36,6 +38,3 @@ KNOWN = {
     },
     "opt/rho": {"optimizer": {"sam": 0.1, "s2sam": 0.1, "cram": 0.05}},
 }
-
-# Frank-Wolfe's steps have a scale of their own, and its polytope takes the place of weight decay.
-FIXED = {"opt/lr": {"optimizer": {"sfw": 1.0}}, "opt/weight_decay": {"optimizer": {"sfw": 0.0}}}

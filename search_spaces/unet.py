@@ -8,6 +8,8 @@ and Hoyer-square, which the paper does not have for segmentation.
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 
+from search_spaces.cnn import FIXED
+
 __all__ = ["FIXED", "KNOWN", "SPACE"]
 
 SPACE = {
@@ -33,6 +35,3 @@ KNOWN = {
     "lam": {"regularizer": {"l1": 1e-5, "hoyer_square": 1e-5, "wcr": 1e-5}},
     "opt/rho": {"optimizer": {"sam": 0.25, "s2sam": 0.25, "cram": 0.05}},
 }
-
-# Frank-Wolfe's steps have a scale of their own, and its polytope takes the place of weight decay.
-FIXED = {"opt/lr": {"optimizer": {"sfw": 1.0}}, "opt/weight_decay": {"optimizer": {"sfw": 0.0}}}

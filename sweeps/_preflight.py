@@ -94,7 +94,7 @@ def software() -> dict[str, str]:
     code = hashlib.sha256()
     for package in (search_spaces, sparsity, sweeps, trainables):
         folder = Path(package.__path__[0])
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c")):
             code.update(str(path.relative_to(folder.parent)).encode() + b"\0" + path.read_bytes())
     names = ("torch", "torchvision", "numpy", "ray", "scikit-learn", "transformers", "peft", "safetensors")
     return {

@@ -76,13 +76,22 @@ def recalibrated(task: Task, pruned: nn.Module, config: TrialConfig) -> nn.Modul
     return copied
 
 
+def measure(task: Task, pruned: nn.Module, config: TrialConfig, split: str) -> dict[str, float]:
+    """The task's metrics of a pruned network. With `recalibrate`, each comes a second time, with `_recalibrated` behind
+    its name: what the same weights give after their BatchNorm statistics are estimated anew."""
+    metrics = task.evaluate(pruned, split)
+    if config.recalibrate:
+        again = task.evaluate(recalibrated(task, pruned, config), split)
+        metrics |= {f"{name}_recalibrated": value for name, value in again.items()}
+    return metrics
+
+
 def evaluate_pruned(
     task: Task, model: nn.Module, config: TrialConfig, sparsities: tuple[float, ...], split: str
 ) -> Evaluation:
     """Prune a copy at each level, from one ranking, and evaluate it, without retraining.
 
-    Level 0 is the model as it is, whatever the scope. With `recalibrate`, each metric comes a second time, with
-    `_recalibrated` behind its name: what the same weights give after their BatchNorm statistics are estimated anew.
+    Level 0 is the model as it is, whatever the scope.
     """
     pruned = copy.deepcopy(model).eval()
     scores = score(task, pruned, config)
@@ -101,10 +110,7 @@ def evaluate_pruned(
         if hasattr(scores, "compensate"):  # of a criterion that makes up for what is removed, in other values
             shifted[level] = scores.state(cut)  # type: ignore[attr-defined]
             scores.compensate(pruned, cut)
-        metrics[level] = task.evaluate(pruned, split)
-        if config.recalibrate:
-            again = task.evaluate(recalibrated(task, pruned, config), split)
-            metrics[level] |= {f"{name}_recalibrated": value for name, value in again.items()}
+        metrics[level] = measure(task, pruned, config, split)
     return Evaluation(metrics, kept, shifted)
 
 

@@ -131,14 +131,15 @@ class ResumableTrial:
         config, task, training = self.config, self.training.task, self.training
         evaluation = training.evaluate(config.levels)
         test = training.evaluate(config.levels, "test").metrics if config.read_test else None
-        dense, target = training.network(0.0), training.network(config.target_sparsity)
+        kept = {"none": (), "target": (config.target_sparsity,), "all": config.levels}[self.keep]
+        networks = training.networks((0.0, config.target_sparsity, *kept))
+        dense, target = networks[0.0], networks[config.target_sparsity]
         layers = describe_layers(task, target, evaluation.masks[config.target_sparsity])
         self.notes += [
             f"{layer['name']}: all of its {layer['num_weights']} weights are pruned at {config.target_sparsity:g}"
             for layer in layers
             if layer["num_kept"] == 0
         ]
-        kept = {"none": (), "target": (config.target_sparsity,), "all": config.levels}[self.keep]
         shutil.rmtree(self.folder / "pruned", ignore_errors=True)  # what a killed run may have left
         for level in kept:
             description = {
@@ -152,7 +153,7 @@ class ResumableTrial:
             save_pruned(
                 self.folder / "pruned" / f"{level:g}",
                 task,
-                training.network(level),
+                networks[level],
                 evaluation.masks[level],
                 description,
                 shifted=evaluation.shifted[level],

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import sparsity
 from trainables.config import TrialConfig, with_knobs
-from trainables.pruning import Evaluation, evaluate_pruned, score
+from trainables.pruning import Evaluation, evaluate_pruned, measure, score
 from trainables.schemes._base import Scheme
 from trainables.tasks._base import Task
 
@@ -258,12 +258,17 @@ class Training:
         self.regularizer.fold(model)
         return self.task.deployed(model)
 
-    def network(self, level: float) -> nn.Module:
-        """The trained network whose pruned one stands at `level`: the only one, or the scheme's ticket."""
-        model = self.trained_model()
-        if self.finished and level in self.tickets:
-            model.load_state_dict(self.tickets[level]["state"])
-        return model
+    def networks(self, levels: Iterable[float]) -> dict[float, nn.Module]:
+        """The trained network whose pruned one stands at each level: one for all of them, or a scheme's tickets."""
+        shared: nn.Module | None = None
+        found: dict[float, nn.Module] = {}
+        for level in levels:
+            if self.finished and level in self.tickets:
+                found[level] = self.trained_model()
+                found[level].load_state_dict(self.tickets[level]["state"])
+            else:
+                shared = found[level] = shared or self.trained_model()
+        return found
 
     def evaluate(self, levels: tuple[float, ...], split: str = "validation") -> Evaluation:
         """A copy of the model, pruned at each level and evaluated; the training model is not touched.
@@ -275,7 +280,8 @@ class Training:
         rest = tuple(level for level in levels if level not in own)
         evaluation = Evaluation({}, {}, {})
         for level, ticket in own.items():
-            evaluation.metrics[level] = self.task.evaluate(self.network(level), split)
+            (network,) = self.networks((level,)).values()
+            evaluation.metrics[level] = measure(self.task, network.eval(), self.config, split)
             evaluation.masks[level], evaluation.shifted[level] = ticket["kept"], {}
         if rest:  # the sparser ones: a scheme has tickets up to some sparsity
             pruned = evaluate_pruned(self.task, self.trained_model(), self.config, rest, split)
@@ -338,9 +344,9 @@ def removed(kept: Mapping[str, Tensor]) -> float:
 
 
 def has_sparsity(kept: Mapping[str, Tensor], level: float) -> bool:
-    """Whether masks remove at least as many weights as one-shot pruning at `level` does in the same tensors."""
+    """Whether masks remove the fraction `level`, up to half a weight a tensor, which is how pruning rounds."""
     num_weights = sum(mask.numel() for mask in kept.values())
-    return num_weights - sum(int(mask.sum()) for mask in kept.values()) >= round(level * num_weights)
+    return num_weights - sum(int(mask.sum()) for mask in kept.values()) >= level * num_weights - len(kept) / 2
 
 
 def objectives(task: Task, config: TrialConfig, metrics: Mapping[float, Mapping[str, float]]) -> dict[str, float]:
@@ -360,4 +366,4 @@ def train(
     training = Training(task, config if isinstance(config, TrialConfig) else TrialConfig.model_validate(config))
     while not training.finished:
         training.run_rung(evaluate=False, report=report)
-    return training.network(0.0), training.evaluate(training.config.levels)
+    return training.networks((0.0,))[0.0], training.evaluate(training.config.levels)

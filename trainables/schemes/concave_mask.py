@@ -12,9 +12,9 @@ class ConcaveMaskLottery(Scheme):
     Source: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
     2025, arXiv 2501.11135.
 
-    The mask and its penalty are the regularizer `concave_mask` (r = log, or l1 as control). A
-    dense training comes first: it gives the accuracy to compare with, and the early checkpoint. In each round's second
-    training there is neither mask nor penalty, so that its network is comparable with `imp`'s of the same sparsity.
+    The mask and its penalty are the regularizer `concave_mask` (r = log, or l1 as control). A dense training comes
+    first: it gives the accuracy to compare with, and the early checkpoint. In each round's second training there is
+    neither mask nor penalty, so that its network is comparable with `imp`'s of the same sparsity.
     select: "threshold" removes where m < alpha, as the source does: the mask decides how much is left, and at each of
         the configuration's sparsities stands the first network that is at least as sparse (beyond the last one, that
         one pruned once more, without retraining). "rank" removes the lowest m, among equal ones the lowest |w|, down

@@ -120,12 +120,20 @@ def test_each_sparsity_has_a_network_that_was_trained_at_it(begin):
     history = play(training)
     metrics = training.evaluate((0.0, 0.6, 0.8))
     for level, phase in ((0.0, 0), (0.6, 4), (0.8, 7)):
-        network = training.network(level)
+        network = training.networks((level,))[level]
         assert torch.equal(flat_tensor(training.task.prunable(network)), flat_tensor(history[phase]["ended"]))
         assert metrics.metrics[level] == {
             **training.task.evaluate(network, "validation"),
             "weights_left": pytest.approx(1 - level, abs=2e-3),
         }
+
+
+def test_every_sparsity_is_met_where_each_tensor_rounds_for_itself(begin):
+    training = begin(scheme="imp", scope="uniform", num_rungs=1, recalibrate=True)
+    play(training)
+    assert set(training.tickets) == {0.0, 0.6, 0.8}
+    metrics = training.evaluate((0.0, 0.6, 0.8)).metrics
+    assert all({"acc", "acc_recalibrated", "weights_left"} <= row.keys() for row in metrics.values())
 
 
 def flat_tensor(tensors):
