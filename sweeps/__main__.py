@@ -1,8 +1,11 @@
-"""`python -m sweeps`: look at what was recorded."""
+"""`python -m sweeps`: look at what was recorded, and at what runs."""
 
+import contextlib
 import json
 import os
+import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +36,7 @@ def show_best(
 ) -> None:
     """The best lam and rho for each architecture, dataset, optimizer, regularizer, way of pruning and sparsity."""
     from sweeps._records import PRUNED_BY, best, find_sweeps
-    from sweeps._report import make_console, number, with_spread
+    from sweeps._report import make_console, number, print_whole, with_spread
 
     rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
     rows = [row for row in rows if sparsity is None or row["sparsity"] == sparsity]
@@ -54,7 +57,7 @@ def show_best(
         texts = [str(row[name]) for name in columns]
         values = [f"{row['sparsity']:g}", number(row["lam"]), number(row["rho"]), with_spread(row), str(row["n"])]
         table.add_row(*texts, *values, str(row["epochs"]), row["sweep"], row["trial"])
-    make_console().print(table)
+    print_whole(make_console(), table)
 
 
 @app.command()
@@ -63,12 +66,92 @@ def report(
 ) -> None:
     """A sweep's tables: the best trial of each arm, and what was confirmed on unseen seeds, with mean, spread and n."""
     from sweeps._records import Records
-    from sweeps._report import as_markdown, as_tables, make_console
+    from sweeps._report import as_markdown, as_tables, make_console, print_whole
 
     summary = Records.replay(sweep_folder(runs, name)).summary
     if summary is None:
         fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
-    typer.echo(as_markdown(summary)) if markdown else make_console().print(as_tables(summary))
+    typer.echo(as_markdown(summary)) if markdown else print_whole(make_console(), as_tables(summary))
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(help="the sweep's name; all of them by default")] = "",
+    runs: Runs = DEFAULT_RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
+) -> None:
+    """Where a sweep stands: running or not, trials by outcome, the best so far, what failed and why."""
+    from sweeps._records import find_sweeps
+    from sweeps._report import make_console, print_whole
+    from sweeps._status import as_text, status_of
+
+    folders = [sweep_folder(runs, name)] if name else find_sweeps(runs)
+    found = [status_of(folder) for folder in folders]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        fail(ValueError(f"status: nothing is recorded in {runs} yet; run a sweep first, e.g. python sweeps/digits.py"))
+    for one in found:
+        print_whole(make_console(), as_text(one))
+
+
+@app.command()
+def stop(
+    name: Name,
+    runs: Runs = DEFAULT_RUNS,
+    wait: Annotated[float, typer.Option(help="seconds to wait for its end", min=0)] = 120,
+) -> None:
+    """End a running sweep as Ctrl-C does, from any host that sees its folder; the same command goes on with it."""
+    from sweeps._records import Records
+
+    folder = sweep_folder(runs, name)
+    process = Records.holder(folder)
+    if not process:
+        typer.echo(f"{name} is not running.")
+        return
+    Records.ask_to_stop(folder)
+    deadline = time.monotonic() + wait
+    while Records.holder(folder) == process and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if Records.holder(folder) == process:
+        fail(ValueError(f"stop: {name} was asked to stop {wait:g} s ago and is still run by {process}"))
+    typer.echo(f"{name} has stopped; it was run by {process}. The command that started it goes on with it.")
+
+
+@app.command()
+def retry(
+    name: Name,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="all that ended in an error, were lost or ran out of memory")
+    ],
+    runs: Runs = DEFAULT_RUNS,
+    diverged: Annotated[
+        bool, typer.Option("--diverged", help="also those that diverged: the same code does so again")
+    ] = False,
+    start: Annotated[bool, typer.Option(help="run the sweep at once, by the command it was last run with")] = True,
+) -> None:
+    """Make failed trials again, with the same configurations, and go on with the sweep."""
+    from sweeps._records import RETRIED, Records
+
+    folder = sweep_folder(runs, name)
+    try:
+        with contextlib.closing(Records(folder, Records.replay(folder).header["identity"])) as records:
+            keys = records.retry((*RETRIED, "diverged") if diverged else RETRIED)
+            last = records.last_run
+    except ValueError as error:
+        fail(error)
+    typer.echo(f"{len(keys)} trials of {name} are to be made again{': ' if keys else ''}{', '.join(keys)}")
+    command = last.get("command")
+    if not keys or not start:
+        return
+    if not command or any(":***@" in word for word in command):
+        typer.echo("Run the sweep's command again to make them.")
+        return
+    typer.echo(f"{shlex.join(command)}    (in {last['cwd']})")
+    sys.stdout.flush()
+    os.chdir(last["cwd"])
+    os.execv(command[0], command)
 
 
 @app.command()
@@ -78,13 +161,12 @@ def sync(
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
 ) -> None:
     """Send MLflow what it has not got of a sweep; what it has is not sent again."""
-    from sweeps._records import Shipper, default_tracking_uri
+    from sweeps._tracking import Shipper, default_tracking_uri
 
     shipper = Shipper(sweep_folder(runs, name), tracking_uri or default_tracking_uri(runs), warn=lambda text: None)
-    before = shipper.num_waiting
     shipper.start()
     left = shipper.finish(timeout=3600)
-    typer.echo(f"{before - left} of {before} entries sent to {shipper.tracking_uri}")
+    typer.echo(f"{shipper.num_sent} of {shipper.num_sent + left} entries sent to {shipper.server}")
     if left:
         fail(ValueError(f"sync: {left} entries are not sent: {shipper.failure}"))
 
@@ -114,7 +196,7 @@ def ui(
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 5000,
 ) -> None:
     """MLflow's UI on what was recorded."""
-    from sweeps._records import default_tracking_uri
+    from sweeps._tracking import default_tracking_uri
 
     if not (runs / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
         fail(ValueError(f"ui: nothing is recorded in {runs} yet; run a sweep first, e.g. python sweeps/digits.py"))

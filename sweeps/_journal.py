@@ -20,7 +20,7 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
         self._cut_unfinished_line()
 
     def _cut_unfinished_line(self) -> None:
@@ -30,11 +30,21 @@ class Journal:
             self._file.truncate(whole)
 
     def append(self, event: str, **fields: Any) -> dict:
-        """Written in one piece and on the disk when this returns; refuses nan and infinity, which are not JSON."""
+        """On the disk, whole, when this returns; refuses nan and infinity, which are not JSON.
+
+        OSError if the disk takes it not, or not all of it: the journal is then as it was before.
+        """
         entry = {"event": event, "time": time.time(), **fields}
-        self._file.write((json.dumps(entry, allow_nan=False) + "\n").encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = (json.dumps(entry, allow_nan=False) + "\n").encode()
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         return entry
 
     def close(self) -> None:

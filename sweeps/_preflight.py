@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import ray
@@ -16,7 +17,8 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from sweeps._records import MlflowCopy
+from sweeps._records import without_password
+from sweeps._tracking import MlflowCopy
 
 __all__ = ["check_cluster", "may_come", "wait_for_hosts"]
 
@@ -188,14 +190,14 @@ def tracking_faults(folder: Path, uri: str, console: Console) -> list[str]:
     if not uri.startswith("http"):
         return []
     try:
-        with console.status(f"Asking MLflow at {uri} ..."):
+        with console.status(f"Asking MLflow at {without_password(uri)} ..."):
             MlflowCopy(folder, uri)
     except Exception as error:
-        text = " ".join(str(error).split())
+        text, shown = without_password(" ".join(str(error).split())), without_password(uri)
         if "failed with error code" not in text and not hasattr(error, "json"):  # no HTTP answer, as MLflow words it
             console.print(
-                f"MLflow at {uri} does not answer: the journal keeps everything, and it is tried again. Start it with "
-                "clusters/mlflow.sh, or see to MLFLOW_TRACKING_URI",
+                f"MLflow at {shown} does not answer: the journal keeps everything, and it is tried again. Start it "
+                "with clusters/mlflow.sh, or see to MLFLOW_TRACKING_URI",
                 style="yellow",
                 soft_wrap=True,
             )
@@ -203,11 +205,11 @@ def tracking_faults(folder: Path, uri: str, console: Console) -> list[str]:
         if "401" in text:
             hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         elif "Invalid Host" in text:
-            name = uri.split("//")[-1].split("/")[0].split(":")[0]
+            name = urlsplit(uri).hostname
             hint = f"start it with MLFLOW_SERVER_ALLOWED_HOSTS='{name},{name}:*' (clusters/mlflow.sh: MLFLOW_NAMES)"
         else:
             hint = "see to MLFLOW_TRACKING_URI, or --tracking-uri"
-        return [f"tracking server: must take this sweep's records, {uri} answers {text[:200]!r}: {hint}"]
+        return [f"tracking server: must take this sweep's records, {shown} answers {text[:200]!r}: {hint}"]
     return []
 
 

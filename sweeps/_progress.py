@@ -44,6 +44,9 @@ class Progress:
         self.console.print(self._line(key), highlight=False, markup=False)
         del self.rows[key]
 
+    def say(self, text: str) -> None:
+        self.console.print(f"{self.title}: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     def note_best(self, pruned: float) -> None:
         self.best = pruned if self.best is None else max(self.best, pruned)
 

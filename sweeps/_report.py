@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,15 @@ def make_console() -> Console:
     if not console.is_terminal:
         console.width = 160
     return console
+
+
+def print_whole(console: Console, renderable: RenderableType) -> None:
+    """Print tables at their own width, also in a narrower terminal: a line that wraps can be read, one cut off not."""
+    width = console.width
+    unlimited = console.options.update(max_width=1000)
+    console.width = max(width, Measurement.get(console, unlimited, renderable).maximum)
+    console.print(renderable, crop=False)
+    console.width = width
 
 
 def level_name(sparsity: float) -> str:

@@ -4,8 +4,12 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +25,24 @@ from rich.console import Console
 
 from sweeps._preflight import check_cluster, may_come, wait_for_hosts
 from sweeps._progress import Progress
-from sweeps._records import Records, Shipper, best, default_tracking_uri
-from sweeps._report import as_tables, make_console, summarize
+from sweeps._records import Records, best, without_password
+from sweeps._report import as_tables, make_console, print_whole, summarize
 from sweeps._searcher import FINISHED, Arm, FixedTrials, Proposal, Search, TuneSearcher, open_storage
 from sweeps._sweep import FAILURES_IN_A_ROW, Sweep, default_runs
+from sweeps._tracking import Shipper, default_tracking_uri
 from trainables.config import TrialConfig
-from trainables.resumable import write_atomically
+from trainables.resumable import read_result, write_atomically
 
 __all__ = ["run_sweep"]
 
+MOST_ATTEMPTS = 3  # at a trial whose worker dies before its next checkpoint
+POLL = 1.0  # seconds between looks for a request to stop
+STORAGE_HINT = "No more trials are started. Make room, or the folder writable, and run the same command again."
 SHIP_TIMEOUT = 60.0  # seconds that the end of a sweep waits for MLflow
 
 
-def run_sweep(sweep: Sweep) -> dict[str, Any]:
-    """See `Sweep.run`."""
+def run_sweep(sweep: Sweep, command: Sequence[str] | None = None) -> dict[str, Any]:
+    """See `Sweep.run`. command: what was typed, for who looks at the records and for `retry`."""
     console = make_console()
     arms, data = sweep.check()
     objective = task_objective(sweep)
@@ -53,14 +61,17 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
                 stack.enter_context(local_or_joined_ray(console))
             if not is_own_ray():
                 check_cluster(sweep.folder, trial_resources(sweep)[0], tracking_uri, console)
+            records.note_run(command, num_search=phases.num_search, num_confirm=phases.num_confirm)
         shipper.start()
+        stack.enter_context(interrupted_on_request(records))
         try:
             if not phases.complete():
                 run_trials(sweep, phases, records, data, console, objective)
         finally:
             complete = phases.complete()
             summary = summarize(records, objective=objective, target_sparsity=sweep.target_sparsity, complete=complete)
-            records.summarize(summary)
+            with contextlib.suppress(*[OSError] if phases.stopped_because else []):  # what stopped it has been said
+                records.summarize(summary)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
     if phases.stopped_because:
         console.print(phases.stopped_because, style="red", soft_wrap=True)
@@ -68,6 +79,30 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
         raise KeyboardInterrupt
     report(sweep, summary, tracking_uri, num_waiting, console)
     return summary
+
+
+@contextlib.contextmanager
+def interrupted_on_request(records: Records) -> Iterator[None]:
+    """`python -m sweeps stop` and a termination signal (`ray job stop`, a service manager) end it as Ctrl-C does."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL):
+            if records.asked_to_stop:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    main = threading.current_thread() is threading.main_thread()  # signals are for it alone
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)) if main else None
+    watcher = threading.Thread(target=watch, name="asked to stop?", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def announce(sweep: Sweep, phases: "Phases", records: Records, tracking_uri: str, console: Console) -> None:
@@ -79,7 +114,7 @@ def announce(sweep: Sweep, phases: "Phases", records: Records, tracking_uri: str
         soft_wrap=True,
     )
     console.print(f"arms: {', '.join(arm.name for arm in phases.arms)}", soft_wrap=True)
-    console.print(f"records: {sweep.folder}    MLflow: {tracking_uri}", soft_wrap=True)
+    console.print(f"records: {sweep.folder}    MLflow: {without_password(tracking_uri)}", soft_wrap=True)
     if phases.num_search < sweep.num_trials:
         console.print(
             f"{sweep.num_trials} trials were asked for, but nothing is left to search in any arm: one trial each",
@@ -89,9 +124,9 @@ def announce(sweep: Sweep, phases: "Phases", records: Records, tracking_uri: str
 
 def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, console: Console) -> None:
     console.print()
-    console.print(as_tables(summary))
+    print_whole(console, as_tables(summary))
     figure = sweep.folder / "curve.png"
-    if summary["winner"]:
+    if summary["winner"] and summary["complete"]:
         from sweeps._figures import draw_summary
 
         write_atomically(figure, lambda path: draw_summary(summary).savefig(path, format="png", dpi=150))
@@ -110,7 +145,8 @@ def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, con
         )
     else:
         console.print(
-            f"Browse the runs: {tracking_uri}        best lam and rho: {python} -m sweeps best{runs}", soft_wrap=True
+            f"Browse the runs: {without_password(tracking_uri)}        best lam and rho: {python} -m sweeps best{runs}",
+            soft_wrap=True,
         )
 
 
@@ -134,8 +170,16 @@ def task_objective(sweep: Sweep) -> str:
 @contextlib.contextmanager
 def local_or_joined_ray(console: Console) -> Iterator[None]:
     """The cluster this process runs on (`ray start`, RAY_ADDRESS), or one of its own on this machine."""
-    with console.status("Starting Ray ..."):
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    try:
+        with console.status("Starting Ray ..."):
+            ray.init(
+                include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
+            )
+    except Exception as error:  # whatever it is, Ray says it in a dozen lines
+        address = os.environ.get("RAY_ADDRESS")
+        where = f"the cluster at RAY_ADDRESS={address} must be reached" if address else "must start on this machine"
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"ray: {where}, it did not ({type(error).__name__}: {said}); try again") from error
     if not is_own_ray():
         wait_for_hosts(console)
     try:
@@ -184,12 +228,10 @@ def run_trials(
     from trainables.trial import Trial
 
     resources, num_parallel = trial_resources(sweep)
-    labels: dict[str, str] = {}
 
     def launch(trial_id: str, proposal: Proposal) -> None:
         config = proposal.config.model_dump(mode="json")
         key = proposal.config.key
-        labels[key] = label(proposal)
         records.start(key, phase=proposal.phase, arm=proposal.arm, number=proposal.number, config=config)
 
     searcher = TuneSearcher(phases, launch, metric=f"{objective}_pruned")
@@ -203,27 +245,35 @@ def run_trials(
     )
     for trial in records.finished("search") + records.finished("confirm"):
         progress.note_best(trial.report[f"{objective}_pruned"])
-    watch = Watch(records, phases, progress, labels)
-    snapshots = sweep.folder / "tune"
-    shutil.rmtree(snapshots, ignore_errors=True)  # Tune's own state is never read again
+    watch = Watch(records, phases, progress)
+    (sweep.folder / "trials").mkdir(exist_ok=True)
     trainable = tune.with_parameters(Trial, data=data, folder=str(sweep.folder / "trials"), keep=sweep.keep)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher, num_samples=-1, max_concurrent_trials=num_parallel, reuse_actors=True
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(sweep.folder),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[watch],
-        ),
-    )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it would say is in the records
-    with progress:
-        tuner.fit()
-    shutil.rmtree(snapshots, ignore_errors=True)
+    # Tune's own state is pickled, and of use to nobody: it stays on this host, where no other can write it.
+    with tempfile.TemporaryDirectory(prefix="sweep-", ignore_cleanup_errors=True) as scratch, progress:
+        tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=-1, max_concurrent_trials=num_parallel, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
+                callbacks=[watch],
+            ),
+        ).fit()
+
+
+def error_of(trial: Any) -> str:
+    """What Tune noted of a trial's last failure: text, so that nothing has to be unpickled."""
+    try:
+        _, _, last = Path(trial.error_file).read_text().rpartition("Failure # ")
+    except (OSError, TypeError):
+        last = ""
+    last = last.partition("Some common causes include")[0]  # guesses of Ray's
+    return last.partition("\n")[2].strip() or "its worker died"
 
 
 def label(proposal: Proposal) -> str:
@@ -239,35 +289,55 @@ def label(proposal: Proposal) -> str:
 
 
 class Watch(tune.Callback):
-    """Writes what Tune reports into the records and onto the screen. Pickles to nothing: Tune's snapshot needs none."""
+    """Writes what Tune reports into the records and onto the screen. Pickles to nothing: Tune's snapshot needs none.
 
-    def __init__(self, records: Records, phases: "Phases", progress: Progress, labels: dict[str, str]):
-        self.records, self.phases, self.progress, self.labels = records, phases, progress, labels
+    A trial whose worker died is made again, from its checkpoint, unless it has died MOST_ATTEMPTS times on the way to
+    the next one; the death of a host does not count. Tune's own retries would count all alike, over the whole trial.
+    """
+
+    def __init__(self, records: Records, phases: "Phases", progress: Progress):
+        self.records, self.phases, self.progress = records, phases, progress
+        self.attempts: Counter[str] = Counter()  # since the last rung
         self.failures_in_a_row = 0
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         key = result["key"]
+        self.attempts[key] = 0
         names = {name for name in result if name.split("_")[-1] in ("dense", "pruned")}
         names |= {"epoch", "loss", "penalty", "lr", "seconds", "status", "reason", "weights_left"} & set(result)
         report = {name: result[name] for name in result if name in names}
-        if report["status"] == "running":
-            self.records.rung(key, {k: v for k, v in report.items() if k not in ("status", "reason")})
-        else:
-            self.records.end(key, report=report)
-        self._show(key, report)
+        with self.phases.stopping_on_storage_faults():
+            if report["status"] == "running":
+                self.records.rung(key, {k: v for k, v in report.items() if k not in ("status", "reason")})
+            else:
+                self.records.end(key)
+                report = self.records.trials[key].report
+            self._show(key, report)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         key = TrialConfig.model_validate(trial.config).key
-        reason = (str(trial.get_error() or "its worker died").strip().splitlines() or ["?"])[-1][:500]
-        self.records.end(key, status="lost", reason=reason)
-        self._show(key, self.records.trials[key].report)
+        error = error_of(trial)
+        reason = error.splitlines()[-1].rpartition("Worker exit detail: ")[2].strip()[:500]
+        if "StorageError: " in reason:
+            self.phases.stop(f"{reason.partition('StorageError: ')[2]}. {STORAGE_HINT}")
+            return
+        self.attempts[key] += "node has died" not in error
+        if self.attempts[key] < MOST_ATTEMPTS and not read_result(self.records.trial_folder(key)):
+            self.progress.say(
+                f"{self.phases.label(key)}: its worker died, it goes on from its last checkpoint ({reason})"
+            )
+            self.phases.again(key)
+            return
+        with self.phases.stopping_on_storage_faults():
+            self.records.end(key, lost=reason)
+            self._show(key, self.records.trials[key].report)
 
     def _show(self, key: str, report: dict) -> None:
         from trainables.training import make_scheme
 
         config = TrialConfig.model_validate(self.records.trials[key].config)
         num_epochs = make_scheme(config).num_phases * config.max_epochs
-        self.progress.update(key, self.labels[key], report, num_epochs)
+        self.progress.update(key, self.phases.label(key), report, num_epochs)
         if report["status"] in ("error", "lost") and not report.get("epoch"):
             self.failures_in_a_row += 1
             if self.failures_in_a_row == FAILURES_IN_A_ROW:
@@ -307,6 +377,8 @@ class Phases:
         self.num_confirm = most * sweep.num_seeds
         self.confirm: FixedTrials | None = None
         self.stopped_because = ""
+        self._launched: dict[str, Proposal] = {}  # by this process
+        self._again: list[Proposal] = []
 
     def outcome(self, key: str) -> float | None:
         trial = self.records.trials.get(key)
@@ -315,8 +387,19 @@ class Phases:
         return trial.report[f"{self.objective}_pruned"] if trial.status == "finished" else float("nan")
 
     def next(self) -> Any:
+        """The next proposal; None while one has to wait for a result, or may yet have to be made again."""
+        proposal: Any = FINISHED
+        with self.stopping_on_storage_faults():
+            proposal = self._again.pop(0) if self._again else self._next()
         if self.stopped_because:
             return FINISHED
+        if isinstance(proposal, Proposal):
+            self._launched[proposal.config.key] = proposal
+        elif proposal is FINISHED and any(self.outcome(key) is None for key in self._launched):
+            return None
+        return proposal
+
+    def _next(self) -> Any:
         proposal = self.search.next()
         if proposal is not FINISHED:
             return proposal
@@ -347,8 +430,23 @@ class Phases:
                 proposals.append(Proposal(config, "confirm", trial.arm, trial.number))
         return proposals
 
+    def again(self, key: str) -> None:
+        """Propose a launched trial once more."""
+        self._again.append(self._launched[key])
+
+    def label(self, key: str) -> str:
+        return label(self._launched[key])
+
     def stop(self, reason: str) -> None:
-        self.stopped_because = reason
+        self.stopped_because = self.stopped_because or reason
+
+    @contextlib.contextmanager
+    def stopping_on_storage_faults(self) -> Iterator[None]:
+        """Where the records cannot be written nothing more is started; what is on the disk stays good."""
+        try:
+            yield
+        except OSError as error:
+            self.stop(f"The records cannot be written: {error.strerror}, {error.filename}. {STORAGE_HINT}")
 
     def complete(self) -> bool:
         """Whether every trial of both phases has ended."""

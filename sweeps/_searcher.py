@@ -149,9 +149,12 @@ class Search:
         self.generation_size = max(1, -(-num_parallel // len(self.arms)))
         self._launched: set[int] = set()
         self._configs: dict[tuple[int, int], TrialConfig] = {}
+        self._untold: set[tuple[int, int]] = set()  # whose outcome the study does not know yet
         for index, study in enumerate(self.studies):
             for trial in study.get_trials(deepcopy=False):
                 self._remember(index, trial.number, self._completed(index, trial))
+                if not trial.state.is_finished():
+                    self._untold.add((index, trial.number))
 
     def _plan(self, num_trials: int) -> list[tuple[int, int]]:
         """(arm, round) of every trial, round by round; an arm without parameters has one trial to make."""
@@ -201,6 +204,7 @@ class Search:
                 trial = study.ask(arm.space)
             assert trial.number == number
             self._remember(index, number, trial.params)
+            self._untold.add((index, number))
 
     def _completed(self, index: int, trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
         """A trial's parameters; those that a process was killed before it could propose are proposed now, the same."""
@@ -242,15 +246,15 @@ class Search:
 
     def _tell(self) -> None:
         """Bring the studies up to what the records know; a trial that did not finish is FAIL, never a value."""
-        for index, study in enumerate(self.studies):
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                value = self._outcome(self._configs[index, trial.number].key)
-                if value is None:
-                    continue
-                if np.isfinite(value):
-                    study.tell(trial.number, value)
-                else:
-                    study.tell(trial.number, state=TrialState.FAIL)
+        for index, number in sorted(self._untold):
+            value = self._outcome(self._configs[index, number].key)
+            if value is None:
+                continue
+            if np.isfinite(value):
+                self.studies[index].tell(number, value)
+            else:
+                self.studies[index].tell(number, state=TrialState.FAIL)
+            self._untold.remove((index, number))
 
 
 def clip(point: Mapping[str, float], space: Mapping[str, BaseDistribution]) -> dict[str, float]:

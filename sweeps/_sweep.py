@@ -115,7 +115,7 @@ class Sweep(BaseModel):
             check_name(
                 f"sparsity.{'optimizers' if info.field_name == 'optimizer' else 'regularizers'}", name, info.field_name
             )
-        return names
+        return tuple(dict.fromkeys(names))  # each once: an arm given twice is one
 
     @field_validator("rho")
     @classmethod
@@ -264,18 +264,23 @@ class Sweep(BaseModel):
 
     # ---- running -----------------------------------------------------------------------------------------------
 
-    def run(self) -> dict[str, Any]:
+    def run(self, command: Sequence[str] | None = None) -> dict[str, Any]:
         """Run what is left of the sweep and return its summary (see `sweeps._report.summarize`).
 
         A trial that fails is recorded and the sweep goes on. KeyboardInterrupt after a clean stop; running it again
         goes on from there. Raises ValueError, one line a fault, before anything has started.
+        command: the command line that is to be recorded with it, for `python -m sweeps retry`.
         """
         from sweeps._run import run_sweep
 
-        return run_sweep(self)
+        return run_sweep(self, command)
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
-        """The command line: a flag for each knob. Exit codes: 0 done, 1 no trial finished, 2 bad input, 130 Ctrl-C."""
+        """The command line: a flag for each knob.
+
+        Exit codes: 0 done; 1 no trial finished, or it had to stop; 2 bad input; 130 stopped by Ctrl-C, by `python -m
+        sweeps stop` or by a termination signal.
+        """
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         app.command(help=inspect.getdoc(sys.modules["__main__"]) or self.name)(make_command(self))
         app(args=list(arguments) if arguments is not None else None)
@@ -320,13 +325,13 @@ def make_command(sweep: Sweep) -> Callable[..., None]:
             if own.get("name") == sweep.dataset and "dataset" in chosen:
                 del own["name"]
             made = Sweep(**{**own, **chosen})
-            summary = made.run()
+            summary = made.run([sys.executable, *sys.argv])
         except (ValueError, OSError) as error:
             fail(error)
         except KeyboardInterrupt:
             typer.echo("Stopped. The same command goes on from here.", err=True)
             raise typer.Exit(130) from None
-        raise typer.Exit(0 if summary["winner"] else 1)
+        raise typer.Exit(0 if summary["winner"] and summary["complete"] else 1)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command

@@ -1,20 +1,23 @@
 """A trial in a folder of its own: it goes on from what lies there, and leaves its result there, whole or not at all.
 
-checkpoint.pt, checkpoint.previous.pt: while it runs, the last two rungs.
+checkpoint.pt, checkpoint.previous.pt: while it runs, the last two rungs. owner: which process runs it.
 pruned/0.96/{model.safetensors,config.json}, figures/: at its end.
 result.json: written last; the trial is done if and only if this file is there.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import sparsity
@@ -23,9 +26,17 @@ from trainables.pruning import apply_pruning, describe_layers, diagnose, save_pr
 from trainables.tasks._base import Task
 from trainables.training import Diverged, Training, objectives
 
-__all__ = ["KEEP", "ResumableTrial", "read_result"]
+__all__ = ["KEEP", "ResumableTrial", "StorageError", "SupersededError", "read_result"]
 
 KEEP = ("target", "all", "none")
+
+
+class StorageError(RuntimeError):
+    """The trial's folder takes nothing: full, read-only, gone. A fault of the place, and no outcome of the trial."""
+
+
+class SupersededError(RuntimeError):
+    """Another process has taken the trial over, as this one's host was out of reach."""
 
 
 def read_result(folder: Path) -> dict | None:
@@ -45,6 +56,19 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def faults_of_storage() -> Iterator[None]:
+    """An error of the operating system within is the storage's, also as safetensors words it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"the trial's files cannot be written: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -75,6 +99,7 @@ class ResumableTrial:
         self.rungs: list[
             dict[str, Any]
         ] = []  # kept here too: a driver that is killed may not have heard of the last one
+        self.owner = uuid4().hex
         self.task: Task | None = None
         self.training: Training | None = None
         self._make_task = make_task
@@ -84,6 +109,7 @@ class ResumableTrial:
 
         Keys, always all of them: epoch, loss, penalty, lr, <objective>_dense, <objective>_pruned (validation, at the
         target sparsity), seconds, status, reason. Where there is no value it is None.
+        Raises StorageError where the folder cannot take the result, and SupersededError once the trial is another's.
         """
         done = read_result(self.folder)
         if done is None:
@@ -94,26 +120,45 @@ class ResumableTrial:
         report: dict[str, Any] = {}
         try:
             if self.training is None:
+                self._own()
                 self.task = self._make_task()
                 self.training = Training(self.task, self.config)
                 self._restore()
             report.update(self._rung())
             if not self.training.finished:
                 return {"report": self._report("running", "", report)}
+            self._check_owned()
             return self._finish(report)
+        except (StorageError, SupersededError):
+            raise
         except Diverged as error:
             return self._end("diverged", str(error), report)
         except Exception as error:  # one trial's fault is recorded, the sweep goes on
             if is_out_of_memory(error):
-                return self._end("out_of_memory", (str(error) or "out of memory").splitlines()[0], report)
+                return self._end("out_of_memory", first_line(error) if str(error) else "out of memory", report)
             return self._end("error", f"{type(error).__name__}: {error}", report, traceback=traceback.format_exc())
+
+    def _own(self) -> None:
+        with faults_of_storage():
+            write_atomically(self.folder / "owner", lambda path: path.write_text(self.owner))
+
+    def _check_owned(self) -> None:
+        """Two processes that write one trial's files would spoil them: the one that began last has them."""
+        with faults_of_storage():
+            owner = self.folder / "owner"
+            if not owner.exists() or owner.read_text() != self.owner:
+                raise SupersededError(f"{self.folder.name}: another process goes on with it, this one stops")
 
     def _rung(self) -> dict[str, Any]:
         assert self.training is not None
         terms = self.training.run_rung()
         if not self.training.finished:
+            self._check_owned()
             self.rungs.append(self._progress(terms))
-            self._checkpoint()
+            try:
+                self._checkpoint()
+            except (OSError, RuntimeError) as error:  # torch's of a full disk; training on is worth more than stopping
+                self.notes.append(f"epoch {self.training.epoch}: no checkpoint was written ({first_line(error)})")
         return terms
 
     def _progress(self, terms: dict[str, Any]) -> dict[str, Any]:
@@ -150,14 +195,15 @@ class ResumableTrial:
             }
             if test is not None:
                 description["test"] = test[level]
-            save_pruned(
-                self.folder / "pruned" / f"{level:g}",
-                task,
-                networks[level],
-                evaluation.masks[level],
-                description,
-                shifted=evaluation.shifted[level],
-            )
+            with faults_of_storage():
+                save_pruned(
+                    self.folder / "pruned" / f"{level:g}",
+                    task,
+                    networks[level],
+                    evaluation.masks[level],
+                    description,
+                    shifted=evaluation.shifted[level],
+                )
         diagnostics = diagnose(task, dense, config, evaluation)
         self._illustrate(dense, apply_pruning(task, target, evaluation, config.target_sparsity))
         return self._end(
@@ -195,8 +241,9 @@ class ResumableTrial:
             **more,
         }
         text = json.dumps(result, allow_nan=False)
-        write_atomically(self.folder / "result.json", lambda path: path.write_text(text))
-        for path in self.folder.glob("checkpoint.*"):  # and what a killed run may have left of one
+        with faults_of_storage():
+            write_atomically(self.folder / "result.json", lambda path: path.write_text(text))
+        for path in (*self.folder.glob("checkpoint.*"), self.folder / "owner"):  # and what a killed run may have left
             path.unlink(missing_ok=True)
         return result
 
@@ -221,7 +268,8 @@ class ResumableTrial:
                 self.rungs = state["rungs"]
                 return
             except Exception as error:  # truncated or altered: the one before it is as good
-                first_line = (str(error).splitlines() or [""])[0]
-                self.notes.append(f"{name}: could not be read ({type(error).__name__}: {first_line}), passed over")
+                self.notes.append(
+                    f"{name}: could not be read ({type(error).__name__}: {first_line(error)}), passed over"
+                )
                 path.unlink()  # or the next checkpoint would make it the previous one
                 self.training = Training(self.training.task, self.config)

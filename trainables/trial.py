@@ -1,6 +1,7 @@
 """Ray's adapter, and nothing else: a configuration in, a rung's report out. The work is in resumable.py."""
 
 import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,15 @@ class Trial(tune.Trainable):
 
     setup takes, beside a configuration, what `tune.with_parameters` shares: data (the task's arrays, read-only in the
     node's memory) and folder (the sweep's trials; each has its own below). Checkpoints are ours, in that folder, keyed
-    by the configuration: a retry, a resume or another host finds them there, and Tune's own are left empty.
+    by the configuration: a retry, a resume or another host finds them there, and Tune's own are switched off.
     """
 
     def setup(self, config: Mapping[str, Any], data: Any = None, folder: str = "", keep: str = "target") -> None:
         self.shared = {"data": data, "folder": folder, "keep": keep}
+        if not Path(folder).is_dir():  # on a host that joined after the sweep's checks
+            raise RuntimeError(
+                f"{platform.node()} does not see the trials' folder {folder}: mount the shared storage there"
+            )
         self._begin(config)
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
@@ -56,9 +61,3 @@ class Trial(tune.Trainable):
         if done:
             self.trial = None  # a reused actor waits without the model
         return {**report, "key": self.key, "done": done, "pid": os.getpid()}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        return None
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        return None

@@ -1,4 +1,6 @@
 import json
+import resource
+import signal
 
 import pytest
 
@@ -44,3 +46,21 @@ def test_what_is_not_json_is_refused_and_leaves_no_trace(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         journal.append("rung", loss=float("nan"))
     assert journal.path.read_bytes() == b""
+
+
+def test_a_line_that_the_disk_does_not_take_whole_leaves_the_journal_as_it_was(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append("rung", number=0)
+    room = path.stat().st_size + 10
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the kernel writes 10 bytes more, then says EFBIG
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"journal\.jsonl"):
+            journal.append("rung", number=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    journal.append("rung", number=2)
+    assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 2]

@@ -1,14 +1,12 @@
 import json
 import os
-import sqlite3
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 
-from sweeps._records import Records, Shipper, best, default_tracking_uri, flatten, mean_and_spread, metrics_of
-from sweeps._report import summarize
+from sweeps._records import Records, best, flatten, mean_and_spread
 
 
 def test_one_spelling_goes_all_the_way():
@@ -39,15 +37,62 @@ def test_a_repeated_start_rung_or_end_is_recorded_once(recorder):
     before = recorder.records.journal.path.read_bytes()
     recorder.records.start(key, phase="search", arm="sam + wcr", number=0, config={})
     recorder.records.rung(key, {"epoch": 2, "loss": 0.0})
-    recorder.records.end(key, status="lost", reason="late news of a host that was parted")
+    recorder.records.end(key, lost="late news of a host that was parted")
     assert recorder.records.journal.path.read_bytes() == before
 
 
 def test_a_trial_without_a_result_is_recorded_as_lost(recorder):
     config = {"optimizer": "sgd", "max_epochs": 1}
     recorder.records.start("abc", phase="search", arm="sgd + none", number=0, config=config)
-    recorder.records.end("abc", status="lost", reason="its worker died")
-    assert (recorder.records.trials["abc"].status, recorder.records.trials["abc"].reason) == ("lost", "its worker died")
+    recorder.records.end("abc", lost="its worker died")
+    trial = recorder.records.trials["abc"]
+    assert (trial.status, trial.reason) == ("lost", "its worker died")
+
+
+def test_a_result_that_is_seen_late_is_waited_for_and_one_never_seen_is_lost(recorder):
+    records = recorder.records
+    for key in ("late", "never"):
+        records.start(key, phase="search", arm="sgd + none", number=0, config={})
+    folder = records.trial_folder("late")
+    folder.mkdir(parents=True)
+    result = {"report": {"status": "finished", "reason": "", "epoch": 4}, "notes": []}
+    threading.Timer(0.5, lambda: (folder / "result.json").write_text(json.dumps(result))).start()
+    records.end("late", wait=30)
+    records.end("never", wait=0.3)
+    assert records.trials["late"].status == "finished"
+    assert records.trials["never"].status == "lost"
+    assert "its result is not seen in" in records.trials["never"].reason
+
+
+def test_a_retried_trial_is_made_again_from_nothing(recorder):
+    key = recorder.trial(None, status="error", rungs=2)
+    good = recorder.trial((0.9, 0.7), seed=1)
+    records = recorder.records
+    assert records.retry() == [key]
+    assert not (records.trial_folder(key) / "result.json").exists()
+    assert not records.trials[key].done
+    assert records.retry() == []
+    again = recorder.trial((0.9, 0.8), rungs=1)
+    assert again == key
+    for seen in (records, Records.replay(records.folder)):
+        assert {t.key: (t.status, len(t.rungs)) for t in seen.trials.values()} == {
+            key: ("finished", 1),
+            good: ("finished", 1),
+        }
+
+
+def test_passwords_of_a_command_are_not_recorded(recorder):
+    command = [
+        "python",
+        "sweeps/digits.py",
+        "--study-uri",
+        "postgresql://me:secret@host/db",
+        "--tracking-uri",
+        "http://h:1",
+    ]
+    recorder.records.note_run(command, num_search=3, num_confirm=1)
+    assert "secret" not in recorder.records.journal.path.read_text()
+    assert recorder.records.last_run["command"][3:] == ["postgresql://me:***@host/db", "--tracking-uri", "http://h:1"]
 
 
 def test_a_folder_of_another_sweep_is_refused_and_says_what_differs(recorder):
@@ -73,6 +118,21 @@ def test_a_lock_goes_with_a_killed_process(tmp_path):
         process.kill()
         process.wait()
     Records(tmp_path, {"a": 1}).close()
+
+
+def test_a_rung_that_a_killed_driver_did_not_hear_of_is_found_in_the_trials_result(recorder):
+    records = recorder.records
+    records.start("abc", phase="search", arm="sgd + none", number=0, config={})
+    records.rung("abc", {"epoch": 1, "loss": 3.0})
+    records.rung("abc", {"epoch": 3, "loss": 1.0})  # 2 was trained and kept in the checkpoint; then the driver died
+    rungs = [{"epoch": epoch, "loss": 4.0 - epoch} for epoch in (1, 2, 3)]
+    folder = records.trial_folder("abc")
+    folder.mkdir(parents=True)
+    result = {"report": {"status": "finished", "reason": "", "epoch": 4}, "notes": [], "rungs": rungs}
+    (folder / "result.json").write_text(json.dumps(result))
+    records.end("abc")
+    assert records.trials["abc"].rungs == rungs
+    assert Records.replay(records.folder).trials["abc"].rungs == rungs
 
 
 # ---- best ------------------------------------------------------------------------------------------------------
@@ -106,128 +166,3 @@ def test_a_confirmed_configuration_comes_before_a_lucky_one(recorder, tmp_path):
         recorder.trial((0.9, acc), lam=1e-5, seed=seed, phase="confirm", test=(0.1, 0.1))
     row = next(r for r in best(tmp_path / "runs") if r["sparsity"] == 0.9)
     assert (row["lam"], row["value"], row["n"]) == (1e-5, pytest.approx((0.90 + 0.84 + 0.93) / 3), 3)
-
-
-# ---- MLflow ----------------------------------------------------------------------------------------------------
-
-
-def ship(folder, uri):
-    warnings = []
-    shipper = Shipper(folder, uri, warn=warnings.append)
-    shipper.start()
-    return shipper.finish(timeout=60), warnings
-
-
-def rows(uri, query):
-    with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
-        return database.execute(query).fetchall()
-
-
-def fill(recorder):
-    keys = [recorder.trial((0.9, 0.7), lam=lam, rungs=2) for lam in (1e-6, 1e-5)]
-    keys.append(recorder.trial(None, status="diverged", lam=1e-1))
-    keys.append(recorder.trial((0.9, 0.6), lam=1e-5, seed=1, phase="confirm", test=(0.8, 0.5)))
-    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
-    recorder.records.summarize(summary)
-    return keys
-
-
-def test_mlflow_gets_everything_once_however_often_it_is_shipped(recorder, tmp_path):
-    runs = tmp_path / "runs"
-    uri = default_tracking_uri(runs)
-    keys = fill(recorder)
-    folder = recorder.records.folder
-    assert ship(folder, uri) == (0, [])
-
-    def state():
-        metrics = rows(uri, "select run_uuid, key, step, value from metrics order by 1, 2, 3, 4")
-        artifacts = sorted(str(p.relative_to(runs)) for p in (runs / "mlartifacts").rglob("*") if p.is_file())
-        versions = rows(uri, "select name, version, run_id from model_versions")
-        return rows(uri, "select run_uuid, name, status from runs order by 1"), metrics, artifacts, versions
-
-    once = state()
-    assert len({row[:3] for row in once[1]}) == len(once[1])
-    (folder / "shipped.json").unlink()  # a process killed before it could note how far it had come
-    assert ship(folder, uri) == (0, [])
-    assert state() == once
-
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("toy")
-    found = {run.data.tags["trial"]: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(found) == {"all", *keys}
-    parent = found["all"].info.run_id
-    assert all(found[key].data.tags["mlflow.parentRunId"] == parent for key in keys)
-    assert [found[key].info.status for key in keys] == ["FINISHED", "FINISHED", "FAILED", "FINISHED"]
-    assert found[keys[2]].data.tags["reason"] == "it diverged"
-    assert found[keys[1]].data.params["opt/rho"] == "0.1"
-    metrics = found[keys[3]].data.metrics
-    assert (metrics["lam"], metrics["rho"], metrics["log10_lam"]) == (1e-5, 0.1, -5.0)
-    assert (metrics["acc_pruned/0.9"], metrics["test_acc_pruned/0.9"]) == (0.6, 0.5)
-    assert [m.step for m in client.get_metric_history(found[keys[0]].info.run_id, "loss")] == [1, 2, 3]
-    assert {a.path for a in client.list_artifacts(found[keys[0]].info.run_id)} == {
-        "curve.png",
-        "layers.json",
-        "pruned",
-        "weights.png",
-    }
-    winner = client.get_model_version_by_alias("small_resnet-digits-0.9", "best")
-    assert (winner.run_id, winner.tags["lam"], winner.tags["rho"]) == (found[keys[3]].info.run_id, "1e-05", "0.1")
-    assert found["all"].data.tags["best_run"] == winner.run_id
-    assert len({row[1] for row in once[1]}) < 40
-
-
-def test_a_chunk_that_fails_half_way_is_sent_again_without_doubles(recorder, tmp_path, monkeypatch):
-    from mlflow import MlflowClient
-
-    uri = default_tracking_uri(tmp_path / "runs")
-    fill(recorder)
-    real, calls = MlflowClient.log_batch, []
-
-    def failing(self, *args, **kwargs):
-        calls.append(args)
-        if len(calls) in (3, 8):
-            raise ConnectionError("the server went away")
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", failing)
-    warnings = []
-    shipper = Shipper(recorder.records.folder, uri, warn=warnings.append)
-    shipper.start()
-    deadline = time.monotonic() + 60
-    while shipper.num_waiting and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert shipper.finish(10) == 0
-    assert len(warnings) == 1  # one outage, however many tries
-    assert len(calls) > 8
-    assert "the server went away); the journal keeps everything" in warnings[0]
-    found = rows(uri, "select run_uuid, key, step from metrics")
-    assert len(found) == len(set(found))
-    entries = [json.loads(line) for line in recorder.records.journal.path.read_text().splitlines()]
-    expected = sum(1 for e in entries if e["event"] in ("start", "rung", "end") for _ in metrics_of(e))
-    assert len(found) == expected + 1  # and the parent's own
-
-
-def test_a_dead_tracking_server_neither_raises_nor_loses_anything(recorder, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    fill(recorder)
-    left, warnings = ship(recorder.records.folder, "http://127.0.0.1:9")  # the discard port: nobody listens
-    assert left == len(recorder.records.journal.path.read_text().splitlines())
-    assert len(warnings) == 1
-    assert "MLflow at http://127.0.0.1:9 is not reached" in warnings[0]
-
-
-def test_a_rung_that_a_killed_driver_did_not_hear_of_is_found_in_the_trials_result(recorder):
-    records = recorder.records
-    records.start("abc", phase="search", arm="sgd + none", number=0, config={})
-    records.rung("abc", {"epoch": 1, "loss": 3.0})
-    records.rung("abc", {"epoch": 3, "loss": 1.0})  # 2 was trained and kept in the checkpoint; then the driver died
-    rungs = [{"epoch": epoch, "loss": 4.0 - epoch} for epoch in (1, 2, 3)]
-    folder = records.trial_folder("abc")
-    folder.mkdir(parents=True)
-    result = {"report": {"status": "finished", "reason": "", "epoch": 4}, "notes": [], "rungs": rungs}
-    (folder / "result.json").write_text(json.dumps(result))
-    records.end("abc")
-    assert records.trials["abc"].rungs == rungs
-    assert Records.replay(records.folder).trials["abc"].rungs == rungs

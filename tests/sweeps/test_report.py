@@ -1,7 +1,10 @@
+import io
+
 import pytest
+from rich.console import Console
 
 from sweeps._figures import draw_summary
-from sweeps._report import as_markdown, as_tables, make_console, summarize
+from sweeps._report import as_markdown, as_tables, make_console, print_whole, summarize
 
 
 def make(recorder):
@@ -71,3 +74,15 @@ def test_further_metrics_stand_in_a_table_of_their_own(recorder):
     text = as_markdown(summary)
     assert "Further metrics of these at sparsity 0 and 0.9 (test split, mean ± standard deviation)" in text
     assert "| sam + wcr | 1e-05 | 0.1 | 0.9 | 5.000 ± 1.414 |" in text
+
+
+def test_a_table_is_printed_whole_where_the_terminal_is_narrow(recorder):
+    recorder.trial((0.9, 0.8), more={"hausdorff": 9.0})
+    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
+    shown = []
+    for width in (40, 200):
+        console = Console(file=io.StringIO(), width=width, force_terminal=False)
+        print_whole(console, as_tables(summary))
+        shown.append([line.rstrip() for line in console.file.getvalue().splitlines()])
+    assert shown[0] == shown[1]
+    assert max(map(len, shown[0])) > 40

@@ -201,6 +201,11 @@ def test_a_held_value_is_not_searched_and_reaches_the_method():
     assert configs["sgd + none"].opt == {"lr": 0.1}
 
 
+def test_a_method_given_twice_is_one_arm():
+    sweep = Sweep(**{**dict(load_sweep("digits")), "regularizer": ("wcr", "wcr"), "optimizer": ("sam",)})
+    assert [arm.name for arm in sweep.arms()] == ["sam + wcr"]
+
+
 def test_identity_is_what_decides_the_trials():
     base = make().identity()
     for budget in ({"num_trials": 3}, {"runs": Path("elsewhere")}, {"num_seeds": 5}, {"max_concurrent": 1}):

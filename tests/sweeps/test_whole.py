@@ -1,67 +1,43 @@
 """Whole sweeps, as a user runs them: a process of their own, local Ray, a study on disk, MLflow's database."""
 
+import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-import optuna
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from sweeps._journal import Journal
-from sweeps._records import Records, best, default_tracking_uri
-from sweeps._searcher import open_storage
+from sweeps.__main__ import app
+from sweeps._records import Records, best
+from sweeps._tracking import default_tracking_uri
+from tests._digits import (
+    assert_as_undisturbed,
+    end,
+    events,
+    num_repeated,
+    results,
+    run,
+    start,
+    studies,
+    wait_until,
+    workers,
+)
 from trainables import load_pruned
 from trainables.config import TrialConfig
 from trainables.training import load_task
 
 pytestmark = pytest.mark.sweep
-REPOSITORY = Path(__file__).parents[2]
-SMALL = ["--epochs", "8", "--rungs", "4", "--model", "width=4", "--trials", "6", "--confirm", "2", "--seeds", "2"]
-ARMS = ["--optimizer", "sgd", "--optimizer", "sam", "--regularizer", "none", "--regularizer", "wcr"]
 
 
-def command(runs, *flags):
-    return [sys.executable, str(REPOSITORY / "sweeps" / "digits.py"), "--runs", str(runs), *SMALL, *ARMS, *flags]
-
-
-def run(runs, *flags, expect=0):
-    done = subprocess.run(command(runs, *flags), cwd=runs, capture_output=True, text=True, timeout=240)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout
-
-
-def start_and_interrupt(runs, sig, when, *flags):
-    """Start a sweep, send it a signal as soon as its journal satisfies `when`; returns its exit code and output."""
-    journal = runs / "digits" / "journal.jsonl"
-    process = subprocess.Popen(
-        command(runs, *flags), cwd=runs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if when(Counter(entry["event"] for entry, _ in Journal.read(journal))):
-                break
-            time.sleep(0.02)
-        process.send_signal(sig)
-        shown, _ = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            process.kill()
-    return process.returncode, shown
-
-
-def results(runs):
-    """Everything that a sweep says, but for seconds: those differ from run to run."""
-    records = Records.replay(runs / "digits")
-    return {
-        key: (t.phase, t.arm, t.number, t.config, t.status, [{**r, "seconds": 0} for r in t.rungs], t.curve, t.test)
-        for key, t in records.trials.items()
-    }
+def sweeps(*arguments):
+    """What `python -m sweeps ...` prints."""
+    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +48,21 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The same sweep, its driver killed while the search runs, and stopped by Ctrl-C while the confirmation does."""
+    """The same: a worker killed, then the driver while the search runs, then asked to stop in the confirmation."""
     runs = tmp_path_factory.mktemp("killed")
-    assert start_and_interrupt(runs, signal.SIGKILL, lambda n: n["end"] >= 2 and n["rung"] >= 8)[0] == -signal.SIGKILL
-    code, shown = start_and_interrupt(runs, signal.SIGINT, lambda n: n["end"] >= 7)
-    assert code == 130, shown
+    process = start(runs)
+    wait_until(lambda: events(runs)["rung"] >= 1, process)
+    os.kill(workers(process)[0], signal.SIGKILL)
+    wait_until(lambda: events(runs)["end"] >= 2 and events(runs)["rung"] >= 8, process)
+    assert end(process, signal.SIGKILL) == -signal.SIGKILL
+    process = start(runs)
+    wait_until(lambda: events(runs)["end"] >= 7, process)
+    assert f"digits: running (process {process.pid} on " in sweeps("status", "digits", "--runs", runs)
+    assert "digits has stopped" in sweeps("stop", "digits", "--runs", runs)
+    assert end(process) == 130
+    assert "digits: stopped" in sweeps("status", "--runs", runs)
+    shown = (runs / "shown").read_text()
+    assert "its worker died, it goes on from its last checkpoint" in shown
     assert "Stopped. The same command goes on from here." in shown
     assert "Traceback" not in shown
     started = Records.replay(runs / "digits").trials
@@ -99,38 +85,17 @@ def test_it_prints_the_best_and_the_table(undisturbed):
 
 
 def test_a_killed_sweep_ends_as_an_undisturbed_one(undisturbed, killed):
-    assert results(killed[0]) == results(undisturbed[0])
-    assert len(results(killed[0])) == 10
-    for phase, number in (("search", 6), ("confirm", 4)):
-        assert sum(result[0] == phase for result in results(killed[0]).values()) == number
+    assert_as_undisturbed(killed[0], undisturbed[0])
+    assert Counter(result[0] for result in results(killed[0]).values()) == {"search": 6, "confirm": 4}
+    assert [state for trials in studies(killed[0]).values() for _, state, *_ in trials] == ["COMPLETE"] * 6
 
 
 def test_nothing_that_had_finished_was_repeated(killed):
-    events = [
-        (e["event"], e.get("trial"), e.get("report", {}).get("epoch")) for e, _ in Journal.read(journal_of(killed))
-    ]
-    counted = Counter(event for event in events if event[0] in ("start", "rung", "end"))
-    assert set(counted.values()) == {1}
+    assert num_repeated(killed[0]) == 0
 
 
 def journal_of(sweep):
     return sweep[0] / "digits" / "journal.jsonl"
-
-
-def test_the_studies_agree_and_have_no_trial_left_running(undisturbed, killed):
-    def content(runs):
-        storage = open_storage(runs / "digits" / "study.log")
-        return {
-            study.study_name: [
-                (t.number, t.state, t.params, t.value)
-                for t in optuna.load_study(study_name=study.study_name, storage=storage).get_trials()
-            ]
-            for study in optuna.get_all_study_summaries(storage)
-        }
-
-    assert content(killed[0]) == content(undisturbed[0])
-    states = [trial[1].name for trials in content(killed[0]).values() for trial in trials]
-    assert states == ["COMPLETE"] * 6
 
 
 def test_each_trial_is_one_mlflow_run_below_the_parent(killed):
@@ -142,17 +107,12 @@ def test_each_trial_is_one_mlflow_run_below_the_parent(killed):
     assert Counter(run.data.tags["trial"] for run in runs) == Counter(["all", *results(killed[0])])
     assert {run.info.status for run in runs} == {"FINISHED"}
     parent = next(run for run in runs if run.data.tags["trial"] == "all")
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {parent.info.run_id, None}
     assert "best_run" in parent.data.tags
     assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"curve.png", "summary.json", "summary.md"}
-    for one in runs:
-        for name in one.data.metrics:
-            steps = [metric.step for metric in client.get_metric_history(one.info.run_id, name)]
-            assert len(steps) == len(set(steps)), name
 
 
 def test_a_pruned_checkpoint_from_mlflow_has_its_sparsity_and_its_accuracy(undisturbed, tmp_path):
-    import json
-
     from mlflow import MlflowClient
 
     client = MlflowClient(default_tracking_uri(undisturbed[0]))
@@ -181,16 +141,13 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(undisturbed):
 
 
 def test_best_and_report_read_the_same_records(undisturbed):
-    import json
-
-    sweeps = [sys.executable, "-m", "sweeps"]
-    rows = json.loads(subprocess.check_output([*sweeps, "best", "--json", "--runs", undisturbed[0]], text=True))
+    rows = json.loads(sweeps("best", "--json", "--runs", undisturbed[0]))
     found = {(row["optimizer"], row["regularizer"]) for row in rows if row["sparsity"] == 0.96}
     assert found == {("sgd", "none"), ("sgd", "wcr"), ("sam", "none"), ("sam", "wcr")}
     summary = Records.replay(undisturbed[0] / "digits").summary
     top = next(r for r in rows if r["sparsity"] == 0.96 and r["trial"] and r["n"] == 3)
     assert top["n"] == 3  # the search's seed and the two of the confirmation
-    shown = subprocess.check_output([*sweeps, "report", "digits", "--runs", undisturbed[0]], text=True)
+    shown = sweeps("report", "digits", "--runs", undisturbed[0])
     assert f"{summary['winner']['optimizer']} + {summary['winner']['regularizer']}" in shown
 
 
@@ -213,6 +170,13 @@ def test_reuse_best_starts_from_what_another_sweep_found_and_divergence_is_a_res
     assert "again   4/" in shown
     assert "diverged at step" in shown
     assert "No trial has finished yet." in shown
+    (status,) = json.loads(sweeps("status", "again", "--json", "--runs", runs))
+    assert (status["state"], status["phases"]["search"]) == ("complete", {"planned": 4, "diverged": 4})
+    assert {row["reason"] for row in status["failed"]} == {trial.reason for trial in trials}
+    assert sweeps("retry", "again", "--failed", "--runs", runs).startswith("0 trials of again")  # they would again
+    assert "4 trials" in sweeps("retry", "again", "--failed", "--diverged", "--no-start", "--runs", runs)
+    (status,) = json.loads(sweeps("status", "again", "--json", "--runs", runs))
+    assert status["phases"]["search"] == {"planned": 4, "waiting": 4}
 
 
 def test_no_process_is_left_behind(undisturbed, killed):

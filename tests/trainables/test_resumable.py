@@ -1,13 +1,24 @@
+import errno
 import io
 import json
+import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
+from trainables import resumable
 from trainables.pruning import load_pruned
-from trainables.resumable import KEEP, ResumableTrial, read_result, write_atomically
+from trainables.resumable import (
+    KEEP,
+    ResumableTrial,
+    StorageError,
+    SupersededError,
+    read_result,
+    write_atomically,
+)
 from trainables.training import Training, train
 
 REPORT = {"epoch", "loss", "penalty", "lr", "acc_dense", "acc_pruned", "seconds", "status", "reason"}
@@ -52,7 +63,7 @@ def files(folder):
 def test_a_trial_reports_each_rung(start, tiny):
     trial = start(config=tiny(max_epochs=5, num_rungs=2))  # 2.5, to the even one, and 5
     reports = [trial.advance()]
-    assert files(trial.folder) == ["checkpoint.pt"]
+    assert files(trial.folder) == ["checkpoint.pt", "owner"]
     reports.append(trial.advance())
     assert [(report["epoch"], report["status"]) for report in reports] == [(2, "running"), (5, "finished")]
     for report in reports:
@@ -498,3 +509,49 @@ def test_what_is_pruned_and_saved_is_the_network_as_it_is_deployed(make_task, co
     name = plain["layers"][0]["name"]
     weights = [load_pruned(tmp_path / which / "pruned" / "0").state_dict()[name] for which in ("plain", "merged")]
     assert torch.equal(2 * weights[0], weights[1])
+
+
+# ---- faults of the place -------------------------------------------------------------------------------------------
+
+
+def test_a_trial_that_another_process_took_over_stops_and_spoils_nothing(start, undisturbed):
+    parted = start()
+    parted.advance()
+    replacement = start()
+    replacement.advance()
+    with pytest.raises(SupersededError, match="another process goes on with it"):
+        finish(parted)
+    assert without_seconds(finish(replacement)) == undisturbed
+    assert parted.advance()["status"] == "finished"  # what the other has left
+
+
+def full_disk(monkeypatch, name):
+    """os.replace finds no room for files of this name."""
+    replace = resumable.os.replace
+
+    def refuse(source, target):
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(resumable.os, "replace", refuse)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_a_note_not_the_trial(start, undisturbed, monkeypatch):
+    full_disk(monkeypatch, "checkpoint.pt")
+    result = without_seconds(finish(start()))
+    assert [note.split(" (")[0] for note in result["notes"]] == [
+        f"epoch {epoch}: no checkpoint was written" for epoch in (1, 2, 3)
+    ]
+    assert "No space left on device" in result["notes"][0]
+    assert {**result, "notes": []} == undisturbed
+
+
+def test_a_result_that_cannot_be_written_is_no_outcome_and_is_made_up_for_later(start, undisturbed, monkeypatch):
+    trial = start()
+    with monkeypatch.context() as patch:
+        full_disk(patch, "result.json")
+        with pytest.raises(StorageError, match=r"cannot be written: .*No space left on device"):
+            finish(trial)
+    assert read_result(trial.folder) is None
+    assert without_seconds(finish(start())) == undisturbed

@@ -28,6 +28,7 @@ def test_a_reused_actor_computes_what_a_fresh_one_does(tiny, digits_data, make_t
     first = tiny(optimizer="sam", regularizer="wcr", lam=1e-6, schedule="one_cycle", seed=1)
     second = tiny(optimizer="s2sam", regularizer="hoyer_square", lam=1e-4, model={"width": 6})
     broken = {**tiny().model_dump(mode="json"), "opt": {"lr": 0.1, "rho": 1}}
+    (tmp_path / "reused").mkdir()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         shared = tune.with_parameters(Trial, data=digits_data, folder=str(tmp_path / "reused"), keep="none")

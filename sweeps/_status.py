@@ -1,0 +1,100 @@
+"""Where a sweep stands, from its folder alone: whoever sees the folder can ask, on any host."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sweeps._journal import Journal
+from sweeps._records import RETRIED, Records
+
+__all__ = ["as_text", "status_of"]
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    """The sweep's state: "running" (a process has it), "complete", or "stopped" (the same command goes on).
+
+    `process` says who runs it, `phases` counts trials by status beside how many are `planned`, `running` and `failed`
+    have a row a trial, `best` is the highest objective of the search (validation, one seed), `idle` the seconds since
+    the journal's last line.
+    """
+    records = Records.replay(folder)
+    process = Records.holder(folder)
+    complete = bool(records.summary and records.summary["complete"])
+    phases: dict[str, dict[str, int]] = {}
+    for phase in ("search", "confirm"):
+        statuses = (trial.status for trial in records.trials.values() if trial.phase == phase)
+        counts = Counter("cut_off" if status == "running" and not process else status for status in statuses)
+        planned = records.last_run.get(f"num_{phase}", sum(counts.values()))
+        phases[phase] = {"planned": planned, **dict(sorted(counts.items()))}
+    finished = records.finished("search")
+    best = max(finished, key=lambda trial: trial.report[f"{trial.objective}_pruned"], default=None)
+    return {
+        "sweep": folder.name,
+        "state": "running" if process else "complete" if complete else "stopped",
+        "process": process,
+        "idle": time.time() - (folder / "journal.jsonl").stat().st_mtime,
+        "phases": phases,
+        "running": [
+            {
+                "trial": t.key,
+                "arm": t.arm,
+                "epoch": t.rungs[-1]["epoch"] if t.rungs else 0,
+                "of": t.config["max_epochs"],
+            }
+            for t in records.trials.values()
+            if process and t.status == "running"
+        ],
+        "failed": [
+            {"trial": t.key, "arm": t.arm, "status": t.status, "reason": t.reason}
+            for t in records.trials.values()
+            if t.done and t.status != "finished"
+        ],
+        "best": best
+        and {
+            "trial": best.key,
+            "arm": best.arm,
+            "metric": f"{best.objective}_pruned",
+            "value": best.report[f"{best.objective}_pruned"],
+            "lam": best.config["lam"] if best.config["regularizer"] != "none" else None,
+            "rho": best.config["opt"].get("rho"),
+        },
+        "entries": sum(1 for _ in Journal.read(folder / "journal.jsonl")),
+        "command": records.last_run.get("command"),
+    }
+
+
+def as_text(status: dict[str, Any]) -> Group:
+    """The status as people read it."""
+    from sweeps._report import number
+
+    process = f" ({status['process']}; its last news is {status['idle']:.0f} s old)" if status["process"] else ""
+    parts: list[Any] = [Text(f"{status['sweep']}: {status['state']}{process}")]
+    for phase, counts in status["phases"].items():
+        others = {name: count for name, count in counts.items() if name not in ("planned", "finished")}
+        line = f"  {phase:8s} {counts.get('finished', 0)} of {counts['planned']} finished"
+        parts.append(Text(line + "".join(f", {count} {name.replace('_', ' ')}" for name, count in others.items())))
+    if best := status["best"]:
+        knobs = "".join(f", {name} {number(best[name])}" for name in ("lam", "rho") if best[name] is not None)
+        parts.append(
+            Text(f"  best     {best['metric']} {best['value']:.4f}: {best['arm']}{knobs} (trial {best['trial']})")
+        )
+    for title, columns in (
+        ("running", ("trial", "arm", "epoch", "of")),
+        ("failed", ("trial", "arm", "status", "reason")),
+    ):
+        if not status[title]:
+            continue
+        table = Table(box=None, pad_edge=False, title=f"\n{title}", title_justify="left")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in status[title]:
+            table.add_row(*(str(row[column]) for column in columns))
+        parts.append(table)
+    if any(row["status"] in RETRIED for row in status["failed"]):
+        parts.append(Text(f"\nMake them again: python -m sweeps retry {status['sweep']} --failed"))
+    return Group(*parts)
