@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: sweep test test-cluster lint bench ui
+.PHONY: sweep test test-cluster test-faults lint bench ui
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
@@ -14,6 +14,10 @@ test: lint
 # CIFAR10_ROOT=FOLDER adds the sweep on CIFAR-10.
 test-cluster: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/cluster/over_ssh.py
+
+# Every fault of docs/reliability.md, whose table it writes. Root, for file systems and hosts of its own; skips those without.
+test-faults: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/[!_c]*.py tests/cluster/faults.py --table docs/reliability.md
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

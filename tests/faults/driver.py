@@ -1,0 +1,132 @@
+"""What may happen to the process that runs a sweep, and to its machine."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from sweeps._journal import Journal
+from tests._digits import LONGER, assert_as_undisturbed, below, end, events, num_repeated, run, start, wait_until
+
+NUM_KILLS, NUM_SEARCH = 20, 16
+LONG = [*LONGER, "--trials", str(NUM_SEARCH)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed_long(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("undisturbed-long")
+    run(runs, *LONG, timeout=600)
+    return runs
+
+
+def wait_for_the_end_of(pids):
+    """Ray's own processes notice that their driver is gone; a sweep that goes on does not meet them."""
+    deadline = time.monotonic() + 30
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def kill(process):
+    pids = below(process.pid)
+    assert end(process, signal.SIGKILL) == -signal.SIGKILL
+    wait_for_the_end_of(pids)
+
+
+def test_killed_at_random_moments(runs, undisturbed_long, fault_row):
+    """Each time the process lives between 0 and 20 seconds, 8 of which it takes to start."""
+    rng, found = random.Random(0), []
+    while len(found) < NUM_KILLS:
+        moment = rng.uniform(0, 20)
+        process = start(runs, *LONG)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            found.append(events(runs))
+        else:
+            assert process.returncode == 0  # it has come to its end before its moment
+    assert "Best: " in run(runs, *LONG)
+    assert_as_undisturbed(runs, undisturbed_long)
+    assert num_repeated(runs) == 0
+    stages = {
+        "before the first trial": sum(not n["start"] for n in found),
+        "in the search": sum(n["start"] > 0 and n["end"] < NUM_SEARCH for n in found),
+        "in the confirmation": sum(n["end"] >= NUM_SEARCH and not n["summary"] for n in found),
+        "at the end or after it": sum(n["summary"] > 0 for n in found),
+    }
+    fault_row(
+        f"driver killed at {NUM_KILLS} random moments of one sweep",
+        "nothing",
+        "at most one checkpoint interval of each trial that ran",
+        f"by the same command ({', '.join(f'{count} {stage}' for stage, count in stages.items())})",
+    )
+
+
+def header_only(runs):
+    return events(runs)["sweep"] == 1 and not events(runs)["start"]
+
+
+def result_without_record(runs):
+    """A trial's result lies in its folder and the journal does not have it."""
+    recorded = {e["trial"] for e, _ in Journal.read(runs / "digits" / "journal.jsonl") if e["event"] == "end"}
+    return {path.parent.name for path in runs.glob("digits/trials/*/result.json")} - recorded
+
+
+@pytest.mark.parametrize(
+    ("name", "when", "stopped"),
+    [
+        ("driver killed before its first trial", header_only, False),
+        ("driver killed between a trial's end and its record", result_without_record, True),
+        ("driver killed while it ships the end", lambda runs: events(runs)["summary"] == 1, False),
+    ],
+)
+def test_killed_at_this_moment(runs, undisturbed, fault_row, name, when, stopped):
+    process = start(runs)
+    if stopped:  # it is held, so that a trial ends behind its back
+        wait_until(lambda: events(runs)["rung"] >= 1, process)
+        process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: when(runs), None if stopped else process)
+    kill(process)
+    run(runs)
+    assert_as_undisturbed(runs, undisturbed)
+    assert num_repeated(runs) == 0
+    fault_row(name, "nothing", "at most one checkpoint interval of each trial that ran", "by the same command")
+
+
+def test_its_machine_is_lost_and_the_storage_kept(runs, undisturbed, tmp_path, fault_row):
+    process = start(runs)
+    wait_until(lambda: events(runs)["end"] >= 2, process)
+    kill(process)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "digits").mkdir(parents=True)
+    shutil.copytree(runs / "digits", elsewhere / "digits", dirs_exist_ok=True)
+    shutil.rmtree(runs)
+    run(elsewhere)  # the other machine has another MLflow, and is sent everything
+    assert_as_undisturbed(elsewhere, undisturbed)
+    assert num_repeated(elsewhere) == 0
+    fault_row(
+        "driver's machine lost, its storage kept",
+        "nothing; an MLflow that was lost with it is sent everything",
+        "at most one checkpoint interval of each trial that ran",
+        "by the same command",
+    )
+
+
+def test_it_is_terminated(runs, undisturbed, fault_row):
+    process = start(runs)
+    wait_until(lambda: events(runs)["end"] >= 1, process)
+    assert end(process, signal.SIGTERM) == 130
+    assert "The same command goes on from here." in (runs / "shown").read_text()
+    run(runs)
+    assert_as_undisturbed(runs, undisturbed)
+    assert num_repeated(runs) == 0
+    fault_row(
+        "driver terminated (SIGTERM, Ctrl-C, `python -m sweeps stop`)",
+        "nothing",
+        "at most one checkpoint interval of each trial that ran",
+        "by the same command",
+    )

@@ -1,0 +1,98 @@
+"""What may happen to the folder that a sweep's records lie in."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from sweeps._records import Records
+from tests._digits import LONGER, assert_as_undisturbed, end, events, num_repeated, run, start, wait_until
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """A function: a file system of so many bytes, in memory. Needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("it must run as root (it mounts a file system)")
+    folders = []
+
+    def make(size):
+        folder = tmp_path / "mounted"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+        folders.append(folder)
+        return folder
+
+    yield make
+    for folder in folders:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@contextlib.contextmanager
+def full(folder):
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert shutil.disk_usage(folder).free == 0
+    yield
+    filler.unlink()
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """For whoever opens a file from now on."""
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+    yield
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(("name", "fault"), [("full", full), ("read-only", read_only)])
+def test_storage_that_takes_nothing_more(mounted, undisturbed, tmp_path, fault_row, name, fault):
+    runs, shown = mounted("200m"), tmp_path / "shown"
+    process = start(runs, shown=shown)
+    wait_until(lambda: events(runs)["end"] >= 2, process)
+    with fault(runs):
+        begin = time.monotonic()
+        assert end(process, timeout=240) == 1
+        seconds = time.monotonic() - begin
+    said = shown.read_text()
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    assert {trial.status for trial in Records.replay(runs / "digits").trials.values()} <= {"running", "finished"}
+    run(runs)
+    assert_as_undisturbed(runs, undisturbed)
+    assert num_repeated(runs) == 0
+    fault_row(
+        f"storage {name}",
+        f"nothing: the sweep stops ({seconds:.0f} s after) and says why in one line",
+        "at most one checkpoint interval of each trial that ran",
+        "by the same command, once it can be written",
+    )
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "both lost"])
+def test_a_damaged_checkpoint(runs, undisturbed_longer, fault_row, damage):
+    process = start(runs, *LONGER)
+    wait_until(lambda: list(runs.glob("digits/trials/*/checkpoint.previous.pt")), process)
+    assert end(process, signal.SIGKILL) == -signal.SIGKILL
+    (previous, *_) = sorted(runs.glob("digits/trials/*/checkpoint.previous.pt"))
+    latest = previous.with_name("checkpoint.pt")
+    for path in [latest, previous] if damage == "both lost" else [latest]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
+    run(runs, *LONGER)
+    trial = Records.replay(runs / "digits").trials[latest.parent.name]
+    assert trial.notes[0].startswith("checkpoint.pt: could not be read")
+    assert len(trial.notes) == (2 if damage == "both lost" else 1)
+    assert_as_undisturbed(runs, undisturbed_longer)
+    assert num_repeated(runs) == 0
+    again = "the whole trial" if damage == "both lost" else "two checkpoint intervals"
+    name = "both of a trial's checkpoints altered" if damage == "both lost" else f"a checkpoint {damage}"
+    fault_row(name, "nothing; the trial's notes say it", again, "at once")

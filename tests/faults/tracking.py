@@ -1,0 +1,194 @@
+"""What may happen to the tracking server, while a sweep runs and when it has ended."""
+
+import os
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from benchmarks._servers import LOST, MlflowServer, Proxy
+from sweeps._journal import Journal
+from sweeps._records import Records
+from sweeps._tracking import Shipper
+from tests._digits import REPOSITORY, command, environment, events, wait_until
+from tests._tracking import assert_as_the_journal_says
+
+OUTAGE = 120.0  # seconds
+MANY = ["--optimizer", "sam", "--regularizer", "wcr", "--trials", "100", "--confirm", "0", "--concurrent", "2"]
+SHORT = ["--epochs", "8", "--rungs", "3"]  # 2 to 4 s a trial
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = MlflowServer(tmp_path)
+    yield made
+    made.stop()
+
+
+def start(runs, uri, *flags):
+    line = [
+        sys.executable,
+        str(REPOSITORY / "sweeps" / "digits.py"),
+        "--runs",
+        str(runs),
+        "--tracking-uri",
+        uri,
+        *flags,
+    ]
+    with (runs / "shown").open("a") as shown:
+        return subprocess.Popen(line, cwd=runs, stdout=shown, stderr=subprocess.STDOUT, env=environment())
+
+
+def start_sync(runs, uri):
+    line = [sys.executable, "-m", "sweeps", "sync", "digits", "--runs", str(runs), "--tracking-uri", uri]
+    return subprocess.Popen(line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def sync(runs, uri):
+    with start_sync(runs, uri) as process:
+        shown = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, shown
+    return shown
+
+
+def num_runs(server):
+    """How many runs its database has; asked of the file, so that the server's own work is not disturbed."""
+    with sqlite3.connect(f"file:{server.folder / 'server.db'}?mode=ro", uri=True) as database:
+        return database.execute("select count(*) from runs").fetchone()[0]
+
+
+def spans(runs):
+    """Of each trial: (when it started, when it ended, its own seconds of training)."""
+    began, found = {}, []
+    for entry, _ in Journal.read(runs / "digits" / "journal.jsonl"):
+        if entry["event"] == "start":
+            began[entry["trial"]] = entry["time"]
+        elif entry["event"] == "end":
+            found.append((began[entry["trial"]], entry["time"], entry["report"]["seconds"]))
+    return found
+
+
+def compared(a, b):
+    """Median and largest of a beside those of b."""
+    return f"{statistics.median(a) / statistics.median(b):.3f} (largest {max(a) / max(b):.3f})"
+
+
+def test_an_outage_of_two_minutes(runs, server, fault_row):
+    """All trials do the same work, so their seconds are compared: of those wholly within the outage with those wholly
+    outside it. How much of a difference is the machine's own is what those before and those after it differ by."""
+    server.start()
+    process = start(runs, server.uri, *MANY, *SHORT)
+    wait_until(lambda: (runs / "digits").exists() and events(runs)["end"] >= 25, process, timeout=900)
+    server.stop()
+    began = time.time()
+    before = num_runs(server)
+    wait_until(lambda: time.time() > began + OUTAGE, process, timeout=2 * OUTAGE)
+    assert num_runs(server) == before
+    server.start()
+    back = time.time()
+    wait_until(lambda: num_runs(server) > before, timeout=120)
+    first = time.time() - back
+    assert process.wait(1200) == 0
+    assert "is not reached" in (runs / "shown").read_text()
+    shipper = Shipper(runs / "digits", server.uri)
+    assert shipper.num_waiting == 0, (runs / "shown").read_text()
+    assert num_runs(server) == 101
+    assert_as_the_journal_says(MlflowClient(server.uri), runs / "digits")
+    inside = [s for start, end, s in spans(runs) if start > began and end < began + OUTAGE]
+    earlier = [s for _, end, s in spans(runs) if end < began]
+    later = [s for start, _, s in spans(runs) if start > back]
+    fault_row(
+        "tracking server down for 2 minutes",
+        "nothing: 100 runs, each point once",
+        "nothing",
+        f"first run shipped {first:.0f} s after; the {len(inside)} trials in the outage took "
+        f"{compared(inside, earlier + later)} of the others' time, the last {compared(later, earlier)} of the first",
+    )
+
+
+def test_a_server_that_is_there_now_and_then(runs, server, fault_row):
+    """Not at the start, for a while, not at the end: `sync` sends what is missing."""
+    process = start(runs, server.uri, *MANY, *SHORT, "--trials", "40")
+    wait_until(lambda: (runs / "digits").exists() and events(runs)["end"] >= 3, process)
+    server.start()
+    wait_until(lambda: (runs / "digits" / "shipped.json").exists(), process)
+    wait_until(lambda: num_runs(server) >= 4, process)
+    server.stop()
+    assert process.wait(300) == 0
+    shown = (runs / "shown").read_text()
+    left = Shipper(runs / "digits", server.uri).num_waiting
+    assert f"MLflow has not got {left} of the journal's entries" in shown
+    server.start()
+    begin = time.monotonic()
+    assert f"{left} of {left} entries sent" in sync(runs, server.uri)
+    assert_as_the_journal_says(MlflowClient(server.uri), runs / "digits")
+    fault_row(
+        "tracking server down at the start and at the end",
+        "nothing, after `python -m sweeps sync`: each run and point once",
+        "nothing",
+        f"{left} lines sent in {time.monotonic() - begin:.0f} s",
+    )
+
+
+def test_a_server_that_takes_two_seconds_a_call(runs, server, fault_row):
+    server.start()
+
+    def interfere(method, path, body):
+        time.sleep(2)
+
+    with Proxy(server.port, interfere) as proxy:
+        process = start(runs, proxy.uri, *MANY, *SHORT, "--trials", "6")
+        assert process.wait(600) == 0
+        left = Shipper(runs / "digits", proxy.uri).num_waiting
+        took = [s for *_, s in spans(runs)]
+        proxy.interfere = lambda method, path, body: None
+        sync(runs, proxy.uri)
+    assert_as_the_journal_says(MlflowClient(server.uri), runs / "digits")
+    assert len(Records.replay(runs / "digits").finished("search")) == 6
+    fault_row(
+        "tracking server that takes 2 s for each call",
+        f"nothing, after `python -m sweeps sync`: {left} lines were left at the sweep's end",
+        "nothing",
+        f"trials took {statistics.median(took):.1f} s (median)",
+    )
+
+
+def test_killed_while_calls_are_answered(runs, server, fault_row):
+    """The process that ships dies again and again, each time behind a call that the server has carried out."""
+    assert subprocess.run(command(runs), cwd=runs, capture_output=True, timeout=240).returncode == 0
+    (runs / "digits" / "shipped.json").unlink()
+    server.start()
+    killed, seen, lock = [], [0], threading.Lock()
+
+    def interfere(method, path, body):
+        with lock:
+            seen[0] += 1
+            if method == "POST" and seen[0] >= 5 + 3 * len(killed) and len(killed) < 8:
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(path.rsplit("/", 1)[-1])
+                seen[0] = 0
+                return LOST
+        return None
+
+    with Proxy(server.port, interfere) as proxy:
+        for _ in range(30):
+            process = start_sync(runs, proxy.uri)
+            process.communicate(timeout=300)
+            if process.returncode == 0:
+                break
+        assert process.returncode == 0
+        assert len(killed) == 8
+        assert Shipper(runs / "digits", proxy.uri).num_waiting == 0
+    assert_as_the_journal_says(MlflowClient(server.uri), runs / "digits")
+    fault_row(
+        "killed 8 times between a call to the tracking server and its answer",
+        "nothing: one run a trial, each point once",
+        "nothing",
+        f"by `python -m sweeps sync`; the calls: {', '.join(sorted(set(killed)))}",
+    )

@@ -1,0 +1,130 @@
+"""What may happen to a trial."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from sweeps._journal import Journal
+from sweeps._records import Records
+from tests._digits import LONGER, assert_as_undisturbed, end, events, num_repeated, run, start, wait_until, workers
+
+
+@pytest.mark.parametrize(
+    ("name", "sig"), [("worker killed (SIGKILL)", signal.SIGKILL), ("worker given notice (SIGTERM)", signal.SIGTERM)]
+)
+def test_a_worker_that_dies(runs, undisturbed_longer, fault_row, name, sig):
+    process = start(runs, *LONGER)
+    wait_until(lambda: events(runs)["rung"] >= 3, process)
+    os.kill(workers(process)[0], sig)
+    died = time.time()
+    assert end(process, timeout=240) == 0
+    assert_as_undisturbed(runs, undisturbed_longer)
+    assert num_repeated(runs) == 0
+    assert "its worker died, it goes on from its last checkpoint" in (runs / "shown").read_text()
+    fault_row(name, "nothing", "at most one checkpoint interval", f"{next_start_or_rung(runs, died):.0f} s")
+
+
+def next_start_or_rung(runs, after):
+    """Seconds from `after` to the next sign of life of the trials."""
+    return next(e["time"] - after for e, _ in Journal.read(runs / "digits" / "journal.jsonl") if e["time"] > after)
+
+
+def test_a_worker_that_dies_again_and_again(runs, with_fault, fault_row):
+    """One arm's trials kill their worker in the third epoch: the others end, and it is said which were lost."""
+    fault = """
+        import os, signal
+        run_epoch = Training.run_epoch
+        def dies(self, *args):
+            if self.config.optimizer == "sam" and self.epoch == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return run_epoch(self, *args)
+        Training.run_epoch = dies
+    """
+    run(runs, "--confirm", "0", env=with_fault(fault))
+    trials = Records.replay(runs / "digits").trials.values()
+    assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "lost")}
+    assert {t.rungs[-1]["epoch"] for t in trials if t.status == "lost"} == {2}
+    fault_row(
+        "worker dies at the same place each time",
+        "these trials, recorded as lost with the reason; the sweep goes on",
+        "two epochs, twice",
+        "at once, three attempts",
+    )
+
+
+def test_an_exception_in_a_method_and_the_retry_after_its_mending(runs, undisturbed, with_fault, fault_row):
+    fault = """
+        run_epoch = Training.run_epoch
+        def fails(self, *args):
+            if self.config.optimizer == "sam" and self.epoch == 3:
+                raise RuntimeError("a fault in user code")
+            return run_epoch(self, *args)
+        Training.run_epoch = fails
+    """
+    run(runs, env=with_fault(fault))
+    trials = Records.replay(runs / "digits").trials.values()
+    assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "error")}
+    assert {t.reason for t in trials if t.status == "error"} == {"RuntimeError: a fault in user code"}
+    retried = Records(runs / "digits", Records.replay(runs / "digits").header["identity"])
+    assert len(retried.retry()) == sum(t.status == "error" for t in trials)
+    retried.close()
+    run(runs)
+    ours, theirs = (Records.replay(folder / "digits").trials for folder in (runs, undisturbed))
+    searched = {key for key, trial in theirs.items() if trial.phase == "search"}
+    assert searched <= set(ours)
+    for key in searched:
+        assert (ours[key].status, ours[key].curve) == (theirs[key].status, theirs[key].curve)
+    fault_row(
+        "an exception in user code",
+        "these trials, recorded with the traceback; `retry NAME --failed` makes them again",
+        "the failed trials, when they are retried",
+        "at once",
+    )
+
+
+def test_out_of_memory_of_the_host(runs, with_fault, fault_row):
+    """Ray's monitor kills a worker that takes too much; the limit is set a little above what is in use here."""
+    used, total = memory()
+    fault = """
+        import numpy
+        run_epoch = Training.run_epoch
+        def eats(self, *args):
+            if self.config.optimizer == "sam" and self.epoch == 3:
+                self.eaten = [numpy.ones(2**27) for _ in range(6)]  # 6 GiB
+                import time; time.sleep(5)
+            return run_epoch(self, *args)
+        Training.run_epoch = eats
+    """
+    limit = (used + 5 * 2**30) / total
+    if limit > 0.9:
+        pytest.skip("too little memory is free here")
+    more = {"RAY_memory_usage_threshold": f"{limit:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
+    run(runs, "--confirm", "0", "--concurrent", "1", env=with_fault(fault, **more))
+    trials = Records.replay(runs / "digits").trials.values()
+    assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "lost")}
+    assert all("memory" in t.reason.lower() for t in trials if t.status == "lost")
+    fault_row(
+        "out of the host's memory",
+        "these trials, recorded as lost with the reason (of a GPU's memory: out_of_memory); the sweep goes on",
+        "up to two attempts more",
+        "at once",
+    )
+
+
+def memory():
+    """Bytes used and there."""
+    with open("/proc/meminfo") as file:
+        lines = dict(line.split(":") for line in file)
+    total, free = (1024 * int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    return total - free, total
+
+
+def test_a_loss_that_is_not_finite(runs, fault_row):
+    run(runs, "--opt", "lr=1e6", "--trials", "2", expect=1)
+    trials = Records.replay(runs / "digits").trials.values()
+    assert {trial.status for trial in trials} == {"diverged"}
+    fault_row(
+        "a loss that is not finite", "nothing: it is an outcome, recorded with step and loss", "nothing", "at once"
+    )
