@@ -13,16 +13,22 @@ __all__ = ["RESULTS", "compare", "device_name", "slug"]
 RESULTS = Path(__file__).parent / "results"
 
 
-def compare(variants: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1) -> dict[str, dict]:
+def compare(
+    variants: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, dict]:
     """Of each variant, over interleaved repeats: median seconds, quartiles, the least, and median and least beside the
     first variant's. The least is what the machine does undisturbed; the medians agree with it where it was quiet."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(warmup + repeats):
         for name, run in variants.items():
-            begin = time.perf_counter()
+            begin = clock()
             run()
             if repeat >= warmup:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(clock() - begin)
     first = next(iter(times.values()))
     result = {}
     for name, seconds in times.items():

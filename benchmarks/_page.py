@@ -1,7 +1,7 @@
 """docs/performance.md out of a record of `python -m benchmarks`: each goal, and what was measured beside it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks._measure import RESULTS
@@ -13,9 +13,18 @@ Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 def page(record: Mapping[str, Any]) -> str:
     results = record["results"]
-    rows = [("what", "against", "goal", "measured"), ("---",) * 4, *table(results)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return HEAD.format(**record) + "\n".join(lines) + "\n" + GPU.format(measured=gpu_results()) + TEXT
+    goals = as_table(("what", "against", "goal", "measured"), table(results))
+    sections = TEXT.format(
+        ways=ways(results.get("ways/wcr", {})),
+        perturbations=perturbations(results.get("perturbations/ResNet-18", {})),
+        layouts=layouts(results.get("layouts/ResNet-18, batch 128", {})),
+        batched=batched(),
+    )
+    return HEAD.format(**record) + goals + "\n" + GPU.format(measured=gpu_results()) + sections
+
+
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *rows))
 
 
 def table(results: Results) -> list[tuple[str, str, str, str]]:
@@ -46,8 +55,7 @@ def table(results: Results) -> list[tuple[str, str, str, str]]:
     if shares := results.get("evaluations/evaluations"):
         told = "; ".join(f"{name}: {row['share']:.1%}" for name, row in shares.items())
         rows.append(("pruned evaluations during training", "the whole trial", "under 5%", told))
-    if sweeps := results.get("sweeps/sweeps"):
-        rows.append(("24 short digits trials", *sweep_row(sweeps)))
+    rows.append(("24 short digits trials", *sweep_row(results.get("sweeps/sweeps", {}))))
     if memory := results.get("memory/memory"):
         few, every = memory["a tenth"], memory["all"]
         told = (
@@ -56,7 +64,8 @@ def table(results: Results) -> list[tuple[str, str, str, str]]:
         )
         rows.append(("memory of one more CIFAR-10 trial", "its model and optimizer", "data not counted again", told))
     if start := results.get("start/start"):
-        told = f"{start['--help']['median_s']:.2f} s, at least {start['--help']['min_s']:.2f} s"
+        own = start["--help"]
+        told = f"{own['median_s']:.2f} s, at least {own['min_s']:.2f} s; {own['cpu_s']:.2f} CPU s"
         rows.append(("`python sweeps/digits.py --help`", "", "under 1 s", told))
     return rows
 
@@ -78,16 +87,71 @@ def faster(measured: Mapping[str, Any]) -> str:
 
 
 def sweep_row(sweeps: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, str]:
-    own = sweeps["the sweep"]
     told = "; ".join(
-        f"{name}: {row['ratio']:.2f} of the sweep's time a trial ({row['wall_s']:.0f} s for {row['num_trials']})"
+        f"{name}: {row['wall_ratio']:.2f} of the sweep's time a trial, {row['cpu_ratio']:.2f} of its CPU time "
+        f"({row['wall_s']:.0f} s, {row['cpu_s']:.0f} CPU s for {row['num_trials']})"
         for name, row in sweeps.items()
         if name != "the sweep"
     )
+    if own := sweeps.get("the sweep"):
+        told += f"; the sweep: {own['wall_s']:.0f} s, {own['cpu_s']:.0f} CPU s, "
+        told += f"{own['of_ideal_after_start']:.2f} of the ideal after start-up"
     return (
         "plain Optuna in two processes; plain Ray Tune with a function",
         "1.0; 2.5; after start-up 0.95 of the ideal",
-        f"{told}; the sweep {own['wall_s']:.0f} s, {own['of_ideal_after_start']:.2f} of the ideal after start-up",
+        told or "not measured in this run",
+    )
+
+
+# ---- tables in the text ----------------------------------------------------------------------------------------------
+
+
+def ways(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        (name, milliseconds(row), f"{row['first_s']:.2f}" if "first_s" in row else "", WHY.get(name, ""))
+        for name, row in measured.items()
+    ]
+    return as_table(("way", "ms", "first call, s", "why not"), rows)
+
+
+WHY = {
+    "closed form under autograd, in cache-sized blocks": "the fallback: allocation, and ten operations a block",
+    "multi-tensor (foreach) operations in place": "each is a pass over memory",
+    "blocks in place, into the gradients that are there": "nine operations a block, each at the speed of the cache",
+    "torch.compile, dynamic shapes": "the first call, in each process, is as long as a short trial",
+    "C, one pass for mean and variance, one for the gradient": "taken",
+}
+
+
+def perturbations(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    return as_table(
+        ("a step without its gradients", "ms"), [(name, milliseconds(row)) for name, row in measured.items()]
+    )
+
+
+def milliseconds(row: Mapping[str, Any]) -> str:
+    return f"{1000 * row['min_s']:.1f}"
+
+
+def layouts(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [(name, f"{row['median_s']:.2f}", f"{row['ratio']:.2f}") for name, row in measured.items()]
+    return as_table(("a step of ResNet-18, batch 128", "CPU s", "ratio"), rows)
+
+
+def batched() -> str:
+    """The last run of `python -m benchmarks.batched`."""
+    files = sorted(RESULTS.glob("*-batched.json"))
+    if not files:
+        return "It has not been run.\n"
+    record = json.loads(files[-1].read_text())
+    names = list(dict.fromkeys(name for measured in record["results"].values() for name in measured))
+    rows = [
+        (case, *(f"{measured[name]['min_ratio']:.2f}" if name in measured else "" for name in names))
+        for case, measured in record["results"].items()
+    ]
+    return (
+        as_table(("network, optimizer", *names), rows)
+        + f"\n({record['date']}, {record['device']}; of the least times.)\n"
     )
 
 
@@ -122,17 +186,9 @@ Without a compiler, on a GPU, in another type than float32, and under `create_gr
 tests hold both against autograd in float64 (value and gradient within a relative 2e-6 in float32, 1e-9 in float64).
 A result does not depend on the number of threads.
 
-What was tried for WCR, in CPU milliseconds on one thread, least of interleaved repeats, beside 52 of plain autograd and
-2.7 of a copy:
+What was tried for WCR (`benchmarks/_ways.py`), in CPU milliseconds on one thread, least of interleaved repeats:
 
-| way | ms | why not |
-| --- | --- | --- |
-| closed form under autograd, in cache-sized blocks | 31 | the fallback: allocation, and ten operations a block |
-| multi-tensor (foreach) operations in place | 30 | each is a pass over memory |
-| blocks in place, into the gradients that are there | 24 | nine operations a block, each at the speed of the cache |
-| torch.compile, dynamic shapes | 10.4 | 4.5 s of CPU time a process with a warm cache, 6.4 s without; a trial has 7 s |
-| C, one pass for mean and variance, one for the gradient | 4.0 | taken |
-
+{ways}
 Mean and variance in one pass (tile by tile, merged as Chan, Golub & LeVeque do) is what makes two passes of three.
 Fusing the gradient with weight decay and momentum would save one of a step's five passes over memory, 2 ms of a step
 that takes hundreds, and would tie every penalty to every optimizer: not done. Neither is a penalty every k steps: at
@@ -146,24 +202,57 @@ system has to clear new pages for them, so the same kernel is 4 to 9 times as fa
 
 S2SAM, SAM and CrAM+ add to their gradients one copy of the weights, one norm, one perturbation and one copy back, a
 pass each. The displacement is not written to memory on a CPU (`add` with a factor), and CrAM multiplies by its mask's
-bytes: `masked_fill_` takes three times as long there. CrAM's threshold is NumPy's partition of the magnitudes, 11 ms of
-11.2M. On one thread that is 11 ms for S2SAM and SAM (14 before) and 41 ms for CrAM+ (87 before), of a step of 2.5 s at
-batch 128 and 0.65 s at batch 32.
+bytes: `masked_fill_` takes three times as long there. CrAM's threshold is NumPy's partition of the magnitudes. In CPU
+milliseconds on one thread, ResNet-18:
+
+{perturbations}
+## A step on a CPU
+
+Images and convolutions are channels last (it was for GPUs alone), and a trial's process keeps the memory that it frees
+(`trainables/_memory.py`): glibc gives what is larger than 32 MB back to the system, which clears its pages anew for
+each activation of each step. It stays as large as its peak, 5% more here. Results differ from those of earlier commits
+by rounding; the tables that are dated by such a commit stay as they are.
+
+{layouts}
+UNet gains 10% (ResNet-50) to 30% (MobileNetV2) from channels last.
+
+## The start of a sweep
+
+In CPU seconds, digits with two trials at once: the driver 8 (torch 2.5, Ray and Tune 3, SciPy 1.6), Ray's own processes
+8, each trial's process 6 (Ray 1, Tune 2.3, torch 2.5), and MLflow, with a new database, 5 in a thread beside them: 33,
+of which the driver's come first, on one core. What was tried:
+
+- torch.optim imports torch's compiler in each process, at its first optimizer and first step: 3.5 CPU s and 150 MB, to
+  tell it where not to trace. `sparsity/optimizers/_eager.py` does without: 10 CPU s less a sweep of two trials at once,
+  and 150 MB less a trial.
+- Starting Ray while the driver imports would fill its idle core, which is 5 s at most. It was not done: what is wrong
+  with a command is said once torch is there, at once and with nothing started; a Ray that is half up would have to be
+  waited for, then ended, before.
+- Starting Ray beside `Sweep.check()` hides nothing: the check takes 0.7 s since the compiler is not imported.
+- Tasks that import torch in Ray's idle workers while Tune starts were not tried: both cores are busy then, so a second
+  at most is hidden.
+
+## What a trial costs beside its training
+
+The ideal is half of the seconds that the trials themselves measured, in training and evaluation. Where others use the
+machine, the contenders' seconds do not compare, since they run one after the other: then go by the CPU seconds. The
+sweep's 40 more than plain Optuna's for 24 trials are those of its start, and 0.5 a trial, as follows; that makes it
+slower on so short a sweep, and Tune's function starts Python and torch again for each trial.
+
+Of 12 digits trials: from one trial's end to the next one's start in the same process 20 ms; checkpoints, the pruned
+network and the result 0.2 to 0.5 s on busy cores. The driver's main thread takes 0.15 CPU s a trial, its MLflow thread
+0.4, half of which draws two figures: with two trials on two cores, it is what keeps a sweep of short trials from the
+ideal. Figures without the constrained layout cost 16% less, and would cut labels off: not done.
 
 ## Several trials as one network
 
 `python -m benchmarks.batched`: N trials of one network on the same batches, each with its own lam and rho, on one
-thread; a trial's step, beside that of a trial by itself.
+thread, by vmap and by hand as groups of channels; a trial's step, beside that of a trial by itself. Digits is width 16,
+depth 3, 8x8, small CIFAR width 16, depth 6, 32x32, both at batch 64.
 
-| network | 4 trials | 8 trials | 16 trials |
-| --- | --- | --- | --- |
-| digits (width 16, depth 3, 8x8, batch 64), vmap | 0.94 | 0.90 | 0.91 |
-| the same, by hand as groups of channels | 0.66 | 0.65 | 0.72 |
-| small CIFAR (width 16, depth 6, 32x32, batch 64), vmap | 1.23 | 1.64 | 2.92 |
-| the same, by hand as groups of channels | 1.08 | 1.17 | 2.24 |
-
-Even on digits it is 1.5 times at best, SAM's step 1.4 times, where 2 was the goal, and on 32x32 images it loses: the
-convolutions are bound by arithmetic, and N times the activations no longer fit the cache. Two processes on two cores
-have 2 at best (not measured beside it). Trials would also have to start and stop together, of one optimizer and one
-seed. So it stays an experiment.
+{batched}
+Even on digits it is 1.4 times at best, where 2 was the goal, and on 32x32 images it loses: the convolutions are bound
+by arithmetic, and N times the activations no longer fit the cache. Two processes have 0.5 where two cores are idle
+(0.47 in a quiet moment), 1 where others have one of them. Trials as one network would also have to start and stop
+together, of one optimizer and one seed. So it stays an experiment.
 """

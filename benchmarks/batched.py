@@ -4,13 +4,19 @@ N trials of one architecture, each with weights, lam and rho of its own, on the 
 are), two ways: torch.func's (`stack_module_state`, `vmap`), and by hand, where trial after trial is a group of
 channels: convolutions with groups=N, BatchNorm over all channels, one batched product for the linear layer. Each step
 is SGD with momentum, weight decay and WCR, or SAM's two gradients of that. Beside them the same trials one after the
-other, on one thread. `ratio` is the time of a step of all N trials divided by N steps of a single one, so what one
-process gains; two processes of single trials have 0.5.
+other, and two processes of one trial each, all with one thread. `ratio` is the time of a step of all N trials divided
+by N steps of a single one, so what one process gains; two processes have 0.5 where the machine has two idle cores.
+The numbers go to benchmarks/results/DATE-DEVICE-batched.json, where docs/performance.md has its table from.
 """
 
 import argparse
+import contextlib
 import copy
-from collections.abc import Callable
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -18,15 +24,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsity
-from benchmarks._measure import compare
+from benchmarks._measure import RESULTS, compare, device_name, slug
 from sparsity.regularizers import _native
+from trainables._memory import keep_freed_memory
 
 __all__ = ["Batched", "Grouped", "Vmapped", "batched"]
 
 KNOBS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 3e-2}
 CASES: dict[str, dict[str, Any]] = {
-    "digits": {"model": {"width": 16, "depth": 3}, "shape": (64, 1, 8, 8)},
-    "small CIFAR": {"model": {"width": 16, "depth": 6}, "shape": (64, 3, 32, 32)},
+    "digits": {"model": {"width": 16, "depth": 3}, "shape": (64, 1, 8, 8), "sizes": {"repeats": 20}},
+    "small CIFAR": {
+        "model": {"width": 16, "depth": 6},
+        "shape": (64, 3, 32, 32),
+        "sizes": {"counts": (4, 8), "repeats": 4},
+    },
 }
 
 
@@ -136,52 +147,104 @@ class GroupedLayer(nn.Module):
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2)).transpose(0, 1)
 
 
-def batched(case: str, optimizer: str, *, counts=(4, 8, 16), repeats: int = 20) -> dict[str, dict]:
-    """Variant -> `compare`'s numbers, with `ratio` as above, of one thread."""
-    torch.manual_seed(0)
-    build = sparsity.find("trainables.architectures", "small_resnet")
+def single(case: str, optimizer: str) -> Callable[[], None]:
+    """The step of one trial as the task trains it: channels last, which vmap and groups gain nothing from."""
     shape = CASES[case]["shape"]
-    images, labels = torch.randn(shape), torch.randint(0, 10, shape[:1])
+    images, labels = examples(shape)
+    images = images.contiguous(memory_format=torch.channels_last)
+    model = build(case).to(memory_format=torch.channels_last)
+    R = sparsity.load("regularizers", "wcr")([p for p in model.parameters() if p.ndim > 1])
+    knobs = KNOBS if optimizer == "sgd" else {**KNOBS, "rho": 0.1}
+    made = sparsity.load("optimizers", optimizer)(model.parameters(), **knobs)
 
-    def models(num: int) -> list[nn.Module]:
-        return [build(10, shape[1], **CASES[case]["model"]) for _ in range(num)]
+    def closure():
+        made.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        return loss.detach() + 1e-6 * R.backward(1e-6)
 
-    def single() -> Callable[[], None]:
-        (model,) = models(1)
-        R = sparsity.load("regularizers", "wcr")([p for p in model.parameters() if p.ndim > 1])
-        knobs = KNOBS if optimizer == "sgd" else {**KNOBS, "rho": 0.1}
-        made = sparsity.load("optimizers", optimizer)(model.parameters(), **knobs)
+    return lambda: made.step(closure)
 
-        def closure():
-            made.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(images), labels)
-            loss.backward()
-            return loss.detach() + 1e-6 * R.backward(1e-6)
 
-        return lambda: made.step(closure)
+def build(case: str) -> nn.Module:
+    return sparsity.find("trainables.architectures", "small_resnet")(
+        10, CASES[case]["shape"][1], **CASES[case]["model"]
+    )
 
-    variants: dict[str, Callable[[], None]] = {"single": single()}
+
+def examples(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    return torch.randn(shape), torch.randint(0, 10, shape[:1])
+
+
+def serve(pipe: Connection, case: str, optimizer: str) -> None:
+    """In a process of its own: a step for each message, an answer after it."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    step = single(case, optimizer)
+    while pipe.recv():
+        step()
+        pipe.send(True)
+
+
+@contextlib.contextmanager
+def processes(num: int, case: str, optimizer: str) -> Iterator[Callable[[], None]]:
+    """A function that has each of `num` processes take a step, at once, and waits for the last."""
+    context = multiprocessing.get_context("spawn")
+    pipes = []
+    for _ in range(num):
+        ours, theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, case, optimizer), daemon=True).start()
+        pipes.append(ours)
+
+    def step() -> None:
+        for pipe in pipes:
+            pipe.send(True)
+        for pipe in pipes:
+            pipe.recv()
+
+    try:
+        yield step
+    finally:
+        for pipe in pipes:
+            pipe.send(False)
+
+
+def batched(case: str, optimizer: str, *, counts=(4, 8, 16), repeats: int = 20) -> dict[str, dict]:
+    """Variant -> `compare`'s numbers, with `ratio` as above."""
+    torch.manual_seed(0)
+    images, labels = examples(CASES[case]["shape"])
+    variants: dict[str, Callable[[], None]] = {"single": single(case, optimizer)}
     for num in counts:
         lam, rho = torch.logspace(-7, -5, num), torch.linspace(0.05, 0.2, num) * (optimizer == "sam")
         for name, cls in (("vmap", Vmapped), ("groups", Grouped)):
-            trials = cls(models(num), lam, rho)
+            trials = cls([build(case) for _ in range(num)], lam, rho)
             variants[f"{name}, {num} trials"] = lambda trials=trials: trials.step(images, labels)
-    measured = compare(variants, repeats=repeats, warmup=3)
+    with processes(2, case, optimizer) as step:
+        measured = compare({**variants, "processes, 2 trials": step}, repeats=repeats, warmup=3)
     for name, values in measured.items():
         num = 1 if name == "single" else int(name.split()[1])
         values["ratio"], values["min_ratio"] = values["ratio"] / num, values["min_ratio"] / num
+        del values["seconds"]
     return measured
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
+    record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "device": device_name(), "torch": torch.__version__}
+    record["results"] = {}
+    path = RESULTS / f"{record['date']}-{slug(record['device'])}-batched.json"
     for case in CASES:
         for optimizer in ("sgd", "sam"):
             print(f"\n{case}, {optimizer}, one thread")
-            for name, values in batched(case, optimizer, repeats=20 if case == "digits" else 5).items():
+            measured = batched(case, optimizer, **CASES[case]["sizes"])
+            record["results"][f"{case}, {optimizer}"] = measured
+            for name, values in measured.items():
                 at_least = f"{1000 * values['min_s']:8.2f} ms at least"
                 print(f"  {name:20s} {at_least}   ratio {values['min_ratio']:.2f}, of medians {values['ratio']:.2f}")
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\nwritten to {path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """What the methods cost beside the plain step: penalties, optimizer steps, masks. ResNet-18's 11.2 million weights."""
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +14,9 @@ from torch.nn.utils import prune as torch_prune
 
 import sparsity
 from benchmarks._measure import compare
+from benchmarks._ways import WAYS
 from sparsity import masks
+from trainables._memory import keep_freed_memory
 
 __all__ = ["BENCHMARKS"]
 
@@ -38,16 +45,22 @@ def plain_hoyer_square(w):
     return w.abs().sum() ** 2 / (w.square().sum() + 1e-12)
 
 
+@contextmanager
+def threads(num: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def penalties() -> dict:
     """Penalty and gradient, added to gradients that are there: plain autograd, ours, and a copy of the weights."""
-    threads = torch.get_num_threads()
     results = {}
-    try:
-        for num in sorted({1, threads}):  # a trial has one
-            torch.set_num_threads(num)
+    for num in sorted({1, torch.get_num_threads()}):  # a trial has one
+        with threads(num):
             results |= {f"{name}, {num} thread(s)": measured for name, measured in each_penalty().items()}
-    finally:
-        torch.set_num_threads(threads)
     return results
 
 
@@ -73,30 +86,116 @@ def each_penalty() -> dict:
     return results
 
 
+def ways() -> dict:
+    """Ways to compute WCR's gradient, in CPU time on one thread, with what is freed kept; and a copy of the weights."""
+    keep_freed_memory()
+    weights = weights_of(resnet18())
+    copies = [torch.zeros_like(w) for w in weights]
+    for w in weights:
+        w.grad = torch.zeros_like(w)
+    variants: dict[str, Callable[[], object]] = {
+        "copy": lambda: [c.copy_(w.detach()) for c, w in zip(copies, weights, strict=True)]
+    }
+    first = {}
+    with threads(1):
+        for name, way in WAYS.items():
+            begin = time.process_time()
+            way(weights, 1e-5)
+            first[name] = time.process_time() - begin
+            variants[name] = lambda way=way: way(weights, 1e-5)
+        measured = compare(variants, repeats=15, warmup=2, clock=time.process_time)
+    for name, seconds in first.items():
+        measured[name]["first_s"] = seconds
+    return {"wcr": measured}
+
+
+def perturbations() -> dict:
+    """What the optimizers add to their gradients: a step whose closure has its gradients ready, one thread."""
+    keep_freed_memory()
+    variants = {}
+    for name in OPTIMIZERS:
+        parameters = list(resnet18().parameters())
+        gradients = [torch.randn_like(p) * 1e-3 for p in parameters]
+        made = make_optimizer(name, parameters)
+
+        def closure(parameters=parameters, gradients=gradients):
+            for p, gradient in zip(parameters, gradients, strict=True):
+                p.grad = gradient
+            return torch.zeros(())
+
+        variants[name] = lambda made=made, closure=closure: made.step(closure)
+    with threads(1):
+        return {"ResNet-18": compare(variants, repeats=15, warmup=3, clock=time.process_time)}
+
+
 def steps() -> dict:
-    """A training step of ResNet-18 on 32x32 images: SGD with WCR and each optimizer, against SGD alone."""
-    return {f"batch {size}": compare(step_variants(size), repeats=repeats) for size, repeats in ((32, 9), (128, 5))}
+    """A training step of ResNet-18 on 32x32 images, as a trial runs it, CPU time on one thread: SGD with WCR and each
+    optimizer, against SGD alone."""
+    keep_freed_memory()
+    with threads(1):
+        return {
+            f"batch {size}": compare(step_variants(size), repeats=repeats, clock=time.process_time)
+            for size, repeats in ((32, 9), (128, 4))
+        }
 
 
-def step_variants(batch_size: int) -> dict[str, Callable[[], object]]:
-    images, labels = torch.randn(batch_size, 3, 32, 32), torch.randint(0, 10, (batch_size,))
+OPTIMIZERS = ("sgd", "s2sam", "sam", "cram")
 
-    def make(optimizer: str, regularizer: str, lam: float) -> Callable[[], None]:
-        model = resnet18()
-        penalty = sparsity.load("regularizers", regularizer)(weights_of(model))
-        knobs = {} if optimizer == "sgd" else {"rho": 0.1}
-        made = sparsity.load("optimizers", optimizer)(model.parameters(), lr=1e-3, weight_decay=5e-4, **knobs)
 
-        def closure():
-            made.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(images), labels)
-            loss.backward()
-            return loss.detach() + lam * penalty.backward(lam)
+def make_optimizer(name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    knobs = {} if name == "sgd" else {"rho": 0.1}
+    return sparsity.load("optimizers", name)(parameters, lr=1e-3, weight_decay=5e-4, **knobs)
 
-        return lambda: made.step(closure)
 
-    variants = {"sgd": make("sgd", "none", 0.0), "sgd + wcr": make("sgd", "wcr", 1e-5)}
-    return variants | {name: make(name, "none", 0.0) for name in ("s2sam", "sam", "cram")}
+def training_step(
+    batch_size: int, optimizer: str = "sgd", regularizer: str = "none", *, memory_format=torch.channels_last
+) -> Callable[[], None]:
+    images = torch.randn(batch_size, 3, 32, 32).contiguous(memory_format=memory_format)
+    labels = torch.randint(0, 10, (batch_size,))
+    model = resnet18().to(memory_format=memory_format)
+    penalty = sparsity.load("regularizers", regularizer)(weights_of(model))
+    lam = 1e-5 if regularizer != "none" else 0.0
+    made = make_optimizer(optimizer, list(model.parameters()))
+
+    def closure():
+        made.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        return loss.detach() + lam * penalty.backward(lam)
+
+    return lambda: made.step(closure)
+
+
+def step_variants(batch_size: int) -> dict[str, Callable[[], None]]:
+    variants = {"sgd": training_step(batch_size), "sgd + wcr": training_step(batch_size, "sgd", "wcr")}
+    return variants | {name: training_step(batch_size, name) for name in OPTIMIZERS[1:]}
+
+
+def layouts() -> dict:
+    """A step of ResNet-18 at batch 128 on one thread, CPU seconds, each in a process of its own: as PyTorch and the C
+    library have it, with what is freed kept, with channels last, and with both."""
+    results = {}
+    for name, keeps, layout in (
+        ("as it is", False, "contiguous_format"),
+        ("freed memory kept", True, "contiguous_format"),
+        ("channels last", False, "channels_last"),
+        ("both", True, "channels_last"),
+    ):
+        call = f"from benchmarks import methods; methods.print_step({keeps}, {layout!r})"
+        done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
+        results[name] = json.loads(done.stdout)
+    for row in results.values():
+        row["ratio"], row["min_ratio"] = (row[key] / results["as it is"][key] for key in ("median_s", "min_s"))
+    return {"ResNet-18, batch 128": results}
+
+
+def print_step(keeps: bool, layout: str) -> None:
+    if keeps:
+        keep_freed_memory()
+    with threads(1):
+        step = training_step(128, memory_format=getattr(torch, layout))
+        (measured,) = compare({"step": step}, repeats=4, clock=time.process_time).values()
+    print(json.dumps({"median_s": measured["median_s"], "min_s": measured["min_s"]}))
 
 
 def mask_levels() -> dict:
@@ -118,7 +217,8 @@ def mask_levels() -> dict:
         for level in LEVELS:
             ranking.masks(level)
 
-    return {"ten levels": compare({"torch.nn.utils.prune": theirs, "ours": ours}, repeats=3, warmup=0)}
+    return {"ten levels": compare({"torch.nn.utils.prune": theirs, "ours": ours}, repeats=2, warmup=0)}
 
 
-BENCHMARKS = (penalties, steps, mask_levels)
+# penalties before any that keeps freed memory: plain autograd stands for a program that does not know of it.
+BENCHMARKS = (penalties, layouts, ways, perturbations, steps, mask_levels)

@@ -7,6 +7,7 @@ train the same network for as many epochs with SAM and WCR, which is all of a tr
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -100,31 +101,31 @@ def sweeps() -> dict:
         result = {"the sweep": timed_sweep(folder)}
         storage = folder / "optuna.log"
         call = f"from benchmarks import service; service.plain_optuna({str(storage)!r}, {NUM_TRIALS})"
-        wall = timed(*[[sys.executable, "-c", call]] * 2)
+        spent = timed(*[[sys.executable, "-c", call]] * 2)
         seconds = optuna_seconds(storage)
-        result["plain Optuna"] = {"wall_s": wall, "num_trials": len(seconds), "train_s": sum(seconds)}
+        result["plain Optuna"] = {**spent, "num_trials": len(seconds), "train_s": sum(seconds)}
         out = folder / "tune.json"
         call = f"from benchmarks import service; service.plain_tune({NUM_TRIALS_TUNE}, {str(out)!r})"
-        wall = timed([sys.executable, "-c", call])
+        spent = timed([sys.executable, "-c", call])
         seconds = json.loads(out.read_text())
-        result["plain Ray Tune"] = {"wall_s": wall, "num_trials": NUM_TRIALS_TUNE, "train_s": sum(seconds)}
-    per_trial = {name: row["wall_s"] / row["num_trials"] for name, row in result.items()}
-    for name, row in result.items():
-        row["ratio"] = per_trial[name] / per_trial["the sweep"]
-        row["of_ideal"] = row["train_s"] / 2 / row["wall_s"]
+        result["plain Ray Tune"] = {**spent, "num_trials": NUM_TRIALS_TUNE, "train_s": sum(seconds)}
+    own = result["the sweep"]
+    for row in result.values():
+        for kind in ("wall", "cpu"):
+            row[f"{kind}_ratio"] = (row[f"{kind}_s"] / row["num_trials"]) / (own[f"{kind}_s"] / own["num_trials"])
     return {"sweeps": result}
 
 
 def timed_sweep(folder: Path) -> dict[str, Any]:
     command = [sys.executable, "sweeps/digits.py", *SWEEP.split(), "--trials", str(NUM_TRIALS), "--runs", str(folder)]
-    wall = timed(command)
+    spent = timed(command)
     ends, seconds = [], []
     for path in folder.rglob("result.json"):
         ends.append(path.stat().st_mtime)
         seconds.append(json.loads(path.read_text())["report"]["seconds"])
     began = min(end - spent for end, spent in zip(ends, seconds, strict=True))
     busy = sum(seconds) / 2 / (max(ends) - began)
-    return {"wall_s": wall, "num_trials": len(ends), "train_s": sum(seconds), "of_ideal_after_start": busy}
+    return {**spent, "num_trials": len(ends), "train_s": sum(seconds), "of_ideal_after_start": busy}
 
 
 def optuna_seconds(storage: Path) -> list[float]:
@@ -137,27 +138,58 @@ def optuna_seconds(storage: Path) -> list[float]:
     return [trial.user_attrs["seconds"] for trial in study.trials if trial.state.is_finished()]
 
 
-def timed(*commands: list[str]) -> float:
-    """Seconds until all of them, started together, have ended well. CalledProcessError if one has not."""
+def timed(*commands: list[str]) -> dict[str, float]:
+    """Until all of them, started together, have ended well: seconds, and CPU seconds with what they start, which other
+    work on the machine hardly changes. CalledProcessError if one has not."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0"}
     begin = time.perf_counter()
     running = [
         subprocess.Popen(c, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for c in commands
     ]
+    spent: dict[int, float] = {}
+    while any(process.poll() is None for process in running):
+        spent |= cpu_seconds({process.pid for process in running})
+        time.sleep(0.5)
+    wall = time.perf_counter() - begin
     for process in running:
-        if process.wait():
+        if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, process.args)
-    return time.perf_counter() - begin
+    return {"wall_s": wall, "cpu_s": sum(spent.values())}
+
+
+def cpu_seconds(roots: set[int]) -> dict[int, float]:
+    """Process -> CPU seconds so far, of processes and all that descend from them. Linux's /proc; empty elsewhere."""
+    seconds, parents = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()  # behind the name: state, parent, ...
+        except OSError:  # it has ended
+            continue
+        pid = int(stat.parent.name)
+        parents[pid] = int(fields[1])
+        seconds[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descends(pid: int) -> bool:
+        while pid in parents and pid not in roots:
+            pid = parents[pid]
+        return pid in roots
+
+    return {pid: s for pid, s in seconds.items() if descends(pid)}
 
 
 def start() -> dict:
-    """`python sweeps/digits.py --help`, against Python alone."""
-    help_ = [sys.executable, "sweeps/digits.py", "--help"]
-    times = {"python": [], "--help": []}
-    for _ in range(7):
-        times["python"].append(timed([sys.executable, "-c", "pass"]))
-        times["--help"].append(timed(help_))
-    return {"start": {name: {"median_s": statistics.median(v), "min_s": min(v)} for name, v in times.items()}}
+    """`python sweeps/digits.py --help`, against Python alone: seconds, and CPU seconds."""
+    rows = {}
+    for name, command in (("python", ["-c", "pass"]), ("--help", ["sweeps/digits.py", "--help"])):
+        walls, cpus = [], []
+        for _ in range(7):
+            begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            walls.append(time.perf_counter() - begin)
+            cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        rows[name] = {"median_s": statistics.median(walls), "min_s": min(walls), "cpu_s": statistics.median(cpus)}
+    return {"start": rows}
 
 
 def evaluations() -> dict:

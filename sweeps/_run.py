@@ -1,6 +1,7 @@
 """Running a sweep: checks, records, Ray, proposals, the confirmation on unseen seeds, the summary."""
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -246,6 +247,7 @@ def run_trials(
     for trial in records.finished("search") + records.finished("confirm"):
         progress.note_best(trial.report[f"{objective}_pruned"])
     watch = Watch(records, phases, progress)
+    know_killed_for_memory()
     (sweep.folder / "trials").mkdir(exist_ok=True)
     trainable = tune.with_parameters(Trial, data=data, folder=str(sweep.folder / "trials"), keep=sweep.keep)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it would say is in the records
@@ -286,6 +288,25 @@ def label(proposal: Proposal) -> str:
     if proposal.phase != "search":
         parts.append(f"seed {config.seed}")
     return " ".join(parts)
+
+
+def know_killed_for_memory() -> None:
+    """Have Tune take a worker that Ray killed, as its host ran out of memory, for a worker that died: Ray 2.60 says it
+    with an error that Tune does not know, and gives the whole sweep up."""
+    from ray.air.execution._internal.actor_manager import RayActorManager
+
+    known = RayActorManager._actor_task_failed
+    if hasattr(known, "__wrapped__"):
+        return
+
+    @functools.wraps(known)
+    def also_for_memory(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, ray.exceptions.OutOfMemoryError):
+            said = " ".join(str(exception).partition(", which exceeds")[0].split())[:300]
+            exception = ray.exceptions.RayActorError(error_msg=said)
+        known(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = also_for_memory  # type: ignore[method-assign]
 
 
 class Watch(tune.Callback):

@@ -10,6 +10,7 @@ import ray
 import torch
 from ray import tune
 
+from trainables._memory import keep_freed_memory
 from trainables.config import TrialConfig
 from trainables.resumable import ResumableTrial
 from trainables.training import load_task
@@ -41,7 +42,9 @@ class Trial(tune.Trainable):
         resources = ray.get_runtime_context().get_assigned_resources()
         torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
         device = "cuda" if resources.get("GPU", 0) > 0 else "cpu"
-        if device == "cuda":
+        if device == "cpu":
+            keep_freed_memory()
+        else:
             torch.cuda.empty_cache()  # the trial before this one may have left its own
             if resources["GPU"] < 1:
                 torch.cuda.set_per_process_memory_fraction(resources["GPU"])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsity._load import find, menu
+from sparsity.optimizers._eager import Optimizer
 from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
 
 __all__ = ["Perturbed"]
@@ -15,7 +16,7 @@ __all__ = ["Perturbed"]
 TINY_NORM = 1e-12  # a zero gradient gives no displacement rather than 0/0
 
 
-class Perturbed(torch.optim.Optimizer):
+class Perturbed(Optimizer):
     """An optimizer around a base optimizer of this folder; subclasses define `step(closure)`.
 
     Groups and state are the base's own, so a scheduler, `add_param_group` and `state_dict` see one optimizer, and every
@@ -25,7 +26,7 @@ class Perturbed(torch.optim.Optimizer):
     ValueError if rho is negative or not finite, and for an unknown base or knob.
     """
 
-    base: torch.optim.Optimizer
+    base: Optimizer
     is_base = False
 
     def __init__(self, params, lr: float, *, base: str, base_knobs: dict, rho: float, **own):

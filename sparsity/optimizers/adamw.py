@@ -1,11 +1,12 @@
 import torch
 
+from sparsity.optimizers._eager import Eager
 from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
 
 __all__ = ["AdamW"]
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(Eager, torch.optim.AdamW):
     """w <- (1 - lr weight_decay) w - lr m / (sqrt(v) + eps), m and v the bias-corrected means of g and g^2.
 
     Source: Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2, as torch.optim.AdamW,

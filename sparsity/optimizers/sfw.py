@@ -3,6 +3,7 @@ import math
 import torch
 from torch import Tensor
 
+from sparsity.optimizers._eager import Optimizer
 from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
 
 __all__ = ["SFW"]
@@ -11,7 +12,7 @@ MODES = ("initialization", "diameter", "radius")
 RESCALES = ("gradient", "diameter", "none")
 
 
-class SFW(torch.optim.Optimizer):
+class SFW(Optimizer):
     """Stochastic Frank-Wolfe on the K-sparse polytope: w <- (1 - eta) w + eta v, towards the vertex v that d favours.
 
     d <- momentum d + (1 - momentum) g, d = g at first. v = -r sign(d) at the K largest |d|, 0 elsewhere: it minimizes

@@ -1,11 +1,12 @@
 import torch
 
+from sparsity.optimizers._eager import Eager
 from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
 
 __all__ = ["SGD"]
 
 
-class SGD(torch.optim.SGD):
+class SGD(Eager, torch.optim.SGD):
     """v <- momentum v + (g + weight_decay w); w <- w - lr v (nesterov: w - lr (g + weight_decay w + momentum v)).
 
     Source: torch.optim.SGD, with momentum 0.9 by default as in the WCR paper's runs (arXiv 2511.14282, appendix C).

@@ -115,7 +115,8 @@ def test_a_checkpoint_is_as_accurate_as_recorded(trained, tiny, tmp_path, criter
         shifted = evaluation.shifted[level]
         assert (len(shifted) > 0) is (criterion == "compensation")
         save_pruned(tmp_path / "pruned", task, model, evaluation.masks[level], {}, shifted=shifted)
-        assert task.evaluate(load_pruned(tmp_path / "pruned"), "validation") == metrics
+        loaded = load_pruned(tmp_path / "pruned")  # in another memory format, whose sums round otherwise
+        assert task.evaluate(loaded, "validation") == pytest.approx(metrics, rel=1e-6)
 
 
 def test_compensation_loses_less_than_removal_alone(trained, tiny):

@@ -49,7 +49,7 @@ def test_equals_a_plain_loop(tiny, make_task, lam):
     assert len(batches) == 3 * 4  # epochs, 128 images in batches of 32
 
     torch.manual_seed(5)
-    model = small_resnet(10, 1, width=4, depth=1)
+    model = small_resnet(10, 1, width=4, depth=1).to(memory_format=torch.channels_last)
     weights = [p for p in model.parameters() if p.ndim > 1]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.8, weight_decay=1e-3)
     losses, penalties = [], []

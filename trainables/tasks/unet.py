@@ -97,8 +97,7 @@ class UNet(Task):
     def build_model(self) -> nn.Module:
         build = sparsity.find("trainables.architectures", self.architecture)
         model = with_knobs("model", build, **self.shape, knobs=self.model_knobs)
-        memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
-        return model.to(self.device, memory_format=memory_format)
+        return model.to(self.device, memory_format=torch.channels_last)
 
     def describe_model(self) -> dict:
         knobs = {name: value for name, value in self.model_knobs.items() if name != "encoder_weights"}  # overwritten
@@ -141,7 +140,7 @@ class UNet(Task):
 
     def _normalize(self, images: Tensor, rows: Tensor) -> Tensor:
         images = images.div(self.data.max_value).sub_(self._mean[rows]).div_(self._std[rows])
-        return images.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else images
+        return images.contiguous(memory_format=torch.channels_last)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return self._losses(self.forward(model, batch), batch[1]).mean()

@@ -240,6 +240,19 @@ def test_unknown_model_knob(tiny, make_task, knob):
         task.build_model()
 
 
+def test_images_and_weights_are_channels_last_and_gradients_in_the_weights_order(tiny, make_task):
+    """The compiled penalties add to a gradient only where it lies in memory as its weight does."""
+    config = tiny()
+    task = make_task(config)
+    model = task.build_model()
+    batch = next(task.batches("train", 32, seed=0))
+    task.loss(model, batch).backward()
+    assert batch[0].is_contiguous(memory_format=torch.channels_last)
+    for weight in task.prunable(model).values():
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert weight.grad.stride() == weight.stride()
+
+
 def test_prunable_are_the_convolutions(tiny, make_task):
     task = make_task(tiny(model={"width": 4, "depth": 2}))
     model = task.build_model()
