@@ -198,10 +198,11 @@ class MlflowCopy:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody's use is reported anywhere
         from mlflow import MlflowClient
 
         for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what fails is said by the Shipper, in a line
         self.client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
         self.folder = folder
         header = next(iter(Journal.read(folder / "journal.jsonl")))[0]

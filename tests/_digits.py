@@ -1,6 +1,7 @@
 """A small sweep on digits, as a user runs it, in a process of its own; and everything that it must have left."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -62,6 +63,15 @@ def end(process, sig=None, timeout=90):
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def kill(process):
+    """Kill it, and wait until Ray's own processes and the workers below it have noticed and ended."""
+    pids = below(process.pid)
+    assert end(process, signal.SIGKILL) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def workers(process):

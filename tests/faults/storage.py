@@ -3,14 +3,13 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import time
 
 import pytest
 
 from sweeps._records import Records
-from tests._digits import LONGER, assert_as_undisturbed, end, events, num_repeated, run, start, wait_until
+from tests._digits import LONGER, assert_as_undisturbed, end, events, kill, num_repeated, run, start, wait_until
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def test_storage_that_takes_nothing_more(mounted, undisturbed, tmp_path, fault_r
 def test_a_damaged_checkpoint(runs, undisturbed_longer, fault_row, damage):
     process = start(runs, *LONGER)
     wait_until(lambda: list(runs.glob("digits/trials/*/checkpoint.previous.pt")), process)
-    assert end(process, signal.SIGKILL) == -signal.SIGKILL
+    kill(process)
     (previous, *_) = sorted(runs.glob("digits/trials/*/checkpoint.previous.pt"))
     latest = previous.with_name("checkpoint.pt")
     for path in [latest, previous] if damage == "both lost" else [latest]:

@@ -17,18 +17,26 @@ from tests._digits import LONGER, assert_as_undisturbed, end, events, num_repeat
 def test_a_worker_that_dies(runs, undisturbed_longer, fault_row, name, sig):
     process = start(runs, *LONGER)
     wait_until(lambda: events(runs)["rung"] >= 3, process)
+    before, died = running(runs), time.time()
     os.kill(workers(process)[0], sig)
-    died = time.time()
     assert end(process, timeout=240) == 0
     assert_as_undisturbed(runs, undisturbed_longer)
     assert num_repeated(runs) == 0
     assert "its worker died, it goes on from its last checkpoint" in (runs / "shown").read_text()
-    fault_row(name, "nothing", "at most one checkpoint interval", f"{next_start_or_rung(runs, died):.0f} s")
+    fault_row(name, "nothing", "at most one checkpoint interval", f"{goes_on(runs, died, before):.0f} s")
 
 
-def next_start_or_rung(runs, after):
-    """Seconds from `after` to the next sign of life of the trials."""
-    return next(e["time"] - after for e, _ in Journal.read(runs / "digits" / "journal.jsonl") if e["time"] > after)
+def running(runs):
+    return {key for key, trial in Records.replay(runs / "digits").trials.items() if trial.status == "running"}
+
+
+def goes_on(runs, since, before):
+    """Seconds from `since` until every trial that ran before has come on by a rung."""
+    later = {}
+    for entry, _ in Journal.read(runs / "digits" / "journal.jsonl"):
+        if entry["event"] in ("rung", "end") and entry["time"] > since:
+            later.setdefault(entry["trial"], entry["time"] - since)
+    return max(later[key] for key in before)
 
 
 def test_a_worker_that_dies_again_and_again(runs, with_fault, fault_row):
