@@ -4,15 +4,16 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 
 import pytest
 
 from sweeps._journal import Journal
-from tests._digits import LONGER, assert_as_undisturbed, end, events, kill, num_repeated, run, start, wait_until
+from tests._digits import assert_as_undisturbed, end, events, kill, num_repeated, run, start, wait_until
 
 NUM_KILLS, NUM_SEARCH = 20, 16
-LONG = [*LONGER, "--trials", str(NUM_SEARCH)]
+LONG = ["--epochs", "80", "--rungs", "8", "--trials", str(NUM_SEARCH)]
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +24,16 @@ def undisturbed_long(tmp_path_factory):
 
 
 def test_killed_at_random_moments(runs, undisturbed_long, fault_row):
-    """Each time the process lives between 0 and 20 seconds, 8 of which it takes to start."""
+    """Every fourth time within 10 seconds of its start, else within 8 of its first trial's: stages of all kinds."""
     rng, found = random.Random(0), []
     while len(found) < NUM_KILLS:
-        moment = rng.uniform(0, 20)
+        before = events(runs)["run"]
         process = start(runs, *LONG)
+        if len(found) % 4:
+            while process.poll() is None and events(runs)["run"] == before:
+                time.sleep(0.02)
         try:
-            process.wait(moment)
+            process.wait(rng.uniform(0, 8 if len(found) % 4 else 10))
         except subprocess.TimeoutExpired:
             kill(process)
             found.append(events(runs))
