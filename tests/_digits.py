@@ -25,7 +25,7 @@ def command(runs, *flags):
     return [sys.executable, str(REPOSITORY / "sweeps" / "digits.py"), "--runs", str(runs), *SMALL, *ARMS, *flags]
 
 
-def run(runs, *flags, expect=0, timeout=240, **more):
+def run(runs, *flags, expect=0, timeout=600, **more):
     """Run the sweep to its end; what it printed."""
     done = subprocess.run(command(runs, *flags), cwd=runs, capture_output=True, text=True, timeout=timeout, **more)
     assert done.returncode == expect, done.stdout + done.stderr

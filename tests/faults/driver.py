@@ -13,13 +13,13 @@ from sweeps._journal import Journal
 from tests._digits import assert_as_undisturbed, end, events, kill, num_repeated, run, start, wait_until
 
 NUM_KILLS, NUM_SEARCH = 20, 16
-LONG = ["--epochs", "80", "--rungs", "8", "--trials", str(NUM_SEARCH)]
+LONG = ["--epochs", "40", "--trials", str(NUM_SEARCH)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed_long(tmp_path_factory):
     runs = tmp_path_factory.mktemp("undisturbed-long")
-    run(runs, *LONG, timeout=600)
+    run(runs, *LONG, timeout=900)
     return runs
 
 
