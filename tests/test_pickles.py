@@ -1,7 +1,8 @@
 """Nothing that a stranger may have written is unpickled: a pickle that leaves a trace lies in every place that is read.
 
-Beside these: CIFAR's own files, which are pickles, are opened only with torchvision's checksums (test_cifar10.py,
-test_cifar100.py), and archives are read in place, without links and paths that lead out of them (test__archives.py).
+Beside these: Ray Tune's own files in a sweep's folder (faults/storage.py); CIFAR's own files, which are pickles and are
+opened only with torchvision's checksums (test_cifar10.py, test_cifar100.py); archives, which are read in place, without
+links and paths that lead out of them (test__archives.py).
 """
 
 import contextlib
@@ -21,7 +22,6 @@ import sparsity
 from sweeps._records import Records
 from sweeps._searcher import open_storage
 from sweeps._tracking import Shipped, Shipper
-from tests._digits import events, run
 from trainables import load_pruned
 from trainables.architectures.causal_lm import causal_lm, network_config
 from trainables.architectures.small_resnet import small_resnet
@@ -151,27 +151,6 @@ def test_the_study(tmp_path, bomb):
 def test_what_was_sent_to_mlflow(tmp_path, bomb):
     (tmp_path / "shipped.json").write_bytes(bomb)
     assert Shipper(tmp_path, "sqlite://").shipped == Shipped()  # all is sent once more, and nothing doubled
-
-
-@pytest.mark.sweep
-def test_ray_tunes_snapshot(tmp_path):
-    """Under the names that Tune restores from, and those that searchers save to."""
-    planted = tmp_path / "digits" / "tune"
-    planted.mkdir(parents=True)
-    state = {"checkpoints": [pickle.dumps(Bomb(tmp_path / "unpickled")).hex()]}
-    for name in (
-        "tuner.pkl",
-        "trainable.pkl",
-        "search_gen_state-1.json",
-        "searcher-state-1.pkl",
-        "search_gen_state.pkl",
-    ):
-        with (planted / name).open("wb") as file:
-            plain(Bomb(tmp_path / "unpickled"), file)
-    (planted / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps(state))
-    run(tmp_path, "--trials", "4", "--confirm", "0", "--epochs", "1", "--rungs", "1")
-    assert events(tmp_path)["end"] == 4
-    assert not (tmp_path / "unpickled").exists()
 
 
 # ---- data ------------------------------------------------------------------------------------------------------

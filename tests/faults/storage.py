@@ -1,7 +1,9 @@
 """What may happen to the folder that a sweep's records lie in."""
 
 import contextlib
+import json
 import os
+import pickle
 import shutil
 import subprocess
 import time
@@ -10,6 +12,7 @@ import pytest
 
 from sweeps._records import Records
 from tests._digits import LONGER, assert_as_undisturbed, end, events, kill, num_repeated, run, start, wait_until
+from tests.test_pickles import Bomb
 
 
 @pytest.fixture
@@ -95,3 +98,18 @@ def test_a_damaged_checkpoint(runs, undisturbed_longer, fault_row, damage):
     again = "the whole trial" if damage == "both lost" else "two checkpoint intervals"
     name = "both of a trial's checkpoints altered" if damage == "both lost" else f"a checkpoint {damage}"
     fault_row(name, "nothing; the trial's notes say it", again, "at once")
+
+
+def test_pickles_where_ray_tune_keeps_its_own(runs, fault_row):
+    """Under the names that Tune restores from, and those that searchers save to."""
+    planted = runs / "digits" / "tune"
+    planted.mkdir(parents=True)
+    names = ("tuner", "trainable", "searcher-state-1", "search_gen_state", "error")
+    for path in (planted / f"{name}.pkl" for name in names):
+        path.write_bytes(pickle.dumps(Bomb(runs / "unpickled")))
+    state = {"checkpoints": [pickle.dumps(Bomb(runs / "unpickled")).hex()]}
+    (planted / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps(state))
+    run(runs, "--trials", "4", "--confirm", "0", "--epochs", "1", "--rungs", "1")
+    assert events(runs)["end"] == 4
+    assert not (runs / "unpickled").exists()
+    fault_row("pickles planted where Ray Tune keeps its own", "nothing: they are not read", "nothing", "at once")
