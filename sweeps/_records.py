@@ -182,9 +182,8 @@ class Records:
         """Forget how trials of these statuses ended: the sweep makes them again when it is run. Returns their keys."""
         keys = [key for key, trial in self.trials.items() if trial.status in statuses]
         for key in keys:
-            (self.trial_folder(key) / "result.json").unlink(
-                missing_ok=True
-            )  # the journal second: then it can be repeated
+            # The journal second: cut off in between, it can be asked for again.
+            (self.trial_folder(key) / "result.json").unlink(missing_ok=True)
             self._write("retry", trial=key)
         return keys
 

@@ -71,7 +71,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str] | None = None) -> dict[str, A
         finally:
             complete = phases.complete()
             summary = summarize(records, objective=objective, target_sparsity=sweep.target_sparsity, complete=complete)
-            with contextlib.suppress(*[OSError] if phases.stopped_because else []):  # what stopped it has been said
+            with phases.stopping_on_storage_faults():
                 records.summarize(summary)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
     if phases.stopped_because:
@@ -229,13 +229,7 @@ def run_trials(
     from trainables.trial import Trial
 
     resources, num_parallel = trial_resources(sweep)
-
-    def launch(trial_id: str, proposal: Proposal) -> None:
-        config = proposal.config.model_dump(mode="json")
-        key = proposal.config.key
-        records.start(key, phase=proposal.phase, arm=proposal.arm, number=proposal.number, config=config)
-
-    searcher = TuneSearcher(phases, launch, metric=f"{objective}_pruned")
+    searcher = TuneSearcher(phases, metric=f"{objective}_pruned")
     already = sum(records.trials[key].done for key in records.trials)
     progress = Progress(
         console,
@@ -354,11 +348,10 @@ class Watch(tune.Callback):
             self._show(key, self.records.trials[key].report)
 
     def _show(self, key: str, report: dict) -> None:
-        from trainables.training import make_scheme
+        from trainables.training import num_epochs
 
         config = TrialConfig.model_validate(self.records.trials[key].config)
-        num_epochs = make_scheme(config).num_phases * config.max_epochs
-        self.progress.update(key, self.phases.label(key), report, num_epochs)
+        self.progress.update(key, self.phases.label(key), report, num_epochs(config))
         if report["status"] in ("error", "lost") and not report.get("epoch"):
             self.failures_in_a_row += 1
             if self.failures_in_a_row == FAILURES_IN_A_ROW:
@@ -408,17 +401,29 @@ class Phases:
         return trial.report[f"{self.objective}_pruned"] if trial.status == "finished" else float("nan")
 
     def next(self) -> Any:
-        """The next proposal; None while one has to wait for a result, or may yet have to be made again."""
+        """The next proposal, recorded as started; None while one has to wait for a result, or may yet have to be made
+        again."""
         proposal: Any = FINISHED
         with self.stopping_on_storage_faults():
             proposal = self._again.pop(0) if self._again else self._next()
+            if isinstance(proposal, Proposal) and not self.stopped_because:
+                self._start(proposal)
         if self.stopped_because:
             return FINISHED
-        if isinstance(proposal, Proposal):
-            self._launched[proposal.config.key] = proposal
-        elif proposal is FINISHED and any(self.outcome(key) is None for key in self._launched):
+        if proposal is FINISHED and any(self.outcome(key) is None for key in self._launched):
             return None
         return proposal
+
+    def _start(self, proposal: Proposal) -> None:
+        config = proposal.config
+        self.records.start(
+            config.key,
+            phase=proposal.phase,
+            arm=proposal.arm,
+            number=proposal.number,
+            config=config.model_dump(mode="json"),
+        )
+        self._launched[config.key] = proposal
 
     def _next(self) -> Any:
         proposal = self.search.next()

@@ -277,9 +277,9 @@ class TuneSearcher(Searcher):
     """Hands proposals to Ray Tune. What became of a trial is read from the records, so nothing is to be told here,
     and nothing of it is pickled: a sweep goes on from the study and the journal, never from Tune's snapshot."""
 
-    def __init__(self, trials: Trials, on_launch: Callable[[str, Proposal], None], *, metric: str):
+    def __init__(self, trials: Trials, *, metric: str):
         super().__init__(metric=metric, mode="max")
-        self.trials, self.on_launch = trials, on_launch
+        self.trials = trials
         self.stopped = False
 
     def suggest(self, trial_id: str) -> Any:
@@ -288,7 +288,6 @@ class TuneSearcher(Searcher):
         proposal = self.trials.next()
         if not isinstance(proposal, Proposal):
             return proposal
-        self.on_launch(trial_id, proposal)
         return proposal.config.model_dump(mode="json")
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:

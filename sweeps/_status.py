@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sweeps._journal import Journal
-from sweeps._records import RETRIED, Records
+from sweeps._records import RETRIED, Records, TrialRecord
+from trainables.config import TrialConfig
 
 __all__ = ["as_text", "status_of"]
 
@@ -24,7 +24,7 @@ def status_of(folder: Path) -> dict[str, Any]:
     """
     records = Records.replay(folder)
     process = Records.holder(folder)
-    complete = bool(records.summary and records.summary["complete"])
+    complete = records.summary and records.summary["complete"] and all(t.done for t in records.trials.values())
     phases: dict[str, dict[str, int]] = {}
     for phase in ("search", "confirm"):
         statuses = (trial.status for trial in records.trials.values() if trial.phase == phase)
@@ -63,9 +63,14 @@ def status_of(folder: Path) -> dict[str, Any]:
             "lam": best.config["lam"] if best.config["regularizer"] != "none" else None,
             "rho": best.config["opt"].get("rho"),
         },
-        "entries": sum(1 for _ in Journal.read(folder / "journal.jsonl")),
         "command": records.last_run.get("command"),
     }
+
+
+def epochs_of(trial: TrialRecord) -> int:
+    from trainables.training import num_epochs
+
+    return num_epochs(TrialConfig.model_validate(trial.config))
 
 
 def as_text(status: dict[str, Any]) -> Group:

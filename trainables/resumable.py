@@ -85,7 +85,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 class ResumableTrial:
-    """Trains `config` in `folder`, a rung at a time. Its end, good or bad, is a result and never an exception.
+    """Trains `config` in `folder`, a rung at a time. Its end, good or bad, is a result; what is no end of it, a folder
+    that cannot be written or a process that was replaced, is an exception.
 
     keep: which pruned checkpoints stay: that of the target sparsity, of all levels, or none.
     Statuses: "finished"; "diverged", "out_of_memory" (outcomes of the configuration); "error" (a fault of the program).
@@ -96,9 +97,7 @@ class ResumableTrial:
             raise ValueError(f"keep: must be one of {', '.join(KEEP)}, got {keep!r}")
         self.config, self.folder, self.keep = config, folder, keep
         self.notes: list[str] = []
-        self.rungs: list[
-            dict[str, Any]
-        ] = []  # kept here too: a driver that is killed may not have heard of the last one
+        self.rungs: list[dict[str, Any]] = []  # here too: a driver that is killed may not have heard of the last one
         self.owner = uuid4().hex
         self.task: Task | None = None
         self.training: Training | None = None

@@ -328,6 +328,11 @@ def make_scheme(config: TrialConfig) -> Scheme:
     return with_knobs("sch", sparsity.find("trainables.schemes", config.scheme), config, knobs=config.sch)
 
 
+def num_epochs(config: TrialConfig) -> int:
+    """Epochs of a whole trial: `max_epochs` in each phase of its scheme."""
+    return make_scheme(config).num_phases * config.max_epochs
+
+
 def hold_at_zero(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
     """Set what is not kept to zero, and its gradient from now on: no optimizer, perturbation or decay moves it then."""
     for name, mask in kept.items():

@@ -216,6 +216,6 @@ def test_a_search_waits_for_the_results_it_depends_on():
 def test_the_tune_searcher_pickles_to_nothing_and_stops_when_told():
     import pickle
 
-    searcher = TuneSearcher(FixedTrials([]), lambda trial_id, proposal: None, metric="acc_pruned")
+    searcher = TuneSearcher(FixedTrials([]), metric="acc_pruned")
     assert pickle.loads(pickle.dumps(searcher)).__dict__ == {}
     assert searcher.suggest("0") == FINISHED

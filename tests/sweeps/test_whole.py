@@ -176,7 +176,7 @@ def test_reuse_best_starts_from_what_another_sweep_found_and_divergence_is_a_res
     assert sweeps("retry", "again", "--failed", "--runs", runs).startswith("0 trials of again")  # they would again
     assert "4 trials" in sweeps("retry", "again", "--failed", "--diverged", "--no-start", "--runs", runs)
     (status,) = json.loads(sweeps("status", "again", "--json", "--runs", runs))
-    assert status["phases"]["search"] == {"planned": 4, "waiting": 4}
+    assert (status["state"], status["phases"]["search"]) == ("stopped", {"planned": 4, "waiting": 4})
 
 
 def test_no_process_is_left_behind(undisturbed, killed):
