@@ -5,8 +5,9 @@ trials and a search of its own, because the table that a sweep is for compares a
 tune the promising ones and leave the others at their first guess. An arm's trials are the values known to work, then
 points of a Halton sequence, then TPE.
 
-What is proposed depends on the seed and on the results of the arm's earlier trials alone, never on which trial happened
-to finish first: a sweep that is killed and run again, or run on more workers, makes the same trials.
+What is proposed is a function of the seed and of the results of the arm's earlier trials but for the last few, which
+may still run, and never depends on which trial happened to finish first: a sweep that is killed and run again, or run
+on more workers, makes the same trials.
 """
 
 import hashlib
@@ -119,8 +120,9 @@ class Search:
     """The search phase of a sweep, over the studies of its arms.
 
     make_config: (choices, params) -> TrialConfig. outcome: key -> the objective of a trial that finished, `nan` of one
-    that ended in any other way, None of one that has not ended. num_parallel: how many trials may run at once; with
-    more of them than arms, an arm proposes several at a time, blind to one another's results.
+    that ended in any other way, None of one that has not ended. num_parallel: how many trials may run at once; an arm
+    proposes as many as fall to it, and half as many again, before the first of them has ended, so that none has to wait
+    for the slowest of its neighbours.
     """
 
     def __init__(
@@ -146,9 +148,10 @@ class Search:
             for arm in self.arms
         ]
         self.slots = self._plan(num_trials)
-        self.generation_size = max(1, -(-num_parallel // len(self.arms)))
+        self.lag = lag(num_parallel, sum(bool(arm.space) for arm in self.arms))
         self._launched: set[int] = set()
         self._configs: dict[tuple[int, int], TrialConfig] = {}
+        self._params: dict[tuple[int, int], Mapping[str, Any]] = {}
         self._untold: set[tuple[int, int]] = set()  # whose outcome the study does not know yet
         for index, study in enumerate(self.studies):
             for trial in study.get_trials(deepcopy=False):
@@ -169,16 +172,21 @@ class Search:
         for number, (index, round_) in enumerate(self.slots):
             if number in self._launched:
                 continue
-            generation = round_ // self.generation_size
-            if not self._ready(index, generation):
-                continue
-            self._ask(index, (generation + 1) * self.generation_size)
+            if (index, round_) not in self._configs:
+                if not self._ready(index, round_):
+                    continue
+                self._ask(index, round_)
             self._launched.add(number)
             config = self._configs[index, round_]
             if self._outcome(config.key) is None:
                 return Proposal(config, "search", self.arms[index].name, number)
         self._tell()
         return FINISHED if len(self._launched) == len(self.slots) else None
+
+    @property
+    def num_left(self) -> int:
+        """Trials that have not been proposed."""
+        return len(self.slots) - len(self._launched)
 
     def config(self, slot: tuple[int, int]) -> TrialConfig:
         """The configuration of an (arm, round) that has been proposed."""
@@ -188,54 +196,80 @@ class Search:
         """Whether every trial of the search has ended, well or not."""
         return all(slot in self._configs and self._outcome(self._configs[slot].key) is not None for slot in self.slots)
 
-    def _ready(self, index: int, generation: int) -> bool:
-        """Whether every trial of the arm's earlier generations has ended."""
-        earlier = range(generation * self.generation_size)
-        keys = [self._configs[index, r].key for r in earlier if (index, r) in self._configs]
-        return len(keys) == len(earlier) and all(self._outcome(key) is not None for key in keys)
+    def _ready(self, index: int, number: int) -> bool:
+        """Whether the one before it was proposed, and all results are there that it is made from."""
+        if number and (index, number - 1) not in self._configs:
+            return False
+        return all(
+            self._outcome(self._configs[index, earlier].key) is not None for earlier in self._seen(index, number)
+        )
 
-    def _ask(self, index: int, upto: int) -> None:
-        """Have the arm's study propose a whole generation, so that none of it sees another's result."""
-        study, arm = self.studies[index], self.arms[index]
-        for number in range(len(study.get_trials(deepcopy=False)), upto):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.sampler = self._sampler(arm, number)
-                trial = study.ask(arm.space)
-            assert trial.number == number
-            self._remember(index, number, trial.params)
-            self._untold.add((index, number))
+    def _seen(self, index: int, number: int) -> range:
+        """The arm's trials whose results its trial `number` is made from."""
+        if self._given(index, number).keys() >= self.arms[index].space.keys():
+            return range(0)
+        return range(max(0, number + 1 - self.lag))
+
+    def _ask(self, index: int, number: int) -> None:
+        arm = self.arms[index]
+        trial = self._study_with(index, self._propose(index, number)).ask(arm.space)
+        assert trial.number == number
+        self._remember(index, number, trial.params)
+        self._untold.add((index, number))
 
     def _completed(self, index: int, trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
-        """A trial's parameters; those that a process was killed before it could propose are proposed now, the same."""
-        study, arm = self.studies[index], self.arms[index]
+        """A trial's parameters; those that a process was killed before it could write are written now, the same."""
+        arm = self.arms[index]
         if trial.params.keys() >= arm.space.keys() or trial.state.is_finished():
             return trial.params
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = self._sampler(arm, trial.number)
-            begun = optuna.trial.Trial(study, trial._trial_id)
-            for name, dist in arm.space.items():
-                begun._suggest(name, dist)  # as study.ask does
+        begun = optuna.trial.Trial(self._study_with(index, self._propose(index, trial.number)), trial._trial_id)
+        for name, dist in arm.space.items():
+            begun._suggest(name, dist)  # as study.ask does
         return begun.params
 
+    def _study_with(self, index: int, params: dict[str, Any]) -> optuna.Study:
+        """The arm's study, which proposes just these parameters."""
+        study = self.studies[index]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = PartialFixedSampler(params, optuna.samplers.RandomSampler(0))
+        return study
+
     def _remember(self, index: int, number: int, params: Mapping[str, Any]) -> None:
+        self._params[index, number] = params
         self._configs[index, number] = self._make_config(self.arms[index].choices, params)
 
-    def _sampler(self, arm: Arm, number: int) -> optuna.samplers.BaseSampler:
-        """A sampler made anew for each trial, from (seed, arm, number): no state to lose."""
+    def _propose(self, index: int, number: int) -> dict[str, Any]:
+        """The parameters of the arm's trial `number`: what is given, and TPE's for the rest, from a study that has the
+        results of `_seen` and no others."""
+        arm, given = self.arms[index], self._given(index, number)
+        if given.keys() >= arm.space.keys():
+            return given
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}/{number}".encode()).digest()[:4])
-        tpe = TPESampler(seed=seed, n_startup_trials=0, multivariate=True, constant_liar=False)
+        tpe = TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+        study = optuna.create_study(direction="maximize", sampler=tpe)
+        for earlier in self._seen(index, number):
+            value = self._outcome(self._configs[index, earlier].key)
+            if value is not None and np.isfinite(value):
+                study.add_trial(
+                    optuna.create_trial(params=dict(self._params[index, earlier]), distributions=arm.space, value=value)
+                )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = PartialFixedSampler(given, tpe)
+            return study.ask(arm.space).params
+
+    def _given(self, index: int, number: int) -> dict[str, Any]:
+        """What is proposed without asking TPE: values known to work, then, until there are results, Halton points."""
+        arm = self.arms[index]
         points: list[dict[str, float]] = []
         for point in (*self.first.get(arm.name, ()), arm.known):
             point = clip(point, arm.space)
             if point and point not in points:
                 points.append(point)
         if number < len(points):
-            return PartialFixedSampler(points[number], tpe)
-        if number < max(NUM_STARTUP, len(points)):
-            return PartialFixedSampler(self._halton(arm, number), tpe)
-        return tpe
+            return points[number]
+        return self._halton(arm, number) if number < max(NUM_STARTUP, self.lag, len(points)) else {}
 
     def _halton(self, arm: Arm, number: int) -> dict[str, Any]:
         if not arm.space:
@@ -255,6 +289,14 @@ class Search:
             else:
                 self.studies[index].tell(number, state=TrialState.FAIL)
             self._untold.remove((index, number))
+
+
+def lag(num_parallel: int, num_arms: int) -> int:
+    """How many trials of an arm may be under way at once. One where trials run one by one: each sees all before it."""
+    if num_parallel == 1:
+        return 1
+    share = -(-num_parallel // max(1, num_arms))
+    return share + max(1, share // 2)
 
 
 def clip(point: Mapping[str, float], space: Mapping[str, BaseDistribution]) -> dict[str, float]:

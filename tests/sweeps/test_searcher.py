@@ -1,3 +1,4 @@
+import hashlib
 import math
 import random
 
@@ -8,7 +9,7 @@ from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 from optuna.trial import TrialState
 
-from sweeps._searcher import FINISHED, Arm, FixedTrials, Search, TuneSearcher, from_unit, make_arms, open_storage
+from sweeps._searcher import FINISHED, Arm, FixedTrials, Search, TuneSearcher, from_unit, lag, make_arms, open_storage
 from trainables.config import TrialConfig
 
 SPACE = {
@@ -47,7 +48,7 @@ class Run:
         self.outcomes = more.pop("outcomes", {})
         self.search = Search(
             "toy",
-            make_arms(SPACE, KNOWN, {}),
+            make_arms(SPACE, KNOWN, more.pop("choices", {})),
             storage=storage,
             num_trials=num_trials,
             seed=3,
@@ -153,12 +154,52 @@ def test_the_same_trials_whatever_ends_first(parallel):
     assert [p.config.key for p in other] == reference
 
 
-def test_more_workers_than_arms_propose_in_generations_and_still_the_same_trials(tmp_path):
+@pytest.mark.parametrize(
+    ("num_parallel", "num_arms", "expected"), [(1, 1, 1), (1, 4, 1), (2, 1, 3), (8, 1, 12), (9, 3, 4)]
+)
+def test_as_many_trials_of_an_arm_as_fall_to_it_and_half_as_many_again(num_parallel, num_arms, expected):
+    assert lag(num_parallel, num_arms) == expected
+    assert num_parallel == 1 or lag(num_parallel, num_arms) > num_parallel / num_arms  # one is always at hand
+
+
+def test_more_workers_than_arms_make_the_same_trials_in_any_order():
     runs = [Run(optuna.storages.InMemoryStorage(), 40, num_parallel=9) for _ in range(2)]
-    assert runs[0].search.generation_size == 3
     keys = [[p.config.key for p in run.finish(9, random.Random(i))] for i, run in enumerate(runs)]
     assert keys[0] == keys[1]
     assert len(set(keys[0])) == 40
+
+
+def test_a_slow_trial_keeps_nobody_waiting():
+    """One arm on two workers: while one trial goes on, the other worker makes two more, as the lag of three allows."""
+    run = Run(
+        optuna.storages.InMemoryStorage(), 40, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
+    )
+    for _ in range(8):  # past the points that need no results
+        proposal = run.search.next()
+        run.outcomes[proposal.config.key] = score(proposal.config)
+    slow = run.search.next()
+    for _ in range(2):
+        quick = run.search.next()
+        run.outcomes[quick.config.key] = score(quick.config)
+    assert run.search.next() is None
+    run.outcomes[slow.config.key] = score(slow.config)
+    assert run.search.next().number == 11
+
+
+def test_a_proposal_sees_the_results_that_its_lag_allows_and_no_others():
+    """By hand: Optuna's TPE, with the same seed, on a study that has these trials alone."""
+    run = Run(
+        optuna.storages.InMemoryStorage(), 12, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
+    )
+    proposals = run.finish(2, random.Random(0))
+    study = optuna.create_study(direction="maximize")
+    space = run.search.arms[0].space
+    for p in proposals[:8]:  # trial 10 starts when trials 8 and 9 may still run
+        params = {"lam": p.config.lam, "opt/rho": p.config.opt["rho"]}
+        study.add_trial(optuna.create_trial(params=params, distributions=space, value=score(p.config)))
+    seed = int.from_bytes(hashlib.sha256(b"3/sam + wcr/10").digest()[:4])
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+    assert study.ask(space).params == {"lam": proposals[10].config.lam, "opt/rho": proposals[10].config.opt["rho"]}
 
 
 def test_a_killed_search_goes_on_with_the_same_trials(tmp_path):
@@ -207,10 +248,25 @@ def test_values_from_elsewhere_come_first_moved_into_the_range():
 
 
 def test_a_search_waits_for_the_results_it_depends_on():
-    run = Run(optuna.storages.InMemoryStorage(), 13)
-    launched = [run.search.next() for _ in range(5)]
+    run = Run(optuna.storages.InMemoryStorage(), 17)
+    launched = [run.search.next() for _ in range(14)]
     assert [p.arm for p in launched[:4]] == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
-    assert launched[4] is None  # every arm's second trial depends on its first
+    assert all(launched[:13])
+    assert launched[13] is None  # TPE begins, one trial at a time, with every arm's fifth
+    *others, last = (p for p in launched[:13] if p.arm == "sgd + wcr")
+    run.outcomes |= {p.config.key: score(p.config) for p in others}
+    assert run.search.next() is None
+    run.outcomes[last.config.key] = score(last.config)
+    assert run.search.next().arm == "sgd + wcr"
+
+
+def test_a_larger_budget_on_several_workers_makes_the_trials_of_one_that_was_so_large_at_once(tmp_path):
+    first = Run(open_storage(tmp_path / "study.log"), 21, num_parallel=6)
+    before = [p.config.key for p in first.finish(6, random.Random(1))]
+    second = Run(open_storage(tmp_path / "study.log"), 40, num_parallel=6, outcomes=first.outcomes)
+    after = [p.config.key for p in second.finish(6, random.Random(2))]
+    at_once = Run(optuna.storages.InMemoryStorage(), 40, num_parallel=6).finish(6, random.Random(3))
+    assert before + after == [p.config.key for p in at_once]
 
 
 def test_the_tune_searcher_pickles_to_nothing_and_stops_when_told():
