@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: sweep test test-cluster test-faults lint bench ui
 sweep: $(VENV)/.installed

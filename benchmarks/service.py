@@ -142,6 +142,7 @@ def timed(*commands: list[str]) -> dict[str, float]:
     """Until all of them, started together, have ended well: seconds, and CPU seconds with what they start, which other
     work on the machine hardly changes. CalledProcessError if one has not."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["PYTHONDONTWRITEBYTECODE"] = ""  # as Python is unless one forbids it: an import compiles once
     begin = time.perf_counter()
     running = [
         subprocess.Popen(c, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for c in commands

@@ -1,7 +1,6 @@
 """Running a sweep: checks, records, Ray, proposals, the confirmation on unseen seeds, the summary."""
 
 import contextlib
-import functools
 import logging
 import os
 import shutil
@@ -24,11 +23,13 @@ import ray
 from ray import tune
 from rich.console import Console
 
-from sweeps._preflight import check_cluster, may_come, wait_for_hosts
+from sweeps._phases import STORAGE_HINT, Phases, known_elsewhere
+from sweeps._preflight import check_cluster
 from sweeps._progress import Progress
-from sweeps._records import Records, best, without_password
+from sweeps._ray import error_of, is_own_ray, local_or_joined_ray, mended_tune, trial_resources
+from sweeps._records import Records, without_password
 from sweeps._report import as_tables, make_console, print_whole, summarize
-from sweeps._searcher import FINISHED, Arm, FixedTrials, Proposal, Search, TuneSearcher, open_storage
+from sweeps._searcher import TuneSearcher
 from sweeps._sweep import FAILURES_IN_A_ROW, Sweep, default_runs
 from sweeps._tracking import Shipper, default_tracking_uri
 from trainables.config import TrialConfig
@@ -38,7 +39,6 @@ __all__ = ["run_sweep"]
 
 MOST_ATTEMPTS = 3  # at a trial whose worker dies before its next checkpoint
 POLL = 1.0  # seconds between looks for a request to stop
-STORAGE_HINT = "No more trials are started. Make room, or the folder writable, and run the same command again."
 SHIP_TIMEOUT = 60.0  # seconds that the end of a sweep waits for MLflow
 
 
@@ -106,7 +106,7 @@ def interrupted_on_request(records: Records) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def announce(sweep: Sweep, phases: "Phases", records: Records, tracking_uri: str, console: Console) -> None:
+def announce(sweep: Sweep, phases: Phases, records: Records, tracking_uri: str, console: Console) -> None:
     done = sum(trial.done for trial in records.trials.values())
     console.print(
         f"{sweep.name}: {sweep.architecture} on {sweep.dataset}, {sweep.max_epochs} epochs a trial; "
@@ -165,62 +165,9 @@ def task_objective(sweep: Sweep) -> str:
     return sparsity.find("trainables.tasks", sweep.task).objective
 
 
-# ---- Ray -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def local_or_joined_ray(console: Console) -> Iterator[None]:
-    """The cluster this process runs on (`ray start`, RAY_ADDRESS), or one of its own on this machine."""
-    try:
-        with console.status("Starting Ray ..."):
-            ray.init(
-                include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
-            )
-    except Exception as error:  # whatever it is, Ray says it in a dozen lines
-        address = os.environ.get("RAY_ADDRESS")
-        where = f"the cluster at RAY_ADDRESS={address} must be reached" if address else "must start on this machine"
-        said = " ".join(str(error).split())[:300]
-        raise ValueError(f"ray: {where}, it did not ({type(error).__name__}: {said}); try again") from error
-    if not is_own_ray():
-        wait_for_hosts(console)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def is_own_ray() -> bool:
-    """Whether this process started the Ray it uses."""
-    node = ray._private.worker.global_worker.node
-    return node is not None and node.is_head()
-
-
-def capacity(resource: str) -> float:
-    """How much of it there is, or, on the head of a cluster that Ray's launcher started, how much may come."""
-    now = ray.cluster_resources().get(resource, 0)
-    return now if is_own_ray() else max(now, may_come(resource))
-
-
-def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
-    """What a trial reserves, and how many fit at once. ValueError if not even one does."""
-    cpus, gpus = capacity("CPU"), capacity("GPU")
-    wanted = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(gpus > 0)
-    if is_own_ray():  # a cluster may still grow; this machine does not
-        if wanted > gpus:
-            raise ValueError(f"gpus: must be at most {gpus:g} (what there is here), got {wanted:g}: try --gpus 0")
-        if sweep.cpus_per_trial > cpus:
-            raise ValueError(f"cpus: must be at most {cpus:g} (what there is here), got {sweep.cpus_per_trial:g}")
-    fit = int(cpus // sweep.cpus_per_trial)
-    if wanted:
-        fit = min(fit, int(gpus // wanted) if wanted >= 1 else int(gpus) * int(1 / wanted))
-    resources = {"cpu": sweep.cpus_per_trial} | ({"gpu": wanted} if wanted else {})
-    wished = sweep.max_concurrent or fit
-    return resources, max(1, min(fit, wished) if is_own_ray() else wished)  # a cluster grows on demand alone
-
-
 def run_trials(
     sweep: Sweep,
-    phases: "Phases",
+    phases: Phases,
     records: Records,
     data: Any,
     console: Console,
@@ -241,12 +188,14 @@ def run_trials(
     for trial in records.finished("search") + records.finished("confirm"):
         progress.note_best(trial.report[f"{objective}_pruned"])
     watch = Watch(records, phases, progress)
-    know_killed_for_memory()
     (sweep.folder / "trials").mkdir(exist_ok=True)
     trainable = tune.with_parameters(Trial, data=data, folder=str(sweep.folder / "trials"), keep=sweep.keep)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it would say is in the records
-    # Tune's own state is pickled, and of use to nobody: it stays on this host, where no other can write it.
-    with tempfile.TemporaryDirectory(prefix="sweep-", ignore_cleanup_errors=True) as scratch, progress:
+    with contextlib.ExitStack() as stack:
+        # Tune's own state is pickled, and of use to nobody: it stays on this host, where no other can write it.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-", ignore_cleanup_errors=True))
+        stack.enter_context(progress)
+        stack.enter_context(mended_tune(lambda: phases.num_to_come))
         tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
@@ -262,47 +211,6 @@ def run_trials(
         ).fit()
 
 
-def error_of(trial: Any) -> str:
-    """What Tune noted of a trial's last failure: text, so that nothing has to be unpickled."""
-    try:
-        _, _, last = Path(trial.error_file).read_text().rpartition("Failure # ")
-    except (OSError, TypeError):
-        last = ""
-    last = last.partition("Some common causes include")[0]  # guesses of Ray's
-    return last.partition("\n")[2].strip() or "its worker died"
-
-
-def label(proposal: Proposal) -> str:
-    config = proposal.config
-    parts = [proposal.arm]
-    if config.regularizer != "none":
-        parts.append(f"lam {config.lam:.2g}")
-    if "rho" in config.opt:
-        parts.append(f"rho {config.opt['rho']:.2g}")
-    if proposal.phase != "search":
-        parts.append(f"seed {config.seed}")
-    return " ".join(parts)
-
-
-def know_killed_for_memory() -> None:
-    """Have Tune take a worker that Ray killed, as its host ran out of memory, for a worker that died: Ray 2.60 says it
-    with an error that Tune does not know, and gives the whole sweep up."""
-    from ray.air.execution._internal.actor_manager import RayActorManager
-
-    known = RayActorManager._actor_task_failed
-    if hasattr(known, "__wrapped__"):
-        return
-
-    @functools.wraps(known)
-    def also_for_memory(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, ray.exceptions.OutOfMemoryError):
-            said = " ".join(str(exception).partition(", which exceeds")[0].split())[:300]
-            exception = ray.exceptions.RayActorError(error_msg=said)
-        known(self, tracked_actor_task, exception)
-
-    RayActorManager._actor_task_failed = also_for_memory  # type: ignore[method-assign]
-
-
 class Watch(tune.Callback):
     """Writes what Tune reports into the records and onto the screen. Pickles to nothing: Tune's snapshot needs none.
 
@@ -310,7 +218,7 @@ class Watch(tune.Callback):
     the next one; the death of a host does not count. Tune's own retries would count all alike, over the whole trial.
     """
 
-    def __init__(self, records: Records, phases: "Phases", progress: Progress):
+    def __init__(self, records: Records, phases: Phases, progress: Progress):
         self.records, self.phases, self.progress = records, phases, progress
         self.attempts: Counter[str] = Counter()  # since the last rung
         self.failures_in_a_row = 0
@@ -364,132 +272,3 @@ class Watch(tune.Callback):
 
     def __getstate__(self) -> dict:
         return {}
-
-
-# ---- which trials ----------------------------------------------------------------------------------------------
-
-
-class Phases:
-    """The search, and when all of it has ended, the best configurations again on unseen seeds, with the test split."""
-
-    def __init__(self, sweep: Sweep, arms: list[Arm], records: Records, objective: str):
-        self.sweep, self.arms, self.records, self.objective = sweep, arms, records, objective
-        plan = records.plan
-        self.search = Search(
-            sweep.name,
-            arms,
-            storage=open_storage(sweep.study_uri or sweep.folder / "study.log"),
-            num_trials=sweep.num_trials,
-            seed=sweep.seed,
-            make_config=sweep.trial_config,
-            outcome=self.outcome,
-            first=plan["first"],
-            num_parallel=plan["num_parallel"],
-        )
-        self.num_search = len(self.search.slots)
-        most = len(arms) if sweep.confirm_arms else min(sweep.num_confirm, self.num_search)
-        self.num_confirm = most * sweep.num_seeds
-        self.confirm: FixedTrials | None = None
-        self.stopped_because = ""
-        self._launched: dict[str, Proposal] = {}  # by this process
-        self._again: list[Proposal] = []
-
-    def outcome(self, key: str) -> float | None:
-        trial = self.records.trials.get(key)
-        if trial is None or not trial.done:
-            return None
-        return trial.report[f"{self.objective}_pruned"] if trial.status == "finished" else float("nan")
-
-    def next(self) -> Any:
-        """The next proposal, recorded as started; None while one has to wait for a result, or may yet have to be made
-        again."""
-        proposal: Any = FINISHED
-        with self.stopping_on_storage_faults():
-            proposal = self._again.pop(0) if self._again else self._next()
-            if isinstance(proposal, Proposal) and not self.stopped_because:
-                self._start(proposal)
-        if self.stopped_because:
-            return FINISHED
-        if proposal is FINISHED and any(self.outcome(key) is None for key in self._launched):
-            return None
-        return proposal
-
-    def _start(self, proposal: Proposal) -> None:
-        config = proposal.config
-        self.records.start(
-            config.key,
-            phase=proposal.phase,
-            arm=proposal.arm,
-            number=proposal.number,
-            config=config.model_dump(mode="json"),
-        )
-        self._launched[config.key] = proposal
-
-    def _next(self) -> Any:
-        proposal = self.search.next()
-        if proposal is not FINISHED:
-            return proposal
-        if self.confirm is None:
-            if not self.search.ended():
-                return None
-            confirmations = self.confirmations()
-            self.confirm, self.num_confirm = FixedTrials(confirmations), len(confirmations)
-        while isinstance(proposal := self.confirm.next(), Proposal):
-            if self.outcome(proposal.config.key) is None:
-                return proposal
-        return FINISHED
-
-    def confirmations(self) -> list[Proposal]:
-        """The best `num_confirm` configurations, or each arm's best, by validation; each with `num_seeds` new seeds."""
-        keys = [self.search.config(slot).key for slot in self.search.slots]
-        trials = [self.records.trials[key] for key in keys if self.records.trials[key].status == "finished"]
-        trials.sort(key=lambda t: -t.report[f"{self.objective}_pruned"])
-        if self.sweep.confirm_arms:
-            by_arm = {trial.arm: trial for trial in reversed(trials)}
-            chosen = sorted(by_arm.values(), key=lambda t: [arm.name for arm in self.arms].index(t.arm))
-        else:
-            chosen = trials[: self.sweep.num_confirm]
-        proposals = []
-        for trial in chosen:
-            for seed in range(self.sweep.seed + 1, self.sweep.seed + 1 + self.sweep.num_seeds):
-                config = TrialConfig.model_validate({**trial.config, "seed": seed, "read_test": True})
-                proposals.append(Proposal(config, "confirm", trial.arm, trial.number))
-        return proposals
-
-    def again(self, key: str) -> None:
-        """Propose a launched trial once more."""
-        self._again.append(self._launched[key])
-
-    def label(self, key: str) -> str:
-        return label(self._launched[key])
-
-    def stop(self, reason: str) -> None:
-        self.stopped_because = self.stopped_because or reason
-
-    @contextlib.contextmanager
-    def stopping_on_storage_faults(self) -> Iterator[None]:
-        """Where the records cannot be written nothing more is started; what is on the disk stays good."""
-        try:
-            yield
-        except OSError as error:
-            self.stop(f"The records cannot be written: {error.strerror}, {error.filename}. {STORAGE_HINT}")
-
-    def complete(self) -> bool:
-        """Whether every trial of both phases has ended."""
-        return self.search.ended() and all(self.outcome(p.config.key) is not None for p in self.confirmations())
-
-
-def known_elsewhere(sweep: Sweep) -> dict[str, list[dict[str, float]]]:
-    """For each arm, the best lam and rho recorded by other sweeps for this architecture at this sparsity: of the same
-    dataset first, then of others."""
-    rows = best(sweep.runs, architecture=sweep.architecture, skip_sweep=sweep.name)
-    own = {"scheme": sweep.scheme, "criterion": sweep.criterion, "scope": sweep.scope}
-    rows = [row for row in rows if row["sparsity"] == sweep.target_sparsity and own.items() <= row.items()]
-    rows.sort(key=lambda row: row["dataset"] != sweep.dataset)
-    points: dict[str, list[dict[str, float]]] = {}
-    for row in rows:
-        point = {"lam": row["lam"], "opt/rho": row["rho"]}
-        point = {name: value for name, value in point.items() if value is not None}
-        if point:
-            points.setdefault(f"{row['optimizer']} + {row['regularizer']}", []).append(point)
-    return points

@@ -115,6 +115,11 @@ class FixedTrials:
     def next(self) -> Any:
         return self._waiting.pop(0) if self._waiting else FINISHED
 
+    @property
+    def num_left(self) -> int:
+        """Proposals that have not been made."""
+        return len(self._waiting)
+
 
 class Search:
     """The search phase of a sweep, over the studies of its arms.

@@ -1,0 +1,132 @@
+"""Ray for a sweep: its start, what a trial reserves, and what Tune has to be told."""
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.tune.execution import tune_controller
+from ray.tune.utils.object_cache import _ObjectCache
+from rich.console import Console
+
+from sweeps._preflight import may_come, wait_for_hosts
+from sweeps._sweep import Sweep
+
+__all__ = ["error_of", "is_own_ray", "local_or_joined_ray", "mended_tune", "trial_resources"]
+
+
+@contextlib.contextmanager
+def local_or_joined_ray(console: Console) -> Iterator[None]:
+    """The cluster this process runs on (`ray start`, RAY_ADDRESS), or one of its own on this machine."""
+    try:
+        with console.status("Starting Ray ..."):
+            ray.init(
+                include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
+            )
+    except Exception as error:  # whatever it is, Ray says it in a dozen lines
+        address = os.environ.get("RAY_ADDRESS")
+        where = f"the cluster at RAY_ADDRESS={address} must be reached" if address else "must start on this machine"
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"ray: {where}, it did not ({type(error).__name__}: {said}); try again") from error
+    if not is_own_ray():
+        wait_for_hosts(console)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_own_ray() -> bool:
+    """Whether this process started the Ray it uses."""
+    node = ray._private.worker.global_worker.node
+    return node is not None and node.is_head()
+
+
+def capacity(resource: str) -> float:
+    """How much of it there is, or, on the head of a cluster that Ray's launcher started, how much may come."""
+    now = ray.cluster_resources().get(resource, 0)
+    return now if is_own_ray() else max(now, may_come(resource))
+
+
+def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
+    """What a trial reserves, and how many fit at once. ValueError if not even one does."""
+    cpus, gpus = capacity("CPU"), capacity("GPU")
+    wanted = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(gpus > 0)
+    if is_own_ray():  # a cluster may still grow; this machine does not
+        if wanted > gpus:
+            raise ValueError(f"gpus: must be at most {gpus:g} (what there is here), got {wanted:g}: try --gpus 0")
+        if sweep.cpus_per_trial > cpus:
+            raise ValueError(f"cpus: must be at most {cpus:g} (what there is here), got {sweep.cpus_per_trial:g}")
+    fit = int(cpus // sweep.cpus_per_trial)
+    if wanted:
+        fit = min(fit, int(gpus // wanted) if wanted >= 1 else int(gpus) * int(1 / wanted))
+    resources = {"cpu": sweep.cpus_per_trial} | ({"gpu": wanted} if wanted else {})
+    wished = sweep.max_concurrent or fit
+    return resources, max(1, min(fit, wished) if is_own_ray() else wished)  # a cluster grows on demand alone
+
+
+def error_of(trial: Any) -> str:
+    """What Tune noted of a trial's last failure: text, so that nothing has to be unpickled."""
+    try:
+        _, _, last = Path(trial.error_file).read_text().rpartition("Failure # ")
+    except (OSError, TypeError):
+        last = ""
+    last = last.partition("Some common causes include")[0]  # guesses of Ray's
+    return last.partition("\n")[2].strip() or "its worker died"
+
+
+@contextlib.contextmanager
+def mended_tune(num_to_come: Callable[[], int]) -> Iterator[None]:
+    """Tune as a sweep needs it, in two private places of Ray 2.60.
+
+    A worker that Ray killed, as its host ran out of memory, is a worker that died: Ray says it with an error that Tune
+    does not know, and gives the whole sweep up. And an actor that waits is kept as long as trials are to come: see
+    `WarmActors`.
+    """
+    failed, cache = RayActorManager._actor_task_failed, tune_controller._ObjectCache
+
+    @functools.wraps(failed)
+    def also_for_memory(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, ray.exceptions.OutOfMemoryError):
+            said = " ".join(str(exception).partition(", which exceeds")[0].split())[:300]
+            exception = ray.exceptions.RayActorError(error_msg=said)
+        failed(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = also_for_memory  # type: ignore[method-assign]
+    tune_controller._ObjectCache = functools.partial(WarmActors, num_to_come)  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = failed  # type: ignore[method-assign]
+        tune_controller._ObjectCache = cache  # type: ignore[misc]
+
+
+class WarmActors(_ObjectCache):
+    """Tune's actors between two trials. Tune keeps one of those that nothing is ready for at the moment and ends the
+    others, so that trials which end together, or wait for the last of the search, would pay for imports once more."""
+
+    def __init__(self, num_to_come: Callable[[], int], may_keep_one: bool = True):
+        super().__init__(may_keep_one)
+        self._num_to_come = num_to_come
+
+    def cache_object(self, key: Any, obj: Any) -> bool:
+        if self._num_cached_objects >= self._num_wanted():
+            return False
+        self._cached_objects[key].append(obj)
+        self._num_cached_objects += 1
+        return True
+
+    def flush_cached_objects(self, force_all: bool = False) -> Generator[Any, None, None]:
+        num_kept = 0 if force_all else self._num_wanted()
+        for actors in self._cached_objects.values():
+            while actors and self._num_cached_objects > num_kept:
+                self._num_cached_objects -= 1
+                yield actors.pop(0)
+
+    def _num_wanted(self) -> int:
+        return self.total_max_objects + self._num_to_come()  # of trials that Tune knows of, and of those it does not

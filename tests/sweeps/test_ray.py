@@ -1,0 +1,95 @@
+"""Ray's Tune as it is, and as a sweep has it mended."""
+
+import os
+import time
+from pathlib import Path
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune.execution import tune_controller
+from ray.tune.search import Searcher
+
+from sweeps._ray import WarmActors, mended_tune
+
+
+class Pairs(Searcher):
+    """Proposes two trials, then two more once both have ended, as a sweep does between its search and confirmation."""
+
+    def __init__(self, num_pairs, folder):
+        super().__init__(metric="pid", mode="max")
+        self.num_left, self.running, self.folder = 2 * num_pairs, set(), folder
+
+    def suggest(self, trial_id):
+        if self.num_left == 0:
+            return Searcher.FINISHED
+        if self.num_left % 2 == 0 and self.running:
+            return None
+        self.num_left -= 1
+        self.running.add(trial_id)
+        return {"own": f"{self.folder}/{self.num_left}", "other": f"{self.folder}/{self.num_left ^ 1}"}
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        self.running.discard(trial_id)
+
+    def save(self, checkpoint_path):
+        pass
+
+    def restore(self, checkpoint_path):
+        pass
+
+
+class Pid(tune.Trainable):
+    """Ends when the other one of its pair does."""
+
+    def step(self):
+        Path(self.config["own"]).touch()
+        while not Path(self.config["other"]).exists():
+            time.sleep(0.01)
+        return {"pid": os.getpid(), "done": True}
+
+    def reset_config(self, new_config):
+        self.config = new_config
+        return True
+
+
+def pids(searcher, storage):
+    """Of the processes that ran its trials."""
+    results = tune.Tuner(
+        tune.with_resources(Pid, {"cpu": 1}),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=2, reuse_actors=True),
+        run_config=tune.RunConfig(
+            storage_path=str(storage), verbose=0, checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)
+        ),
+    ).fit()
+    return [result.metrics["pid"] for result in results]
+
+
+def test_workers_that_wait_for_the_next_trials_are_kept(tmp_path):
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        searcher = Pairs(5, tmp_path)
+        with mended_tune(lambda: searcher.num_left):
+            used = pids(searcher, tmp_path)
+    finally:
+        ray.shutdown()
+    assert len(used) == 10
+    assert len(set(used)) == 2  # without the mend it is up to six
+    assert tune_controller._ObjectCache is not WarmActors
+
+
+def test_no_more_workers_are_kept_than_trials_are_to_come():
+    num_to_come = 3
+    cache = WarmActors(lambda: num_to_come)
+    assert [cache.cache_object("cpu", actor) for actor in "abcd"] == [True, True, True, False]
+    assert list(cache.flush_cached_objects()) == []
+    num_to_come = 2
+    assert list(cache.flush_cached_objects()) == ["a"]
+    num_to_come = 0
+    cache.increase_max("cpu")  # a trial that waits for an actor
+    assert list(cache.flush_cached_objects()) == ["b"]
+    assert cache.pop_cached_object("cpu") == "c"
+    assert [cache.cache_object("cpu", actor) for actor in "ef"] == [True, False]
+    assert list(cache.flush_cached_objects(force_all=True)) == ["e"]
