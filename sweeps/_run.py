@@ -31,7 +31,7 @@ from sweeps._records import Records, without_password
 from sweeps._report import as_tables, make_console, print_whole, summarize
 from sweeps._searcher import TuneSearcher
 from sweeps._sweep import FAILURES_IN_A_ROW, Sweep, default_runs
-from sweeps._tracking import Shipper, default_tracking_uri
+from sweeps._tracking import Shipper, default_tracking_uri, warm_up
 from trainables.config import TrialConfig
 from trainables.resumable import read_result, write_atomically
 
@@ -50,6 +50,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str] | None = None) -> dict[str, A
     tracking_uri = sweep.tracking_uri or default_tracking_uri(sweep.folder.parent)
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(contextlib.closing(Records(sweep.folder, sweep.identity())))
+        warm_up(tracking_uri)
         if not records.plan:
             stack.enter_context(local_or_joined_ray(console))
             first = known_elsewhere(sweep) if sweep.reuse_best else {}

@@ -1,5 +1,7 @@
 """A sweep: one frozen, validated value, what it runs, and its command line, which is made from its fields."""
 
+import atexit
+import gc
 import inspect
 import json
 import os
@@ -271,8 +273,11 @@ class Sweep(BaseModel):
         goes on from there. Raises ValueError, one line a fault, before anything has started.
         command: the command line that is to be recorded with it, for `python -m sweeps retry`.
         """
-        from sweeps._run import run_sweep
-
+        gc.disable()  # what imports make stays: looking for garbage among it takes half a second
+        try:
+            from sweeps._run import run_sweep
+        finally:
+            gc.enable()
         return run_sweep(self, command)
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
@@ -281,6 +286,7 @@ class Sweep(BaseModel):
         Exit codes: 0 done; 1 no trial finished, or it had to stop; 2 bad input; 130 stopped by Ctrl-C, by `python -m
         sweeps stop` or by a termination signal.
         """
+        atexit.register(gc.freeze)  # all of it ends with the process: Python would look through it for two seconds
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         app.command(help=inspect.getdoc(sys.modules["__main__"]) or self.name)(make_command(self))
         app(args=list(arguments) if arguments is not None else None)

@@ -23,7 +23,7 @@ from sweeps._journal import Journal
 from sweeps._records import flatten, without_password
 from trainables.resumable import read_result, write_atomically
 
-__all__ = ["MlflowCopy", "Shipper", "default_tracking_uri", "metrics_of"]
+__all__ = ["MlflowCopy", "Shipper", "default_tracking_uri", "metrics_of", "warm_up"]
 
 CHUNK = 500  # journal lines that are shipped together
 PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between tries: doubled as long as nothing arrives
@@ -185,6 +185,34 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, ValueError | TypeError | LookupError | ArithmeticError) and not isinstance(error, OSError)
 
 
+def connect(tracking_uri: str) -> Any:
+    """MLflow's client, which says nothing and sends nothing that is not asked for."""
+    # The journal keeps what a server does not take, so that nothing is tried again below it: the defaults block for
+    # minutes, and a run whose creation is repeated there is two runs.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody's use is reported anywhere
+    from mlflow import MlflowClient
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what fails is said by the Shipper, in a line
+    return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+def warm_up(tracking_uri: str) -> None:
+    """Import mlflow and make a new database, in a thread: seconds of work that fit in while Ray starts. Leaves nothing
+    behind but an empty database, and what fails is told once it is needed."""
+
+    def work() -> None:
+        with contextlib.suppress(Exception):
+            client = connect(tracking_uri)
+            if tracking_uri.startswith("sqlite:"):
+                client.search_experiments(max_results=1)
+
+    threading.Thread(target=work, name="import mlflow", daemon=True).start()
+
+
 class MlflowCopy:
     """Writes journal entries into MLflow; shipping an entry twice changes nothing.
 
@@ -193,17 +221,7 @@ class MlflowCopy:
     """
 
     def __init__(self, folder: Path, tracking_uri: str):
-        # The journal keeps what a server does not take, so that nothing is tried again below it: the defaults block for
-        # minutes, and a run whose creation is repeated there is two runs.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody's use is reported anywhere
-        from mlflow import MlflowClient
-
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what fails is said by the Shipper, in a line
-        self.client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+        self.client = connect(tracking_uri)
         self.folder = folder
         header = next(iter(Journal.read(folder / "journal.jsonl")))[0]
         self.sweep_id, self.identity, self.software = header["sweep_id"], header["identity"], header["software"]
