@@ -262,7 +262,7 @@ depth 3, 8x8, small CIFAR width 16, depth 6, 32x32, both at batch 64.
 
 {batched}
 Even on digits it is 1.4 times at best, where 2 was the goal, and on 32x32 images it loses: the convolutions are bound
-by arithmetic, and N times the activations no longer fit the cache. Two processes have 0.5 where two cores are idle
-(0.47 in a quiet moment), 1 where others have one of them. Trials as one network would also have to start and stop
-together, of one optimizer and one seed. So it stays an experiment.
+by arithmetic, and N times the activations no longer fit the cache. Two processes on two idle cores, which is what a
+sweep does, have 0.55 to 0.7. Trials as one network would also have to start and stop together, of one optimizer and one
+seed. So it stays an experiment.
 """
