@@ -240,7 +240,7 @@ def ask(nodes: list[dict[str, Any]] | None, folder: Path, resources: Mapping[str
             counted = nodes[index]["Resources"].get("GPU", 0) if nodes is not None else 0
             for fault in faults_of(answers[index], shared, token, here, counted):
                 found.setdefault(fault, []).append(name)
-        return [f"{', '.join(hosts)}: {fault}" for fault, hosts in found.items()]
+        return [f"{', '.join(sorted(hosts))}: {fault}" for fault, hosts in found.items()]
     finally:
         shutil.rmtree(shared, ignore_errors=True)
 
