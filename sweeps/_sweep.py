@@ -286,10 +286,17 @@ class Sweep(BaseModel):
         Exit codes: 0 done; 1 no trial finished, or it had to stop; 2 bad input; 130 stopped by Ctrl-C, by `python -m
         sweeps stop` or by a termination signal.
         """
-        atexit.register(gc.freeze)  # all of it ends with the process: Python would look through it for two seconds
+        atexit.register(end_quickly)
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         app.command(help=inspect.getdoc(sys.modules["__main__"]) or self.name)(make_command(self))
         app(args=list(arguments) if arguments is not None else None)
+
+
+def end_quickly() -> None:
+    """At the end of a process Python looks for garbage among all that was ever imported, for two seconds: not any more.
+    Except where triton is loaded, which would list each of its objects as leaked."""
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def describe_space(space: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,13 +49,15 @@ def full(folder):
 def read_only(folder):
     """For whoever opens a file from now on."""
     subprocess.run(["mount", "--bind", folder, folder], check=True)
-    for _ in range(100):  # it is refused while somebody who was quick has a file open there for writing
-        if subprocess.run(["mount", "-o", "remount,bind,ro", folder]).returncode == 0:
-            break
-        time.sleep(0.05)
-    assert os.statvfs(folder).f_flag & os.ST_RDONLY
-    yield
-    subprocess.run(["umount", folder], check=True)
+    try:
+        for _ in range(100):  # it is refused while somebody who was quick has a file open there for writing
+            if subprocess.run(["mount", "-o", "remount,bind,ro", folder]).returncode == 0:
+                break
+            time.sleep(0.05)
+        assert os.statvfs(folder).f_flag & os.ST_RDONLY
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize(("name", "fault"), [("full", full), ("read-only", read_only)])
