@@ -241,8 +241,8 @@ What was tried:
 - Bytecode. Where PYTHONDONTWRITEBYTECODE is set, as images of containers do, each process compiles torch, Ray and
   MLflow from their source: all of the above takes 33 CPU s. `make` unsets it, and so do the measurements here, for all
   contenders.
-- Looking for garbage while modules are imported costs the driver 0.5 s, and at its end, among two million objects,
-  2 s: it is off then.
+- Looking for garbage while modules are imported costs the driver 0.5 s, and at its end 2 s: it is off then, but at the
+  end of a process with triton, which would list what is left as leaked.
 - torch.optim imports torch's compiler in each process, at its first optimizer and first step: 1.5 CPU s with bytecode,
   3.5 without, and 150 MB, to tell it where not to trace. `sparsity/optimizers/_eager.py` does without.
 - Importing torch while Ray starts would hide 2.5 s. It was not done: what is wrong with a command is said once torch is
@@ -254,10 +254,11 @@ What was tried:
 The ideal is half of the seconds that the trials themselves measured, in training and evaluation. Where others use the
 machine, the contenders' seconds do not compare, since they run one after the other: then go by the CPU seconds.
 
-A worker goes from a trial's end to the next one's start in 20 ms, in the same process, also where several end at once
-(Tune would end all but one of the workers that nothing is ready for: 24 trials took 232 s, and take 136). No trial
-waits for the slowest of its neighbours: an arm's proposals leave out its last few results, in a fixed number, so that
-they do not depend on which came first (generations that wait for their last one, which were here before, kept workers
+A worker goes from a trial's end to the next one's start in 20 ms, in the same process, also where several end at once:
+Tune would end all but one of the workers that nothing is ready for. (24 trials took 232 s where each of those that
+came instead imported torch and Ray once more, and compiled them, and 137 without both.) A worker seldom waits for the
+slowest of its neighbours: an arm's proposals leave out its last few results, in a fixed number, so that they do not
+depend on which came first (generations that wait for their last one, which were here before, kept workers
 busy for 0.80 to 0.90 of the time). `python -m benchmarks.searches`, simulated, has the share of the workers' time that
 is spent in trials, and the best value found with its standard error (the optimum is 1, the noise 0.01):
 

@@ -6,8 +6,8 @@ tune the promising ones and leave the others at their first guess. An arm's tria
 points of a Halton sequence, then TPE.
 
 What is proposed is a function of the seed and of the results of the arm's earlier trials but for the last few, which
-may still run, and never depends on which trial happened to finish first: a sweep that is killed and run again, or run
-on more workers, makes the same trials.
+may still run, and never depends on which trial happened to finish first: a sweep that is killed and goes on, also on
+more or fewer workers, makes the same trials. How many results are left out is set by the workers it began with.
 """
 
 import hashlib
@@ -126,8 +126,8 @@ class Search:
 
     make_config: (choices, params) -> TrialConfig. outcome: key -> the objective of a trial that finished, `nan` of one
     that ended in any other way, None of one that has not ended. num_parallel: how many trials may run at once; an arm
-    proposes as many as fall to it, and half as many again, before the first of them has ended, so that none has to wait
-    for the slowest of its neighbours.
+    proposes as many as fall to it, and half as many again, before the first of them has ended, so that a worker seldom
+    waits for the slowest of its neighbours.
     """
 
     def __init__(

@@ -169,7 +169,7 @@ def test_more_workers_than_arms_make_the_same_trials_in_any_order():
     assert len(set(keys[0])) == 40
 
 
-def test_a_slow_trial_keeps_nobody_waiting():
+def test_others_go_on_beside_a_slow_trial_as_far_as_the_lag_allows():
     """One arm on two workers: while one trial goes on, the other worker makes two more, as the lag of three allows."""
     run = Run(
         optuna.storages.InMemoryStorage(), 40, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
