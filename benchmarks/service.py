@@ -33,7 +33,8 @@ TRIAL: dict[str, Any] = {
     "target_sparsity": 0.96,
     "sparsities": [0.9, 0.94, 0.98],
 }
-SWEEP = f"--optimizer sam --regularizer wcr --confirm 0 --concurrent 2 --epochs {TRIAL['max_epochs']}"
+SWEEP = "--optimizer sam --regularizer wcr --tuning paper --search-seeds 1 --confirm 0 --concurrent 2"
+SWEEP += f" --epochs {TRIAL['max_epochs']}"
 
 
 def objective(lam: float, rho: float) -> tuple[float, float]:

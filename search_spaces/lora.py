@@ -10,7 +10,7 @@ answer) and, lower, of a large one. SAM's family works on AdamW (--optimizer sam
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 
-__all__ = ["FIXED", "KNOWN", "SPACE"]
+__all__ = ["FIXED", "KNOWN", "SPACE", "TUNED"]
 
 SPACE = {
     "optimizer": Categorical(("adamw",)),
@@ -34,6 +34,12 @@ SPACE = {
 KNOWN = {
     "lam": {"regularizer": {"l1": 1e-6, "hoyer_square": 1e-6, "wcr": 1e-6}},
     "opt/rho": {"optimizer": {"sam": 0.05, "s2sam": 0.05, "cram": 0.05}},
+}
+
+OPTIMIZERS = ("adamw", "sam", "s2sam", "cram")
+TUNED = {
+    "opt/lr": {"optimizer": dict.fromkeys(OPTIMIZERS, Float(5e-5, 2e-3, log=True))},  # lost in the text of table 6
+    "opt/weight_decay": {"optimizer": dict.fromkeys(OPTIMIZERS, Float(1e-4, 1e-1, log=True))},  # table 6: 0
 }
 
 FIXED = {"opt/base": {"optimizer": {"sam": "adamw", "s2sam": "adamw", "cram": "adamw"}}}

@@ -8,7 +8,9 @@ from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 
-__all__ = ["FIXED", "KNOWN", "SPACE"]
+from search_spaces.small_cnn import TUNED
+
+__all__ = ["FIXED", "KNOWN", "SPACE", "TUNED"]
 
 SPACE = {
     "scheme": Categorical(("imp", "concave_mask")),

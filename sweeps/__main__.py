@@ -35,7 +35,7 @@ def show_best(
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
     """The best lam and rho for each architecture, dataset, optimizer, regularizer, way of pruning and sparsity."""
-    from sweeps._records import PRUNED_BY, best, find_sweeps
+    from sweeps._records import PRUNED_BY, SETTING, best, find_sweeps
     from sweeps._report import make_console, number, print_whole, with_spread
 
     rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
@@ -49,14 +49,17 @@ def show_best(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    columns = ["architecture", "dataset", "optimizer", "regularizer"]
-    columns += [name for name, usual in PRUNED_BY.items() if any(row[name] != usual for row in rows)]
-    for name in (*columns, "sparsity", "lam", "rho", rows[0]["metric"], "n", "epochs", "sweep", "trial"):
-        table.add_column(name, justify="right" if name in ("sparsity", "lam", "rho", "n", "epochs") else "left")
+    varying = [name for name in SETTING if len({json.dumps(row[name]) for row in rows}) > 1]
+    texts = ["architecture", "dataset", "optimizer", "regularizer"]
+    texts += [name for name, usual in PRUNED_BY.items() if any(row[name] != usual for row in rows)]
+    texts += [name for name in varying if name not in texts]
+    numbers = ["sparsity", "lam", "rho", "lr", "weight_decay"]
+    for name in (*texts, *numbers, rows[0]["metric"], "n", "seeds", "sweep", "trial"):
+        table.add_column(name, justify="right" if name in (*numbers, "n", "max_epochs") else "left")
     for row in rows:
-        texts = [str(row[name]) for name in columns]
-        values = [f"{row['sparsity']:g}", number(row["lam"]), number(row["rho"]), with_spread(row), str(row["n"])]
-        table.add_row(*texts, *values, str(row["epochs"]), row["sweep"], row["trial"])
+        cells = ["all" if row[name] is None else plain(row[name]) for name in texts]
+        cells += [f"{row['sparsity']:g}", *(number(row[name]) for name in numbers[1:]), with_spread(row)]
+        table.add_row(*cells, str(row["n"]), row["seeds"], row["sweep"], row["trial"])
     print_whole(make_console(), table)
 
 
@@ -204,6 +207,11 @@ def ui(
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", default_tracking_uri(runs)]
     sys.stdout.flush()
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])
+
+
+def plain(value: object) -> str:
+    """A setting as the command line takes it: width=8 depth=1 of a dictionary."""
+    return " ".join(f"{key}={each}" for key, each in value.items()) if isinstance(value, dict) else str(value)
 
 
 def sweep_folder(runs: Path, name: str) -> Path:

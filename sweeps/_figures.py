@@ -86,7 +86,7 @@ def draw_weights(layers: Sequence[Mapping[str, Any]], config: Mapping[str, Any])
 
 
 def draw_summary(summary: Mapping[str, Any]) -> Figure:
-    """Every arm's best trial, and the confirmed configurations with their spread, against sparsity."""
+    """The best configuration of each combination against sparsity: confirmed ones with their standard deviation."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = sparsity_axes(figure, summary["objective"])
     levels = [float(level) for level in summary["levels"]]
@@ -104,9 +104,10 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
     confirmed_arms = {row["arm"] for row in summary["confirmed"]}
     for row in summary["arms"]:
         faint = 0.35 if summary["confirmed"] else 1.0
-        label = None if row["arm"] in confirmed_arms else f"{row['arm']} (1 seed)"
+        label = None if row["arm"] in confirmed_arms else f"{row['arm']} (search, validation)"
         if label or not summary["confirmed"]:
-            axes.plot(densities, list(row["curve"].values()), alpha=faint, marker=".", label=label, **style(row))
+            values = [cell["value"] for cell in row["curve"].values()]
+            axes.plot(densities, values, alpha=faint, marker=".", label=label, **style(row))
     seen: set[str] = set()
     for row in summary["confirmed"]:
         cells = list(row["test"].values())

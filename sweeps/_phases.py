@@ -1,13 +1,15 @@
 """Which trials a sweep makes, in which order, and what of them is still to come."""
 
 import contextlib
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from sweeps._records import Records, best
-from sweeps._searcher import FINISHED, Arm, FixedTrials, Proposal, Search, open_storage
+from sweeps._race import next_stage
+from sweeps._records import SETTING, Records, best
+from sweeps._searcher import FINISHED, Arm, Proposal, Search, open_storage
 from sweeps._sweep import Sweep
-from trainables.config import TrialConfig
 
 __all__ = ["STORAGE_HINT", "Phases", "known_elsewhere"]
 
@@ -15,7 +17,11 @@ STORAGE_HINT = "No more trials are started. Make room, or the folder writable, a
 
 
 class Phases:
-    """The search, and when all of it has ended, the best configurations again on unseen seeds, with the test split."""
+    """The search, then the confirmation: each combination's best configuration on unseen seeds, with the test split.
+
+    The confirmation runs in stages (see `sweeps._race`). A stage starts when the one before it has ended, so the trials
+    are a function of the results and not of which trial ended first.
+    """
 
     def __init__(self, sweep: Sweep, arms: list[Arm], records: Records, objective: str):
         self.sweep, self.arms, self.records, self.objective = sweep, arms, records, objective
@@ -30,11 +36,11 @@ class Phases:
             outcome=self.outcome,
             first=plan["first"],
             num_parallel=plan["num_parallel"],
+            num_seeds=sweep.num_search_seeds,
         )
-        self.num_search = len(self.search.slots)
-        most = len(arms) if sweep.confirm_arms else min(sweep.num_confirm, self.num_search)
-        self.num_confirm = most * sweep.num_seeds
-        self.confirm: FixedTrials | None = None
+        self.num_search = self.search.num_all
+        self.num_confirm = self._most_confirmations() * sweep.num_seeds  # less if the race ends early
+        self._proposed: set[str] = set()  # keys of the confirmation's trials, by this process
         self.stopped_because = ""
         self._launched: dict[str, Proposal] = {}  # by this process
         self._again: list[Proposal] = []
@@ -74,39 +80,90 @@ class Phases:
         proposal = self.search.next()
         if proposal is not FINISHED:
             return proposal
-        if self.confirm is None:
-            if not self.search.ended():
-                return None
-            confirmations = self.confirmations()
-            self.confirm, self.num_confirm = FixedTrials(confirmations), len(confirmations)
-        while isinstance(proposal := self.confirm.next(), Proposal):
-            if self.outcome(proposal.config.key) is None:
-                return proposal
-        return FINISHED
+        if not self.search.ended():
+            return None
+        for proposal in self.confirmations():
+            if proposal.config.key not in self._proposed:
+                self._proposed.add(proposal.config.key)
+                if self.outcome(proposal.config.key) is None:
+                    return proposal
+        return FINISHED if self.confirmed() else None
+
+    def _most_confirmations(self) -> int:
+        """How many combinations are confirmed at most."""
+        if self.sweep.num_confirm is None:
+            return len(self.arms)
+        if self.sweep.num_confirm == 0:
+            return 0
+        baselines = sum(self.sweep.is_baseline(arm.choices) for arm in self.arms)
+        return min(len(self.arms), self.sweep.num_confirm + baselines)
+
+    def contenders(self) -> list[Proposal]:
+        """Each confirmed combination's best configuration: by its mean objective in the search, on validation."""
+        best_slot: dict[int, tuple[float, tuple[int, int]]] = {}
+        for slot in self.search.slots:
+            value = self.search.value(slot)
+            assert value is not None
+            if math.isfinite(value) and (slot[0] not in best_slot or value > best_slot[slot[0]][0]):
+                best_slot[slot[0]] = value, slot
+        ranked = sorted(best_slot, key=lambda index: -best_slot[index][0])
+        num = len(ranked) if self.sweep.num_confirm is None else self.sweep.num_confirm
+        baselines = [index for index in ranked if num and self.sweep.is_baseline(self.arms[index].choices)]
+        proposals = []
+        for index in sorted({*ranked[:num], *baselines}):
+            slot = best_slot[index][1]
+            config = self.search.configs(slot)[0]
+            proposals.append(Proposal(config, "confirm", self.arms[index].name, self.search.slots.index(slot)))
+        return proposals
 
     def confirmations(self) -> list[Proposal]:
-        """The best `num_confirm` configurations, or each arm's best, by validation; each with `num_seeds` new seeds."""
-        keys = [self.search.config(slot).key for slot in self.search.slots]
-        trials = [self.records.trials[key] for key in keys if self.records.trials[key].status == "finished"]
-        trials.sort(key=lambda t: -t.report[f"{self.objective}_pruned"])
-        if self.sweep.confirm_arms:
-            by_arm = {trial.arm: trial for trial in reversed(trials)}
-            chosen = sorted(by_arm.values(), key=lambda t: [arm.name for arm in self.arms].index(t.arm))
-        else:
-            chosen = trials[: self.sweep.num_confirm]
-        proposals = []
-        for trial in chosen:
-            for seed in range(self.sweep.seed + 1, self.sweep.seed + 1 + self.sweep.num_seeds):
-                config = TrialConfig.model_validate({**trial.config, "seed": seed, "read_test": True})
-                proposals.append(Proposal(config, "confirm", trial.arm, trial.number))
+        """The trials of the confirmation that the results so far call for, in the order in which they start.
+
+        All combinations have the same unseen seeds, so that they can be compared in pairs.
+        """
+        contenders = self.contenders()
+        baselines = {i for i, p in enumerate(contenders) if p.config.regularizer == "none"}
+        num_trials = [0] * len(contenders)
+        proposals: list[Proposal] = []
+        while True:
+            values = [
+                [self.outcome(self._with_seed(proposal, i).config.key) for i in range(num)]
+                for proposal, num in zip(contenders, num_trials, strict=True)
+            ]
+            if any(value is None for row in values for value in row):
+                break  # this stage is still running
+            stage = next_stage(
+                [[value for value in row if value is not None] for row in values],
+                baselines=baselines,
+                num_seeds=self.sweep.num_seeds,
+                race=self.sweep.race,
+            )
+            if not stage:
+                break
+            for index, num in stage.items():
+                first = num_trials[index]
+                proposals += [self._with_seed(contenders[index], first + i) for i in range(num)]
+                num_trials[index] += num
         return proposals
+
+    def _with_seed(self, proposal: Proposal, repeat: int) -> Proposal:
+        """The configuration with the unseen seed number `repeat`; the seeds follow those of the search."""
+        seed = self.sweep.seed + self.sweep.num_search_seeds + repeat
+        return replace(proposal, config=proposal.config.model_copy(update={"seed": seed, "read_test": True}))
+
+    def confirmed(self) -> bool:
+        """Whether every trial of the confirmation has ended."""
+        return all(self.outcome(proposal.config.key) is not None for proposal in self.confirmations())
 
     @property
     def num_to_come(self) -> int:
-        """Trials that are still to be proposed, as far as can be said before the search has ended."""
+        """Trials still to be proposed, as far as can be told before the search has ended."""
         if self.stopped_because:
             return 0
-        return len(self._again) + self.search.num_left + (self.confirm.num_left if self.confirm else self.num_confirm)
+        confirmation = 0
+        if not (self.search.ended() and self.confirmed()):
+            confirmation = max(0, self.num_confirm - len(self._proposed))
+        return len(self._again) + self.search.num_left + confirmation
 
     def again(self, key: str) -> None:
         """Propose a launched trial once more."""
@@ -128,19 +185,29 @@ class Phases:
 
     def complete(self) -> bool:
         """Whether every trial of both phases has ended."""
-        return self.search.ended() and all(self.outcome(p.config.key) is not None for p in self.confirmations())
+        return self.search.ended() and self.confirmed()
 
 
 def known_elsewhere(sweep: Sweep) -> dict[str, list[dict[str, float]]]:
-    """For each arm, the best lam and rho recorded by other sweeps for this architecture at this sparsity: of the same
-    dataset first, then of others."""
-    rows = best(sweep.runs, architecture=sweep.architecture, skip_sweep=sweep.name)
-    own = {"scheme": sweep.scheme, "criterion": sweep.criterion, "scope": sweep.scope}
-    rows = [row for row in rows if row["sparsity"] == sweep.target_sparsity and own.items() <= row.items()]
-    rows.sort(key=lambda row: row["dataset"] != sweep.dataset)
+    """For each combination, the best values that other sweeps recorded for this architecture at this sparsity.
+
+    Records of the same dataset come first, then those whose setting (network, data, epochs, batch size, schedule)
+    differs from this sweep's in the fewest places, then longer trainings.
+    """
+    pruning = {"scheme": sweep.scheme, "criterion": sweep.criterion, "scope": sweep.scope}
+    rows = [
+        row
+        for row in best(sweep.runs, architecture=sweep.architecture, skip_sweep=sweep.name)
+        if row["sparsity"] == sweep.target_sparsity and pruning.items() <= row.items()
+    ]
+
+    def distance(row: dict[str, Any]) -> tuple:
+        differing = sum(row[name] != getattr(sweep, name) for name in SETTING)
+        return row["dataset"] != sweep.dataset, differing, -row["max_epochs"]
+
     points: dict[str, list[dict[str, float]]] = {}
-    for row in rows:
-        point = {"lam": row["lam"], "opt/rho": row["rho"]}
+    for row in sorted(rows, key=distance):
+        point = {"lam": row["lam"], **{f"opt/{name}": row[name] for name in ("rho", "lr", "weight_decay")}}
         point = {name: value for name, value in point.items() if value is not None}
         if point:
             points.setdefault(f"{row['optimizer']} + {row['regularizer']}", []).append(point)

@@ -39,6 +39,7 @@ class Progress:
         if report["status"] == "running":
             return
         self.num_done += 1
+        self.num_trials = max(self.num_trials, self.num_done)
         if report["status"] == "finished":
             self.note_best(report[f"{self.objective}_pruned"])
         self.console.print(self._line(key), highlight=False, markup=False)

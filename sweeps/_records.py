@@ -23,7 +23,12 @@ __all__ = ["Records", "TrialRecord", "best", "find_sweeps"]
 LOCK_PATIENCE = 2.0  # seconds: someone may look at the lock just now
 SIGHT_TIMEOUT = 20.0  # seconds for a result to be seen here that was written on another host: NFS looks now and then
 RETRIED = ("error", "lost", "out_of_memory")  # what may go better another time; what diverged diverges again
-PRUNED_BY = {"scheme": "one_shot", "criterion": "magnitude", "scope": "global"}  # and what it was as a rule
+PRUNED_BY = {"scheme": "one_shot", "criterion": "magnitude", "scope": "global"}  # with the usual value of each
+# What is trained, on what and for how long. Values of different settings are never compared.
+SETTING = (
+    *("task", "protocol", "dataset", "data", "architecture", "model", "train_size", "eval_size"),
+    *("max_epochs", "patience", "batch_size", "schedule", "sched"),
+)
 
 
 @dataclass
@@ -289,48 +294,59 @@ def best(
     regularizer: str | None = None,
     skip_sweep: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The best configuration for each architecture, dataset, optimizer, regularizer, way of pruning (scheme, criterion,
-    scope) and sparsity, from the journals.
+    """The best configuration of each combination, setting, way of pruning and sparsity, from the journals.
 
-    Only trials that ran to their end count, by the objective on the validation split after pruning at that sparsity:
-    the mean over the seeds a configuration was trained with, `n`, and their standard deviation, `spread` (None for 1).
-    A configuration that was confirmed on unseen seeds comes before one that was tried once: the best of many single
-    runs is lucky. Returns rows with lam, rho (None where there is none), value, spread, n, epochs, sweep and trial.
+    A combination is an optimizer with a regularizer. Settings (`SETTING`: network, data, epochs, batch size, schedule)
+    have rows of their own, so that a short training on a few images never displaces a full one. Only trials that ran to
+    their end count.
+
+    A row's `value` is the objective on the validation split after pruning at that sparsity: the mean over the `n` seeds
+    that the search did not see if there are any (`seeds` is "unseen"), else over the search's own ("search"). The two
+    are never mixed: the search selects configurations for being lucky on its seeds. `spread` is the sample standard
+    deviation, None for n = 1. Rows also have lam, rho, lr and weight_decay (None where there is none), all fields of
+    `SETTING`, sweep and trial. Confirmed configurations come before unconfirmed ones.
     """
     wanted = {"architecture": architecture, "dataset": dataset, "optimizer": optimizer, "regularizer": regularizer}
-    groups: dict[str, list[tuple[str, TrialRecord]]] = {}
+    groups: dict[str, dict[str, tuple[str, TrialRecord]]] = {}
     for folder in find_sweeps(Path(runs)):
         if folder.name == skip_sweep:
             continue
         for trial in Records.replay(folder).trials.values():
             config = trial.config
             if trial.status == "finished" and all(v is None or config[k] == v for k, v in wanted.items()):
-                same = {k: v for k, v in config.items() if k not in ("seed", "read_test")}
-                groups.setdefault(json.dumps(same, sort_keys=True), []).append((folder.name, trial))
+                groups.setdefault(without_seed(config), {}).setdefault(trial.key, (folder.name, trial))
     rows: dict[tuple, dict] = {}
     for group in groups.values():
-        sweep, first = min(group, key=lambda item: (item[1].phase != "search", item[1].number))
+        unseen = [item for item in group.values() if item[1].phase == "confirm"]
+        sweep, first = min(unseen or group.values(), key=lambda item: item[1].config["seed"])
         config = first.config
         for point in first.curve:
-            sparsity = point["sparsity"]
-            metric = first.objective
-            values = [v for _, trial in group if (v := trial.at(sparsity, metric)) is not None]
+            sparsity, metric = point["sparsity"], first.objective
+            values = [v for _, trial in unseen or group.values() if (v := trial.at(sparsity, metric)) is not None]
             row = {
                 **{name: config[name] for name in wanted},
                 **{name: config.get(name, default) for name, default in PRUNED_BY.items()},
                 "sparsity": sparsity,
                 "lam": None if config["regularizer"] == "none" else config["lam"],
-                "rho": config["opt"].get("rho"),
+                **{name: config["opt"].get(name) for name in ("rho", "lr", "weight_decay")},
                 "metric": metric,
                 **mean_and_spread(values),
-                "epochs": config["max_epochs"],
+                "seeds": "unseen" if unseen else "search",
+                **{name: config.get(name) for name in SETTING},
                 "sweep": sweep,
                 "trial": first.key,
             }
-            place = (*(row[name] for name in (*wanted, *PRUNED_BY)), sparsity)
-            if place not in rows or (row["n"] > 1, row["value"]) > (rows[place]["n"] > 1, rows[place]["value"]):
+            setting = json.dumps([row[name] for name in SETTING], sort_keys=True)
+            place = (*(row[name] for name in (*wanted, *PRUNED_BY)), -row["max_epochs"], setting, sparsity)
+            rank = (row["seeds"] == "unseen", row["value"])
+            if place not in rows or rank > (rows[place]["seeds"] == "unseen", rows[place]["value"]):
                 rows[place] = row
     return [rows[place] for place in sorted(rows)]
+
+
+def without_seed(config: Mapping[str, Any]) -> str:
+    """What trials of one configuration with different seeds have in common, as text."""
+    return json.dumps({k: v for k, v in config.items() if k not in ("seed", "read_test")}, sort_keys=True)
 
 
 def mean_and_spread(values: list[float]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What came out: one summary value, made from the records, and its tables for terminal, MLflow and papers."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -9,9 +10,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from sweeps._records import Records, TrialRecord, mean_and_spread
+from sweeps._records import Records, TrialRecord, mean_and_spread, without_seed
+from sweeps._statistics import MIN_SEEDS, compare, holm
 
 __all__ = ["as_markdown", "as_tables", "make_console", "summarize"]
+
+ALPHA = 0.05
 
 
 def make_console() -> Console:
@@ -42,72 +46,73 @@ def describe(trial: TrialRecord) -> dict[str, Any]:
         "optimizer": config["optimizer"],
         "regularizer": config["regularizer"],
         "lam": None if config["regularizer"] == "none" else config["lam"],
-        "rho": config["opt"].get("rho"),
+        **{name: config["opt"].get(name) for name in ("rho", "lr", "weight_decay")},
         "trial": trial.key,
     }
-
-
-def without_seed(config: Mapping[str, Any]) -> str:
-    return repr(sorted((k, v) for k, v in config.items() if k not in ("seed", "read_test")))
 
 
 def summarize(records: Records, *, objective: str, target_sparsity: float, complete: bool) -> dict[str, Any]:
     """The sweep's result so far.
 
-    arms: the best search trial of each arm by the objective at the target sparsity (validation, one seed), with its
-    curve. metrics: what else was measured, dense and at the target sparsity. confirmed: configurations trained again on
-    unseen seeds; mean, spread (sample standard deviation) and n over those seeds alone, for validation and test.
-    winner: the best of the confirmed by *validation*, so that its test numbers were not chosen by looking at them;
-    without a confirmation, the best search trial.
+    arms: each combination's best configuration of the search, by the mean objective at the target sparsity over the
+        seeds of the search (validation), with its curve; num_configurations and num_trials are what it cost.
+    confirmed: configurations trained again on unseen seeds; mean, standard deviation and n over those seeds alone, for
+        validation and test; `against` compares each with the same optimizer without a regularizer, on test, in pairs.
+    winner: the best of those with the most seeds by *validation*, so that its test numbers were not chosen by looking
+        at them; without a confirmation, the best of the search. `against_baseline` compares it, on test, with the
+        combination without a regularizer that is best by validation.
+    metrics: what else was measured, dense and at the target sparsity.
     """
-
-    def value(trial: TrialRecord) -> float:
-        return trial.report[f"{objective}_pruned"]
-
     search = records.finished("search")
     measured = search[0].curve if search else []
     metrics = [name for name in (measured[0] if measured else ()) if name not in ("sparsity", "loss", objective)]
     ends = list(dict.fromkeys((0.0, target_sparsity)))
-    arms: dict[str, list[TrialRecord]] = {}
-    for trial in sorted(search, key=lambda t: t.number):
-        arms.setdefault(trial.arm, []).append(trial)
-    rows = []
-    for trials in arms.values():
-        top = max(trials, key=value)
-        curve = {level_name(p["sparsity"]): p[objective] for p in top.curve}
-        others = {name: {level_name(s): mean_and_spread([top.at(s, name)]) for s in ends} for name in metrics}  # type: ignore[list-item]
-        rows.append(
-            {**describe(top), "num_trials": len(trials), "curve": curve, "value": value(top), "metrics": others}
-        )
+    level = level_name(target_sparsity)
 
-    confirmed: dict[str, list[TrialRecord]] = {}
-    for trial in sorted(records.finished("confirm"), key=lambda t: t.number):
-        confirmed.setdefault(without_seed(trial.config), []).append(trial)
-    confirmations = []
-    for trials in confirmed.values():
-        levels = [p["sparsity"] for p in trials[0].curve]
-        validation, test = (
-            {level_name(s): mean_and_spread([t.at(s, objective, split) for t in trials]) for s in levels}  # type: ignore[misc]
-            for split in ("curve", "test")
-        )
-        confirmations.append(
+    def cells(trials: Sequence[TrialRecord], name: str, split: str, levels: Sequence[float]) -> dict[str, Any]:
+        return {level_name(s): mean_and_spread([t.at(s, name, split) for t in trials]) for s in levels}  # type: ignore[misc]
+
+    rows = []
+    for arm, configurations in by_arm(search).items():
+        top = max(configurations, key=lambda trials: fmean(t.report[f"{objective}_pruned"] for t in trials))
+        curve = cells(top, objective, "curve", [p["sparsity"] for p in top[0].curve])
+        rows.append(
             {
-                **describe(trials[0]),
-                "seeds": [t.config["seed"] for t in trials],
-                "validation": validation,
-                "test": test,
-                "metrics": {
-                    name: {level_name(s): mean_and_spread([t.at(s, name, "test") for t in trials]) for s in ends}  # type: ignore[misc]
-                    for name in metrics
-                },
-                "value": validation[level_name(target_sparsity)]["value"],
-                "checkpoint_trial": trials[0].key,
+                **describe(top[0]),
+                "num_configurations": len(configurations),
+                "num_trials": sum(t.phase == "search" and t.arm == arm for t in records.trials.values()),
+                "curve": curve,
+                "value": curve[level]["value"],
+                "metrics": {name: cells(top, name, "curve", ends) for name in metrics},
             }
         )
-    confirmations.sort(key=lambda row: -row["value"])
+
+    confirmations = []
+    for configurations in by_arm(records.finished("confirm")).values():
+        for trials in configurations:
+            levels = [p["sparsity"] for p in trials[0].curve]
+            validation, test = (cells(trials, objective, split, levels) for split in ("curve", "test"))
+            confirmations.append(
+                {
+                    **describe(trials[0]),
+                    "seeds": [t.config["seed"] for t in trials],
+                    "validation": validation,
+                    "test": test,
+                    "test_at_target": [t.at(target_sparsity, objective, "test") for t in trials],
+                    "metrics": {name: cells(trials, name, "test", ends) for name in metrics},
+                    "value": validation[level]["value"],
+                    "checkpoint_trial": trials[0].key,
+                }
+            )
+    confirmations.sort(key=lambda row: (-len(row["seeds"]), -row["value"]))
+    add_comparisons(confirmations)
     winner = None
     if confirmations:
-        winner = confirmations[0]
+        winner = dict(confirmations[0])
+        baselines = [row for row in confirmations if row["regularizer"] == "none"]
+        if baselines and winner["regularizer"] != "none":
+            winner["baseline"] = baselines[0]["arm"]
+            winner["against_baseline"] = compare(by_seed(winner), by_seed(baselines[0]))
     elif rows:
         winner = max(rows, key=lambda row: row["value"])
         winner = {**winner, "checkpoint_trial": winner["trial"]}
@@ -118,6 +123,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
         "objective": objective,
         "target_sparsity": target_sparsity,
         "levels": [level_name(p["sparsity"]) for p in measured],
+        "num_search_seeds": len({t.config["seed"] for t in search}),
         "counts": dict(Counter(t.status for t in trials)),
         "seconds": round(sum(t.report.get("seconds") or 0.0 for t in trials), 1),
         "arms": rows,
@@ -131,6 +137,29 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
     }
 
 
+def by_arm(trials: Sequence[TrialRecord]) -> dict[str, list[list[TrialRecord]]]:
+    """For each combination its configurations, each as its trials in the order of their seeds."""
+    groups: dict[str, dict[str, list[TrialRecord]]] = {}
+    for trial in sorted(trials, key=lambda t: (t.number, t.config["seed"])):
+        groups.setdefault(trial.arm, {}).setdefault(without_seed(trial.config), []).append(trial)
+    return {arm: list(configurations.values()) for arm, configurations in groups.items()}
+
+
+def by_seed(row: Mapping[str, Any]) -> dict[int, float]:
+    return dict(zip(row["seeds"], row["test_at_target"], strict=True))
+
+
+def add_comparisons(confirmations: Sequence[dict[str, Any]]) -> None:
+    """Compare each combination with its optimizer alone; p_holm is corrected over all rows that have enough seeds."""
+    alone = {row["optimizer"]: row for row in confirmations if row["regularizer"] == "none"}
+    for row in confirmations:
+        if row["regularizer"] != "none" and row["optimizer"] in alone:
+            row["against"] = compare(by_seed(row), by_seed(alone[row["optimizer"]]))
+    tested = [row["against"] for row in confirmations if row.get("against") and row["against"]["n"] >= MIN_SEEDS]
+    for comparison, p in zip(tested, holm([comparison["p"] for comparison in tested]), strict=True):
+        comparison["p_holm"] = p
+
+
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
@@ -142,63 +171,90 @@ def with_spread(cell: Mapping[str, Any]) -> str:
 def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, header, rows of text) of each table."""
     levels, objective = summary["levels"], summary["objective"]
-    keys = ["arm", "lam", "rho"]
+    rows = [*summary["arms"], *summary["confirmed"]]
+    # A learning rate or weight decay that is the same in every row says nothing.
+    keys = ["lam", "rho", *(key for key in ("lr", "weight_decay") if len({row[key] for row in rows}) > 1)]
+
+    def settings(row: Mapping[str, Any]) -> list[str]:
+        return [row["arm"], *(number(row[key]) for key in keys)]
+
+    header = ["combination", *keys]
     tables = []
     if summary["arms"]:
-        title = f"Best trial of each arm: {objective} after one-shot pruning at each sparsity (validation, 1 seed)"
-        rows = [
-            [row["arm"], number(row["lam"]), number(row["rho"]), str(row["num_trials"])]
-            + [f"{row['curve'][level]:.3f}" for level in levels]
+        seeds = summary["num_search_seeds"]
+        over = "1 seed" if seeds == 1 else f"mean ± standard deviation of {seeds} seeds"
+        title = f"Best configuration of the search: {objective} after pruning at each sparsity (validation, {over})"
+        body = [
+            [*settings(row), str(row["num_configurations"]), *(with_spread(row["curve"][level]) for level in levels)]
             for row in summary["arms"]
         ]
-        tables.append((title, [*keys, "trials", *levels], rows))
-    for split in ("validation", "test"):
+        tables.append((title, [*header, "tried", *levels], body))
+    for split, note in (("validation", "selects the winner"), ("test", "read once")):
         if summary["confirmed"]:
-            n = max(len(row["seeds"]) for row in summary["confirmed"])
-            note = "read once" if split == "test" else "what the winner is chosen by"
-            rows = [
-                [row["arm"], number(row["lam"]), number(row["rho"]), str(len(row["seeds"]))]
-                + [with_spread(row[split][level]) for level in levels]
+            body = [
+                [*settings(row), str(len(row["seeds"])), *(with_spread(row[split][level]) for level in levels)]
                 for row in summary["confirmed"]
             ]
-            title = (
-                f"Confirmed on unseen seeds: {objective}, {split} split ({note}), mean ± standard deviation, n = {n}"
-            )
-            tables.append((title, [*keys, "n", *levels], rows))
+            title = f"Confirmed on n unseen seeds: {objective}, {split} split ({note}), mean ± standard deviation"
+            tables.append((title, [*header, "n", *levels], body))
+    if compared := [row for row in summary["confirmed"] if row.get("against")]:
+        target = level_name(summary["target_sparsity"])
+        title = f"Difference to the same optimizer without a regularizer: test {objective} at {target}, paired seeds"
+        body = [
+            [row["arm"], str(a["n"]), f"{a['difference']:+.3f}", interval(a), *verdict(a)]
+            for row in compared
+            for a in [row["against"]]
+        ]
+        tables.append((title, ["combination", "n", "difference", "95% interval", "p (Holm)", "established"], body))
     described = summary["confirmed"] or summary["arms"]
     metrics = list(described[0]["metrics"]) if described else []
     if metrics:
-        split = "test split, mean ± standard deviation" if summary["confirmed"] else "validation, 1 seed"
+        split = "test split, mean ± standard deviation" if summary["confirmed"] else "validation"
         ends = list(described[0]["metrics"][metrics[0]])
-        rows = [
-            [row["arm"], number(row["lam"]), number(row["rho"]), end]
-            + [with_spread(row["metrics"][name][end]) for name in metrics]
+        body = [
+            [*settings(row), end, *(with_spread(row["metrics"][name][end]) for name in metrics)]
             for row in described
             for end in ends
         ]
-        tables.append(
-            (
-                f"Further metrics of these at sparsity {' and '.join(ends)} ({split})",
-                [*keys, "sparsity", *metrics],
-                rows,
-            )
-        )
+        title = f"Further metrics of these at sparsity {' and '.join(ends)} ({split})"
+        tables.append((title, [*header, "sparsity", *metrics], body))
     return tables
 
 
+def interval(comparison: Mapping[str, Any]) -> str:
+    if comparison["interval"] is None:
+        return "-"
+    low, high = comparison["interval"]
+    return f"{low:+.3f} to {high:+.3f}"
+
+
+def verdict(comparison: Mapping[str, Any]) -> list[str]:
+    """p after Holm's correction, and whether the difference is established at 0.05."""
+    p = comparison.get("p_holm")
+    if p is None:
+        return ["-", f"no: fewer than {MIN_SEEDS} seeds"]
+    return [f"{p:.3g}", "yes" if p < ALPHA else "no"]
+
+
 def headline(summary: Mapping[str, Any]) -> str:
-    """The best lam and rho in one sentence."""
+    """The best configuration in one sentence, and whether its lead over the best baseline is established."""
     winner = summary["winner"]
     if winner is None:
         return "No trial has finished yet."
-    knobs = ", ".join(f"{k} {number(winner[k])}" for k in ("lam", "rho") if winner[k] is not None) or "no lam, no rho"
+    values = [f"{k} {number(winner[k])}" for k in ("lam", "rho", "lr", "weight_decay") if winner[k] is not None]
     level = level_name(summary["target_sparsity"])
-    if "test" in winner:
-        test = winner["test"][level]
-        got = f"test {summary['objective']} {with_spread(test)} (n = {test['n']}) at sparsity {level}"
-    else:
-        got = f"validation {summary['objective']} {winner['value']:.3f} (1 seed) at sparsity {level}"
-    return f"Best: {winner['arm']}, {knobs}: {got}"
+    best = f"Best: {', '.join([winner['arm'], *values]).replace('weight_decay', 'weight decay')}"
+    if "test" not in winner:
+        over = "1 seed" if summary["num_search_seeds"] == 1 else f"mean of {summary['num_search_seeds']} seeds"
+        return f"{best}: validation {summary['objective']} {winner['value']:.3f} ({over}) at sparsity {level}"
+    test = winner["test"][level]
+    best += f": test {summary['objective']} {with_spread(test)} (n = {test['n']}) at sparsity {level}"
+    if (lead := winner.get("against_baseline")) is None:
+        return best
+    compared = f"{best}; {lead['difference']:+.3f} against {winner['baseline']}, the best without a regularizer"
+    if lead["n"] < MIN_SEEDS:
+        return f"{compared} (n = {lead['n']} paired seeds are too few to call it a finding; {MIN_SEEDS} are needed)"
+    return f"{compared} (95% interval {interval(lead)}, p = {lead['p']:.2g}, n = {lead['n']} paired seeds)"
 
 
 def as_tables(summary: Mapping[str, Any]) -> RenderableType:

@@ -111,17 +111,25 @@ def announce(sweep: Sweep, phases: Phases, records: Records, tracking_uri: str, 
     done = sum(trial.done for trial in records.trials.values())
     console.print(
         f"{sweep.name}: {sweep.architecture} on {sweep.dataset}, {sweep.max_epochs} epochs a trial; "
-        f"{phases.num_search} trials over {len(phases.arms)} arms, then {phases.num_confirm} on unseen seeds"
+        f"{phases.num_search} trials to search {len(phases.arms)} combinations "
+        f"({configurations(phases)}{seeds_each(sweep)}), then up to {phases.num_confirm} on unseen seeds"
         + (f"; {done} are done already" if done else ""),
         soft_wrap=True,
     )
-    console.print(f"arms: {', '.join(arm.name for arm in phases.arms)}", soft_wrap=True)
+    console.print(f"combinations: {', '.join(arm.name for arm in phases.arms)}", soft_wrap=True)
     console.print(f"records: {sweep.folder}    MLflow: {without_password(tracking_uri)}", soft_wrap=True)
-    if phases.num_search < sweep.num_trials:
-        console.print(
-            f"{sweep.num_trials} trials were asked for, but nothing is left to search in any arm: one trial each",
-            style="yellow",
-        )
+    fixed = [arm.name for arm in phases.arms if not arm.space]
+    if fixed and sweep.num_trials > 1:
+        console.print(f"nothing to search, so one configuration: {', '.join(fixed)}", style="yellow", soft_wrap=True)
+
+
+def configurations(phases: Phases) -> str:
+    num = max(number for _, number in phases.search.slots) + 1
+    return f"{num} configuration{'s' * (num > 1)} each"
+
+
+def seeds_each(sweep: Sweep) -> str:
+    return f" on {sweep.num_search_seeds} seeds" if sweep.num_search_seeds > 1 else ""
 
 
 def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, console: Console) -> None:

@@ -11,7 +11,8 @@ more or fewer workers, makes the same trials. How many results are left out is s
 """
 
 import hashlib
-import itertools
+import math
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from scipy.stats import qmc
 
 from trainables.config import TrialConfig
 
-__all__ = ["FINISHED", "Arm", "FixedTrials", "Proposal", "Search", "TuneSearcher", "make_arms", "open_storage"]
+__all__ = ["FINISHED", "Arm", "Proposal", "Search", "TuneSearcher", "make_arms", "open_storage"]
 
 NUM_STARTUP = 4  # trials of an arm before TPE has something to go by
 FINISHED = Searcher.FINISHED
@@ -51,7 +52,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run: its configuration, the phase it belongs to, and its place in the records' numbering."""
+    """A trial to run: its configuration, its phase, and the number of the search's configuration that it repeats."""
 
     config: TrialConfig
     phase: str  # "search" or "confirm"
@@ -106,28 +107,17 @@ class Trials(Protocol):
     def next(self) -> Any: ...
 
 
-class FixedTrials:
-    """A list of proposals, in order."""
-
-    def __init__(self, proposals: Sequence[Proposal]):
-        self._waiting = list(proposals)
-
-    def next(self) -> Any:
-        return self._waiting.pop(0) if self._waiting else FINISHED
-
-    @property
-    def num_left(self) -> int:
-        """Proposals that have not been made."""
-        return len(self._waiting)
-
-
 class Search:
     """The search phase of a sweep, over the studies of its arms.
 
-    make_config: (choices, params) -> TrialConfig. outcome: key -> the objective of a trial that finished, `nan` of one
-    that ended in any other way, None of one that has not ended. num_parallel: how many trials may run at once; an arm
-    proposes as many as fall to it, and half as many again, before the first of them has ended, so that a worker seldom
-    waits for the slowest of its neighbours.
+    Args:
+        num_trials: Configurations proposed for each arm; an arm without parameters to search has one.
+        num_seeds: Trials of each configuration, with consecutive seeds. Their mean objective is what the search
+            maximizes, because a single seed ranks configurations by luck as much as by merit.
+        make_config: (choices, params) -> TrialConfig, with the first of the seeds.
+        outcome: key -> the objective of a finished trial, nan if it ended otherwise, None if it has not ended.
+        num_parallel: How many trials may run at once. An arm proposes its share of them, and half as many again, before
+            the first has ended, so that a worker seldom waits for the slowest of its neighbours.
     """
 
     def __init__(
@@ -142,8 +132,9 @@ class Search:
         outcome: Callable[[str], float | None],
         first: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
         num_parallel: int = 1,
+        num_seeds: int = 1,
     ):
-        self.arms, self.seed, self.first = list(arms), seed, first or {}
+        self.arms, self.seed, self.first, self.num_seeds = list(arms), seed, first or {}, num_seeds
         self._make_config, self._outcome = make_config, outcome
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.studies = [
@@ -152,9 +143,14 @@ class Search:
             )
             for arm in self.arms
         ]
-        self.slots = self._plan(num_trials)
-        self.lag = lag(num_parallel, sum(bool(arm.space) for arm in self.arms))
-        self._launched: set[int] = set()
+        self.slots = [
+            (index, number)
+            for number in range(num_trials)
+            for index, arm in enumerate(self.arms)
+            if arm.space or number == 0
+        ]
+        self.lag = lag(num_parallel, sum(bool(arm.space) for arm in self.arms), num_seeds)
+        self._launched: set[tuple[int, int]] = set()  # (index in slots, index of the seed)
         self._configs: dict[tuple[int, int], TrialConfig] = {}
         self._params: dict[tuple[int, int], Mapping[str, Any]] = {}
         self._untold: set[tuple[int, int]] = set()  # whose outcome the study does not know yet
@@ -164,50 +160,56 @@ class Search:
                 if not trial.state.is_finished():
                     self._untold.add((index, trial.number))
 
-    def _plan(self, num_trials: int) -> list[tuple[int, int]]:
-        """(arm, round) of every trial, round by round; an arm without parameters has one trial to make."""
-        rounds = itertools.count() if any(arm.space for arm in self.arms) else range(1)
-        slots = ((a, r) for r in rounds for a, arm in enumerate(self.arms) if arm.space or r == 0)
-        return list(itertools.islice(slots, num_trials))
-
     def next(self) -> Any:
         """The first trial that is neither done nor launched by this process and may go: trials that a killed process
         left half done come up again in their own place, with the configuration they had."""
         self._tell()
-        for number, (index, round_) in enumerate(self.slots):
-            if number in self._launched:
+        for number, slot in enumerate(self.slots):
+            if (number, self.num_seeds - 1) in self._launched:
                 continue
-            if (index, round_) not in self._configs:
-                if not self._ready(index, round_):
+            if slot not in self._configs:
+                if not self._ready(*slot):
                     continue
-                self._ask(index, round_)
-            self._launched.add(number)
-            config = self._configs[index, round_]
-            if self._outcome(config.key) is None:
-                return Proposal(config, "search", self.arms[index].name, number)
+                self._ask(*slot)
+            for repeat, config in enumerate(self.configs(slot)):
+                if (number, repeat) in self._launched:
+                    continue
+                self._launched.add((number, repeat))
+                if self._outcome(config.key) is None:
+                    return Proposal(config, "search", self.arms[slot[0]].name, number)
         self._tell()
-        return FINISHED if len(self._launched) == len(self.slots) else None
+        return None if self.num_left else FINISHED
 
     @property
     def num_left(self) -> int:
         """Trials that have not been proposed."""
-        return len(self.slots) - len(self._launched)
+        return self.num_all - len(self._launched)
 
-    def config(self, slot: tuple[int, int]) -> TrialConfig:
-        """The configuration of an (arm, round) that has been proposed."""
-        return self._configs[slot]
+    @property
+    def num_all(self) -> int:
+        """Trials of the whole search."""
+        return len(self.slots) * self.num_seeds
+
+    def configs(self, slot: tuple[int, int]) -> list[TrialConfig]:
+        """The trials of an (arm, number) that has been proposed: the same configuration with each seed."""
+        first = self._configs[slot]
+        return [first.model_copy(update={"seed": first.seed + repeat}) for repeat in range(self.num_seeds)]
+
+    def value(self, slot: tuple[int, int]) -> float | None:
+        """The mean objective over the seeds; nan if one of them failed, None while one has not ended."""
+        values = [self._outcome(config.key) for config in self.configs(slot)]
+        ended = [value for value in values if value is not None]
+        return statistics.fmean(ended) if len(ended) == len(values) else None
 
     def ended(self) -> bool:
-        """Whether every trial of the search has ended, well or not."""
-        return all(slot in self._configs and self._outcome(self._configs[slot].key) is not None for slot in self.slots)
+        """Whether every trial of the search has ended, successfully or not."""
+        return all(slot in self._configs and self.value(slot) is not None for slot in self.slots)
 
     def _ready(self, index: int, number: int) -> bool:
         """Whether the one before it was proposed, and all results are there that it is made from."""
         if number and (index, number - 1) not in self._configs:
             return False
-        return all(
-            self._outcome(self._configs[index, earlier].key) is not None for earlier in self._seen(index, number)
-        )
+        return all(self.value((index, earlier)) is not None for earlier in self._seen(index, number))
 
     def _seen(self, index: int, number: int) -> range:
         """The arm's trials whose results its trial `number` is made from."""
@@ -254,7 +256,7 @@ class Search:
         tpe = TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
         study = optuna.create_study(direction="maximize", sampler=tpe)
         for earlier in self._seen(index, number):
-            value = self._outcome(self._configs[index, earlier].key)
+            value = self.value((index, earlier))
             if value is not None and np.isfinite(value):
                 study.add_trial(
                     optuna.create_trial(params=dict(self._params[index, earlier]), distributions=arm.space, value=value)
@@ -286,7 +288,7 @@ class Search:
     def _tell(self) -> None:
         """Bring the studies up to what the records know; a trial that did not finish is FAIL, never a value."""
         for index, number in sorted(self._untold):
-            value = self._outcome(self._configs[index, number].key)
+            value = self.value((index, number))
             if value is None:
                 continue
             if np.isfinite(value):
@@ -296,11 +298,11 @@ class Search:
             self._untold.remove((index, number))
 
 
-def lag(num_parallel: int, num_arms: int) -> int:
-    """How many trials of an arm may be under way at once. One where trials run one by one: each sees all before it."""
+def lag(num_parallel: int, num_arms: int, num_seeds: int = 1) -> int:
+    """How many configurations of an arm may be under way at once; one where trials run one by one."""
     if num_parallel == 1:
         return 1
-    share = -(-num_parallel // max(1, num_arms))
+    share = math.ceil(num_parallel / (max(1, num_arms) * num_seeds))
     return share + max(1, share // 2)
 
 

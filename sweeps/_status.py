@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Group
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps._records import RETRIED, Records, TrialRecord
+from sweeps._report import by_arm, describe
 from trainables.config import TrialConfig
 
 __all__ = ["as_text", "status_of"]
@@ -19,8 +21,8 @@ def status_of(folder: Path) -> dict[str, Any]:
     """The sweep's state: "running" (a process has it), "complete", or "stopped" (the same command goes on).
 
     `process` says who runs it, `phases` counts trials by status beside how many are `planned`, `running` and `failed`
-    have a row a trial, `best` is the highest objective of the search (validation, one seed), `idle` the seconds since
-    the journal's last line.
+    have a row a trial, `best` is the configuration with the highest mean objective of the search (validation), `idle`
+    the seconds since the journal's last line.
     """
     records = Records.replay(folder)
     process = Records.holder(folder)
@@ -31,8 +33,8 @@ def status_of(folder: Path) -> dict[str, Any]:
         counts = Counter("cut_off" if status == "running" and not process else status for status in statuses)
         planned = records.last_run.get(f"num_{phase}", sum(counts.values()))
         phases[phase] = {"planned": planned, **dict(sorted(counts.items()))}
-    finished = records.finished("search")
-    best = max(finished, key=lambda trial: trial.report[f"{trial.objective}_pruned"], default=None)
+    configurations = [trials for group in by_arm(records.finished("search")).values() for trials in group]
+    best = max(configurations, key=mean_objective, default=None)
     return {
         "sweep": folder.name,
         "state": "running" if process else "complete" if complete else "stopped",
@@ -56,15 +58,17 @@ def status_of(folder: Path) -> dict[str, Any]:
         ],
         "best": best
         and {
-            "trial": best.key,
-            "arm": best.arm,
-            "metric": f"{best.objective}_pruned",
-            "value": best.report[f"{best.objective}_pruned"],
-            "lam": best.config["lam"] if best.config["regularizer"] != "none" else None,
-            "rho": best.config["opt"].get("rho"),
+            **describe(best[0]),
+            "metric": f"{best[0].objective}_pruned",
+            "value": mean_objective(best),
+            "num_seeds": len(best),
         },
         "command": records.last_run.get("command"),
     }
+
+
+def mean_objective(trials: list[TrialRecord]) -> float:
+    return fmean(trial.report[f"{trial.objective}_pruned"] for trial in trials)
 
 
 def epochs_of(trial: TrialRecord) -> int:
@@ -86,7 +90,10 @@ def as_text(status: dict[str, Any]) -> Group:
     if best := status["best"]:
         knobs = "".join(f", {name} {number(best[name])}" for name in ("lam", "rho") if best[name] is not None)
         parts.append(
-            Text(f"  best     {best['metric']} {best['value']:.4f}: {best['arm']}{knobs} (trial {best['trial']})")
+            Text(
+                f"  best     {best['metric']} {best['value']:.4f} in the search (validation, seeds: "
+                f"{best['num_seeds']}): {best['arm']}{knobs} (trial {best['trial']})"
+            )
         )
     for title, columns in (
         ("running", ("trial", "arm", "epoch", "of")),

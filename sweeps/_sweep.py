@@ -23,6 +23,7 @@ __all__ = ["Sweep", "default_runs", "fail"]
 
 # TrialConfig's fields that hold the arguments of something: what `opt/rho` and `--opt rho=0.1` name.
 KNOB_GROUPS = tuple(name for name, field in TrialConfig.model_fields.items() if get_origin(field.annotation) is dict)
+SEARCH_DATA = ("space", "tuned", "known", "fixed")  # Sweep's fields that come from a file of search_spaces/
 FAILURES_IN_A_ROW = 3  # trials that fail before their first epoch, after which nothing more is launched
 
 
@@ -42,7 +43,7 @@ def default_runs() -> Path:
 class Sweep(BaseModel):
     """Which task, which search space, which budget. A file of sweeps/ makes one and calls its `main()`.
 
-    space, known and fixed (what a method needs in the place of the sweep's own value) are data from `search_spaces/`.
+    space, tuned, known and fixed are data from `search_spaces/`, which says what each of them holds.
     ValueError (pydantic's, or `run`'s) has one line a fault.
     """
 
@@ -51,6 +52,7 @@ class Sweep(BaseModel):
     space: dict[str, Any]
     known: dict[str, Any] = {}
     fixed: dict[str, Any] = {}
+    tuned: dict[str, Any] = {}
 
     name: str = knob("", WHERE, "folder below --runs and experiment in MLflow; the dataset's name by default")
     task: str = "cnn"
@@ -74,6 +76,14 @@ class Sweep(BaseModel):
     optimizer: tuple[str, ...] = knob((), SEARCH, "try this optimizer; repeatable; the space's by default")
     regularizer: tuple[str, ...] = knob((), SEARCH, "try this regularizer; repeatable; the space's by default")
     reg: Knobs = knob({}, SEARCH, "argument of the regularizers, KEY=VALUE; repeatable")
+    tuning: Literal["fair", "paper"] = knob(
+        "fair",
+        SEARCH,
+        "fair: search lr and weight decay of every combination, baselines included; paper: hold them at --opt's values",
+    )
+    hold: tuple[str, ...] = knob(
+        (), SEARCH, "hold this parameter at its given value, e.g. opt/lr; --opt lr=0.05 does it for opt/lr; repeatable"
+    )
     lam: Lam | None = knob(None, SEARCH, "hold the penalty's strength at this value instead of searching")
     rho: float | None = knob(None, SEARCH, "hold the SAM-family radius (units of w) at this value instead of searching")
     criterion: str = knob("magnitude", SEARCH, "what ranks weights for pruning")
@@ -92,10 +102,21 @@ class Sweep(BaseModel):
     sparsities: tuple[Sparsity, ...] = knob((), SEARCH, "also evaluate at this sparsity; repeatable", "sparsity")
     reuse_best: bool = knob(False, SEARCH, "start from the best lam and rho recorded for this architecture")
 
-    num_trials: int = knob(24, BUDGET, "trials of the search, spread evenly over the arms", "trials", ge=1)
-    num_confirm: int = knob(3, BUDGET, "best configurations trained again on unseen seeds", "confirm", ge=0)
-    confirm_arms: bool = knob(False, BUDGET, "confirm the best configuration of every arm instead")
-    num_seeds: int = knob(3, BUDGET, "unseen seeds for each of them", "seeds", ge=1)
+    num_trials: int = knob(6, BUDGET, "configurations searched for each combination, of equal number", "trials", ge=1)
+    num_search_seeds: int = knob(
+        1, BUDGET, "seeds that each of them is trained with; the search maximizes the mean", "search-seeds", ge=1
+    )
+    num_confirm: int | None = knob(
+        None,
+        BUDGET,
+        "combinations whose best configuration is trained again on unseen seeds, and every baseline; all by default",
+        "confirm",
+        ge=0,
+    )
+    num_seeds: int = knob(5, BUDGET, "unseen seeds for each of them, the same for all", "seeds", ge=1)
+    race: bool = knob(
+        True, BUDGET, "give the seeds of clearly beaten combinations to the contenders, each up to twice --seeds"
+    )
     num_rungs: int = knob(8, BUDGET, "evaluations and checkpoints during a trial", "rungs", ge=1)
     seed: int = knob(0, BUDGET, "of the search and of its trials; the unseen seeds follow it", ge=0)
 
@@ -118,6 +139,16 @@ class Sweep(BaseModel):
                 f"sparsity.{'optimizers' if info.field_name == 'optimizer' else 'regularizers'}", name, info.field_name
             )
         return tuple(dict.fromkeys(names))  # each once: an arm given twice is one
+
+    @field_validator("hold")
+    @classmethod
+    def _held_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            group, _, key = name.partition("/")
+            if group not in KNOB_GROUPS or not key:
+                groups = ", ".join(KNOB_GROUPS)
+                raise ValueError(f"hold: must be GROUP/KEY with GROUP among {groups} (such as opt/lr), got {name!r}")
+        return tuple(dict.fromkeys(names))
 
     @field_validator("rho")
     @classmethod
@@ -157,13 +188,14 @@ class Sweep(BaseModel):
             for name, field in type(self).model_fields.items()
             if not isinstance(field.json_schema_extra, dict) or field.json_schema_extra["panel"] in (WHAT, SEARCH)
         }
-        fields = (fields | {"num_rungs", "seed"}) - {"reuse_best", "space", "known", "fixed"}
-        described = {"space": describe_space(self.space), "known": self.known, "fixed": self.fixed}
+        fields = (fields | {"num_rungs", "num_search_seeds", "seed"}) - {"reuse_best", *SEARCH_DATA}
+        described = {"space": describe_space(self.space), "tuned": describe_space(self.tuned)}
+        described |= {"known": self.known, "fixed": self.fixed}
         return self.model_dump(mode="json", include=fields) | json.loads(json.dumps(described))
 
     def arms(self) -> "list[Arm]":
         """The combinations that are searched, each with the parameters that are left to search beside it."""
-        from sweeps._searcher import Arm, make_arms
+        from sweeps._searcher import Arm, make_arms, resolve
 
         arms: list[Arm] = []
         taken: set[str] = set()
@@ -173,8 +205,12 @@ class Sweep(BaseModel):
             held = self._held(choices)
             if choices["regularizer"] != "none" and "lam" not in arm.space and "lam" not in held:
                 raise ValueError(f"lam: must be given, as --lam, for {choices['regularizer']} (the space has no range)")
-            space = {name: dist for name, dist in arm.space.items() if name not in held}
-            known = {name: value for name, value in arm.known.items() if name not in held}
+            tuned = {name: resolve(rule, choices) for name, rule in self.tuned.items() if self.tuning == "fair"}
+            tuned = {name: dist for name, dist in tuned.items() if dist is not None}
+            own = self.trial_config(arm.choices, {})
+            known = {name: value for name in tuned if (value := own.get(name)) is not None} | arm.known
+            space = {name: dist for name, dist in (arm.space | tuned).items() if name not in (*held, *self.hold)}
+            known = {name: value for name, value in known.items() if name in space}
             arms.append(Arm(arm.choices, space, known))
             taken |= set(held)
         for name, value in (("lam", self.lam), ("opt/rho", self.rho)):
@@ -184,6 +220,10 @@ class Sweep(BaseModel):
                     f"{name.removeprefix('opt/')}: must be held for a method that has it, none of {tried} has"
                 )
         return arms
+
+    def is_baseline(self, choices: Mapping[str, str]) -> bool:
+        """Whether this combination has no regularizer."""
+        return self._choices(choices)["regularizer"] == "none"
 
     def _choices(self, chosen: Mapping[str, str]) -> dict[str, str]:
         """An arm's choices with those that they bring along (see `fixed`) and the defaults of the others."""
@@ -333,7 +373,10 @@ def make_command(sweep: Sweep) -> Callable[..., None]:
             chosen = {name: value for name, value in given.items() if value not in (None, [])}
             for name in KNOB_GROUPS:
                 if name in chosen:
-                    chosen[name] = {**getattr(sweep, name), **parse_knobs(name, chosen[name])}
+                    knobs = parse_knobs(name, chosen[name])
+                    chosen[name] = {**getattr(sweep, name), **knobs}
+                    typed = [f"{name}/{key}" for key in knobs]
+                    chosen["hold"] = (*sweep.hold, *chosen.get("hold", ()), *typed)
             own = {name: getattr(sweep, name) for name in sweep.model_fields_set}
             if own.get("name") == sweep.dataset and "dataset" in chosen:
                 del own["name"]

@@ -13,13 +13,14 @@ SWEEP = Sweep(
     space=cnn.SPACE,
     known=cnn.KNOWN,
     fixed=cnn.FIXED,
+    tuned=cnn.TUNED,
     target_sparsity=0.96,
     sparsities=(0.9, 0.92, 0.94, 0.97, 0.98),
     max_epochs=200,
     batch_size=128,
     opt={"lr": 0.1, "weight_decay": 5e-4},
     schedule="dynamic_tuning",
-    num_trials=64,
+    num_trials=6,
 )
 
 if __name__ == "__main__":

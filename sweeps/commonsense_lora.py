@@ -24,6 +24,7 @@ SWEEP = Sweep(
     space=lora.SPACE,
     known=lora.KNOWN,
     fixed=lora.FIXED,
+    tuned=lora.TUNED,
     scope="uniform",
     target_sparsity=0.3,
     sparsities=(0.2,),
@@ -33,7 +34,7 @@ SWEEP = Sweep(
     opt={"lr": 3e-4, "weight_decay": 0.0},
     schedule="linear_warmup",
     sched={"num_warmup_steps": 100},
-    num_trials=16,
+    num_trials=4,
 )
 
 if __name__ == "__main__":

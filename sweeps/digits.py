@@ -14,13 +14,16 @@ SWEEP = Sweep(
     space=small_cnn.SPACE,
     known=small_cnn.KNOWN,
     fixed=small_cnn.FIXED,
+    tuned=small_cnn.TUNED,
     target_sparsity=0.96,
     sparsities=(0.9, 0.94, 0.98),
     max_epochs=40,
     batch_size=64,
     opt={"lr": 0.1, "weight_decay": 3e-2},
     schedule="one_cycle",
-    num_trials=18,
+    optimizer=("sgd", "s2sam"),
+    num_trials=3,
+    num_search_seeds=2,
 )
 
 if __name__ == "__main__":

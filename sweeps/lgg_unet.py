@@ -19,6 +19,7 @@ SWEEP = Sweep(
     space=unet.SPACE,
     known=unet.KNOWN,
     fixed=unet.FIXED,
+    tuned=unet.TUNED,
     target_sparsity=0.85,
     sparsities=(0.5, 0.7, 0.8, 0.88, 0.92, 0.96),
     max_epochs=200,
@@ -27,7 +28,7 @@ SWEEP = Sweep(
     batch_size=64,
     opt={"lr": 1e-2, "weight_decay": 5e-4},
     schedule="step_decay",  # x0.5 every 50 epochs
-    num_trials=48,
+    num_trials=6,
 )
 
 if __name__ == "__main__":

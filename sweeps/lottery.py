@@ -15,6 +15,7 @@ SWEEP = Sweep(
     space=lottery.SPACE,
     known=lottery.KNOWN,
     fixed=lottery.FIXED,
+    tuned=lottery.TUNED,
     target_sparsity=0.95,
     sparsities=(0.6, 0.8, 0.9, 0.98),
     max_epochs=15,
@@ -22,8 +23,7 @@ SWEEP = Sweep(
     opt={"lr": 0.1, "weight_decay": 5e-4},
     schedule="one_cycle",
     num_rungs=1,
-    num_trials=25,
-    confirm_arms=True,
+    num_trials=4,
 )
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ SWEEP = Sweep(
     space=vit.SPACE,
     known=vit.KNOWN,
     fixed=vit.FIXED,
+    tuned=vit.TUNED,
     scope="uniform",
     target_sparsity=0.8,
     sparsities=(0.6, 0.7),
@@ -27,7 +28,7 @@ SWEEP = Sweep(
     batch_size=128,
     opt={"lr": 1e-3, "weight_decay": 0.0},
     schedule="step_decay",
-    num_trials=64,
+    num_trials=6,
 )
 
 if __name__ == "__main__":

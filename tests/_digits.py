@@ -16,7 +16,8 @@ from sweeps._searcher import open_storage
 from sweeps._tracking import default_tracking_uri
 
 REPOSITORY = Path(__file__).parents[1]
-SMALL = ["--epochs", "8", "--rungs", "4", "--model", "width=4", "--trials", "6", "--confirm", "2", "--seeds", "2"]
+SMALL = ["--epochs", "8", "--rungs", "4", "--model", "width=4", "--trials", "2", "--search-seeds", "1"]
+SMALL += ["--tuning", "paper", "--confirm", "1", "--seeds", "2"]  # 7 trials of the search, 4 to 6 to confirm
 LONGER = ["--epochs", "40"]  # trials of some seconds
 ARMS = ["--optimizer", "sgd", "--optimizer", "sam", "--regularizer", "none", "--regularizer", "wcr"]
 

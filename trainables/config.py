@@ -156,6 +156,11 @@ class TrialConfig(BaseModel):
         text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def get(self, name: str) -> Any:
+        """The value of a parameter by its flat name, `opt/rho` or `lam`; None where there is none."""
+        group, slash, key = name.partition("/")
+        return getattr(self, group).get(key) if slash else getattr(self, group)
+
     @property
     def levels(self) -> tuple[float, ...]:
         """Every sparsity that is evaluated at the end, ascending: 0, `sparsities` and `target_sparsity`."""

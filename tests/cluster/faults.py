@@ -14,7 +14,7 @@ from sweeps._records import Records
 from tests._digits import ARMS, SMALL, events, num_repeated, results, run, studies, wait_until
 
 # Trials of about a minute on a third of two cores, with a checkpoint every few seconds.
-LONG = [*SMALL, *ARMS, "--epochs", "60", "--rungs", "12", "--model", "width=12", "--trials", "4", "--confirm", "0"]
+LONG = [*SMALL, *ARMS, "--epochs", "60", "--rungs", "12", "--model", "width=12", "--trials", "1", "--confirm", "0"]
 HEALTH_CHECK = 20  # seconds after which a silent host is given up (clusters/on_prem.yaml)
 
 

@@ -15,7 +15,20 @@ from sweeps._records import Records
 
 HERE = Path(__file__).parent
 # Trials of a second.
-SMALL = ["--epochs", "2", "--rungs", "2", "--confirm", "0", "--model", "width=4", "--model", "depth=1"]
+SMALL = [
+    "--epochs",
+    "2",
+    "--rungs",
+    "2",
+    "--confirm",
+    "0",
+    "--search-seeds",
+    "1",
+    "--model",
+    "width=4",
+    "--model",
+    "depth=1",
+]
 SMALL_CIFAR10 = ["--architecture", "small_resnet", "--train-size", "500", "--eval-size", "500"]
 SMALL_CIFAR10 += ["--optimizer", "sgd", "--schedule", "constant"]
 HOSTILE = [
@@ -51,7 +64,7 @@ def status_of(cluster, *curl):
 
 
 def test_ray_submit_of_digits_runs_trials_on_several_hosts(cluster, hosts):
-    out = cluster.submit("sweeps/digits.py", *SMALL, "--trials", "6")
+    out = cluster.submit("sweeps/digits.py", *SMALL, "--trials", "1")
     assert "Best: " in out
     assert len(finished(cluster, "digits")) == 6
     assert len(hosts_with_trials(hosts)) >= 2
@@ -61,7 +74,7 @@ def test_the_wrapper_submits_cifar10(cluster):
     root = os.environ.get("CIFAR10_ROOT")
     if not root:
         pytest.skip("CIFAR10_ROOT is not set: a folder with CIFAR-10 (see --data-root)")
-    flags = [*SMALL, *SMALL_CIFAR10, "--trials", "4", "--data-root", Path(root).resolve()]
+    flags = [*SMALL, *SMALL_CIFAR10, "--trials", "1", "--data-root", Path(root).resolve()]
     out = cluster.sweeps("submit", cluster.file, "cifar10", "--", *flags)
     assert "Best: " in out
     assert len(finished(cluster, "cifar10")) == 4
@@ -152,7 +165,7 @@ def test_the_ui_shows_the_sweep_in_a_browser(cluster, hosts):
 @pytest.mark.parametrize("how", ["tmux", "ray job submit"])
 def test_a_driver_goes_on_after_the_login_that_started_it(cluster, hosts, how):
     name = how.replace(" ", "_")
-    flags = [*SMALL, "--trials", "2", "--optimizer", "sgd", "--name", name]
+    flags = [*SMALL, "--trials", "1", "--optimizer", "sgd", "--name", name]
     if how == "tmux":
         cluster.sweeps("submit", "--tmux", cluster.file, "digits", "--", *flags)
     else:
@@ -167,7 +180,7 @@ def test_a_driver_goes_on_after_the_login_that_started_it(cluster, hosts, how):
 
 def test_storage_that_the_others_do_not_see_is_said_before_the_first_trial(cluster, hosts):
     with pytest.raises(AssertionError, match="exit code 1") as failure:
-        cluster.submit("sweeps/digits.py", *SMALL, "--trials", "2", "--runs", "/root/runs")
+        cluster.submit("sweeps/digits.py", *SMALL, "--trials", "1", "--runs", "/root/runs")
     said = " ".join(str(failure.value).split())
     both = ", ".join(sorted([hosts.address(2), hosts.address(3)]))
     assert f"{both}: the records' folder must be one that every host sees" in said, said[-1500:]

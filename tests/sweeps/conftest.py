@@ -17,11 +17,10 @@ def make_config(optimizer="sam", regularizer="wcr", lam=1e-5, rho=0.1, seed=0, *
         opt={"lr": 0.1} | ({"rho": rho} if optimizer != "sgd" else {}),
         regularizer=regularizer,
         lam=0.0 if regularizer == "none" else lam,
-        max_epochs=3,
         batch_size=8,
         target_sparsity=0.9,
         seed=seed,
-        **more,
+        **{"max_epochs": 3, **more},
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -165,4 +166,44 @@ def test_a_confirmed_configuration_comes_before_a_lucky_one(recorder, tmp_path):
     for seed, acc in ((1, 0.84), (2, 0.93)):
         recorder.trial((0.9, acc), lam=1e-5, seed=seed, phase="confirm", test=(0.1, 0.1))
     row = next(r for r in best(tmp_path / "runs") if r["sparsity"] == 0.9)
-    assert (row["lam"], row["value"], row["n"]) == (1e-5, pytest.approx((0.90 + 0.84 + 0.93) / 3), 3)
+    assert (row["lam"], row["n"], row["seeds"]) == (1e-5, 2, "unseen")
+    assert row["value"] == pytest.approx((0.84 + 0.93) / 2)  # without 0.90, for which the search selected it
+
+
+def test_the_seeds_of_the_search_count_where_there_are_no_others(recorder, tmp_path):
+    for seed, acc in ((0, 0.7), (1, 0.9)):
+        recorder.trial((0.9, acc), seed=seed)
+    row = next(r for r in best(tmp_path / "runs") if r["sparsity"] == 0.9)
+    assert (row["value"], row["n"], row["seeds"]) == (pytest.approx(0.8), 2, "search")
+
+
+def test_settings_are_never_compared_and_the_longer_training_comes_first(recorder, tmp_path):
+    recorder.trial((0.9, 0.8))
+    recorder.trial((1.0, 1.0), max_epochs=2, eval_size=20)
+    recorder.trial((1.0, 0.9), model={"width": 8})
+    rows = [r for r in best(tmp_path / "runs") if r["sparsity"] == 0.9]
+    assert [(r["max_epochs"], r["eval_size"], r["model"], r["value"]) for r in rows] == [
+        (3, None, {}, 0.8),
+        (3, None, {"width": 8}, 0.9),
+        (2, 20, {}, 1.0),
+    ]
+
+
+def test_a_row_has_all_that_its_value_depends_on(recorder, tmp_path):
+    recorder.trial((0.9, 0.8), lam=1e-4, rho=0.2)
+    row = best(tmp_path / "runs")[0]
+    assert {k: row[k] for k in ("lam", "rho", "lr", "weight_decay", "max_epochs", "batch_size", "train_size")} == {
+        "lam": 1e-4,
+        "rho": 0.2,
+        "lr": 0.1,
+        "weight_decay": None,
+        "max_epochs": 3,
+        "batch_size": 8,
+        "train_size": None,
+    }
+
+
+def test_a_trial_in_two_sweeps_counts_once(recorder, tmp_path):
+    recorder.trial((0.9, 0.8))
+    shutil.copytree(tmp_path / "runs" / "toy", tmp_path / "runs" / "copy")
+    assert {r["n"] for r in best(tmp_path / "runs")} == {1}

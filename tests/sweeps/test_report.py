@@ -23,8 +23,10 @@ def make(recorder):
 def test_the_summary_by_hand(recorder):
     summary = make(recorder)
     arms = {(row["optimizer"], row["regularizer"]): row for row in summary["arms"]}
-    assert arms["sam", "wcr"]["curve"] == {"0": 0.98, "0.9": 0.90}  # the best at the target, with all of its curve
-    assert (arms["sam", "wcr"]["lam"], arms["sam", "wcr"]["num_trials"]) == (1e-5, 2)
+    curve = {level: cell["value"] for level, cell in arms["sam", "wcr"]["curve"].items()}
+    assert curve == {"0": 0.98, "0.9": 0.90}  # the best at the target, with all of its curve
+    assert (arms["sam", "wcr"]["lam"], arms["sam", "wcr"]["num_configurations"]) == (1e-5, 2)
+    assert arms["sam", "wcr"]["num_trials"] == 3  # one diverged
     assert (arms["sgd", "none"]["lam"], arms["sgd", "none"]["rho"]) == (None, None)
     winner = summary["winner"]
     assert (winner["optimizer"], winner["seeds"]) == ("sam", [1, 2, 3])
@@ -41,7 +43,8 @@ def test_the_winner_is_chosen_by_validation_never_by_test(recorder):
 def test_the_tables_say_mean_spread_and_n(recorder):
     summary = make(recorder)
     text = as_markdown(summary)
-    assert "Best: sam + wcr, lam 1e-05, rho 0.1: test acc 0.720 ± 0.020 (n = 3) at sparsity 0.9" in text
+    assert "Best: sam + wcr, lam 1e-05, rho 0.1, lr 0.1: test acc 0.720 ± 0.020 (n = 3) at sparsity 0.9" in text
+    assert "-0.270 against sgd + none, the best without a regularizer (n = 3 paired seeds are too few" in text
     assert "| sam + wcr | 1e-05 | 0.1 | 3 | 0.950 ± 0.000 | 0.720 ± 0.020 |" in text
     console = make_console()
     with console.capture() as capture:
@@ -86,3 +89,63 @@ def test_a_table_is_printed_whole_where_the_terminal_is_narrow(recorder):
         shown.append([line.rstrip() for line in console.file.getvalue().splitlines()])
     assert shown[0] == shown[1]
     assert max(map(len, shown[0])) > 40
+
+
+def confirm(recorder, seeds, *, regularizer, validation, test, **more):
+    for seed, value in zip(seeds, test, strict=True):
+        options = {"regularizer": regularizer, "seed": seed, "phase": "confirm", **more}
+        recorder.trial((0.9, validation), test=(0.9, value), **options)
+
+
+def test_the_search_is_summarized_by_the_mean_over_its_seeds(recorder):
+    for seed, accs in enumerate([(0.9, 0.2), (0.7, 0.8)]):
+        for lam, acc in zip((1e-6, 1e-5), accs, strict=True):
+            recorder.trial((0.99, acc), lam=lam, seed=seed)
+    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=False)
+    assert summary["winner"]["lam"] == 1e-6  # mean 0.8; the other has 0.5
+    assert summary["arms"][0]["curve"]["0.9"] == {
+        "value": pytest.approx(0.8),
+        "spread": pytest.approx(0.02**0.5),
+        "n": 2,
+    }
+    assert "validation acc 0.800 (mean of 2 seeds)" in as_markdown(summary)
+
+
+def test_a_difference_is_called_a_finding_from_six_paired_seeds_on(recorder):
+    recorder.trial((0.9, 0.8))
+    for name, seeds in (("few", range(1, 6)), ("enough", range(1, 7))):
+        made = type(recorder)(recorder.records.folder.parent / name)
+        made.trial((0.9, 0.8))
+        confirm(made, seeds, regularizer="wcr", validation=0.8, test=[0.8 + 0.001 * s for s in seeds])
+        confirm(made, seeds, regularizer="none", validation=0.7, test=[0.7] * len(seeds))
+        summary = summarize(made.records, objective="acc", target_sparsity=0.9, complete=True)
+        text = as_markdown(summary)
+        made.records.close()
+        if name == "few":
+            assert "5 | +0.103 | +0.101 to +0.105 | - | no: fewer than 6 seeds" in text
+            assert "(n = 5 paired seeds are too few to call it a finding; 6 are needed)" in text
+        else:
+            assert "6 | +0.103 | +0.102 to +0.105 | 0.0312 | yes |" in text  # p = 2 / 2^6
+            assert "+0.103 against sam + none, the best without a regularizer (95% interval" in text
+
+
+def test_holms_correction_covers_every_tested_combination(recorder):
+    recorder.trial((0.9, 0.8))
+    seeds = range(1, 7)
+    for regularizer in ("wcr", "l1"):
+        confirm(recorder, seeds, regularizer=regularizer, validation=0.8, test=[0.8 + 0.01 * s for s in seeds])
+    confirm(recorder, seeds, regularizer="none", validation=0.7, test=[0.7] * 6)
+    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
+    assert {row["regularizer"]: row["against"]["p_holm"] for row in summary["confirmed"] if "against" in row} == {
+        "wcr": 2 * 2 / 64,
+        "l1": 2 * 2 / 64,
+    }
+
+
+def test_the_winner_is_among_those_with_the_most_seeds(recorder):
+    recorder.trial((0.9, 0.8))
+    confirm(recorder, [1, 2], regularizer="wcr", validation=0.99, test=[0.9, 0.9])  # dropped, or cut off
+    confirm(recorder, [1, 2, 3], regularizer="none", validation=0.8, test=[0.8, 0.8, 0.8])
+    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
+    assert summary["winner"]["regularizer"] == "none"
+    assert "against_baseline" not in summary["winner"]

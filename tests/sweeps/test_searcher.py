@@ -1,6 +1,7 @@
 import hashlib
 import math
 import random
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -9,7 +10,7 @@ from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 from optuna.trial import TrialState
 
-from sweeps._searcher import FINISHED, Arm, FixedTrials, Search, TuneSearcher, from_unit, lag, make_arms, open_storage
+from sweeps._searcher import FINISHED, Arm, Search, TuneSearcher, from_unit, lag, make_arms, open_storage
 from trainables.config import TrialConfig
 
 SPACE = {
@@ -44,7 +45,7 @@ def score(config):
 class Run:
     """A sweep without training: outcomes as the records would give them."""
 
-    def __init__(self, storage, num_trials=16, **more):
+    def __init__(self, storage, num_trials=5, **more):
         self.outcomes = more.pop("outcomes", {})
         self.search = Search(
             "toy",
@@ -87,13 +88,13 @@ def test_arms_have_only_the_parameters_that_exist_beside_their_choices():
 
 def test_a_trial_whose_parameters_a_kill_cut_off_gets_the_same_ones(tmp_path):
     """The study's file gets a line for the trial and then one a parameter: a kill may fall between them."""
-    whole = {p.number: p.config.key for p in Run(optuna.storages.InMemoryStorage(), 30).finish()}
-    killed = Run(open_storage(tmp_path / "study.log"), 30)
+    whole = {p.number: p.config.key for p in Run(optuna.storages.InMemoryStorage(), 10).finish()}
+    killed = Run(open_storage(tmp_path / "study.log"), 10)
     killed.finish(most=20)
     killed.search._tell()
     for study in killed.search.studies:
         study.ask()  # and no parameter
-    rest = Run(open_storage(tmp_path / "study.log"), 30, outcomes=killed.outcomes).finish()
+    rest = Run(open_storage(tmp_path / "study.log"), 10, outcomes=killed.outcomes).finish()
     assert {p.number: p.config.key for p in rest} == dict(list(whole.items())[20:])
 
 
@@ -131,7 +132,7 @@ def test_unit_interval_maps_onto_a_range(u, dist, expected):
 
 
 def test_every_arm_gets_the_same_number_and_the_known_values_come_first():
-    proposals = Run(optuna.storages.InMemoryStorage(), num_trials=13).finish()
+    proposals = Run(optuna.storages.InMemoryStorage(), num_trials=4).finish()
     counts = {name: sum(p.arm == name for p in proposals) for name in ("sgd + none", "sgd + wcr", "sam + wcr")}
     assert counts == {"sgd + none": 1, "sgd + wcr": 4, "sam + wcr": 4}  # nothing to search: one trial says it all
     first = next(p.config for p in proposals if p.arm == "sam + wcr")
@@ -140,7 +141,7 @@ def test_every_arm_gets_the_same_number_and_the_known_values_come_first():
 
 
 def test_proposals_lie_in_their_ranges_and_search_finds_the_optimum():
-    proposals = Run(optuna.storages.InMemoryStorage(), num_trials=120).finish()
+    proposals = Run(optuna.storages.InMemoryStorage(), num_trials=40).finish()
     lams = [p.config.lam for p in proposals if p.arm == "sgd + wcr"]
     assert all(1e-6 <= lam <= 1e-3 for lam in lams)
     late = [abs(math.log10(lam) + 4) for lam in lams[-10:]]
@@ -149,8 +150,8 @@ def test_proposals_lie_in_their_ranges_and_search_finds_the_optimum():
 
 @pytest.mark.parametrize("parallel", [1, 2, 4])
 def test_the_same_trials_whatever_ends_first(parallel):
-    reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 40).finish()]
-    other = Run(optuna.storages.InMemoryStorage(), 40).finish(parallel, random.Random(parallel))
+    reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 13).finish()]
+    other = Run(optuna.storages.InMemoryStorage(), 13).finish(parallel, random.Random(parallel))
     assert [p.config.key for p in other] == reference
 
 
@@ -163,10 +164,10 @@ def test_as_many_trials_of_an_arm_as_fall_to_it_and_half_as_many_again(num_paral
 
 
 def test_more_workers_than_arms_make_the_same_trials_in_any_order():
-    runs = [Run(optuna.storages.InMemoryStorage(), 40, num_parallel=9) for _ in range(2)]
+    runs = [Run(optuna.storages.InMemoryStorage(), 13, num_parallel=9) for _ in range(2)]
     keys = [[p.config.key for p in run.finish(9, random.Random(i))] for i, run in enumerate(runs)]
     assert keys[0] == keys[1]
-    assert len(set(keys[0])) == 40
+    assert len(set(keys[0])) == 40  # 1 + 3 x 13
 
 
 def test_others_go_on_beside_a_slow_trial_as_far_as_the_lag_allows():
@@ -203,22 +204,22 @@ def test_a_proposal_sees_the_results_that_its_lag_allows_and_no_others():
 
 
 def test_a_killed_search_goes_on_with_the_same_trials(tmp_path):
-    reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 30).finish()]
+    reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 10).finish()]
     outcomes, proposals = {}, {}
     for attempt in range(12):  # each process launches three, two of which end before it is killed
-        run = Run(open_storage(tmp_path / "study.log"), 30, outcomes=outcomes)
+        run = Run(open_storage(tmp_path / "study.log"), 10, outcomes=outcomes)
         launched = [p for p in (run.search.next() for _ in range(3)) if p is not None and p is not FINISHED]
         for proposal in launched:
             proposals[proposal.number] = proposal.config.key
         for proposal in random.Random(attempt).sample(launched, min(2, len(launched))):
             outcomes[proposal.config.key] = score(proposal.config)
-    for proposal in Run(open_storage(tmp_path / "study.log"), 30, outcomes=outcomes).finish():
+    for proposal in Run(open_storage(tmp_path / "study.log"), 10, outcomes=outcomes).finish():
         proposals[proposal.number] = proposal.config.key
-    assert [proposals[number] for number in range(30)] == reference
+    assert [proposals[number] for number in range(31)] == reference
 
 
 def test_studies_say_what_the_records_say_and_none_is_left_running(tmp_path):
-    run = Run(open_storage(tmp_path / "study.log"), 13)
+    run = Run(open_storage(tmp_path / "study.log"), 4)
     lost = []
     while (proposal := run.search.next()) is not FINISHED:
         failed = proposal.number % 5 == 1
@@ -231,24 +232,24 @@ def test_studies_say_what_the_records_say_and_none_is_left_running(tmp_path):
 
 
 def test_a_larger_budget_keeps_the_trials_there_are(tmp_path):
-    first = Run(open_storage(tmp_path / "study.log"), 9)
+    first = Run(open_storage(tmp_path / "study.log"), 3)
     before = [p.config.key for p in first.finish()]
-    second = Run(open_storage(tmp_path / "study.log"), 17, outcomes=first.outcomes)
+    second = Run(open_storage(tmp_path / "study.log"), 5, outcomes=first.outcomes)
     after = [p.config.key for p in second.finish()]
     assert not set(before) & set(after)
-    assert before + after == [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 17).finish()]
+    assert before + after == [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 5).finish()]
 
 
 def test_values_from_elsewhere_come_first_moved_into_the_range():
     first = {"sam + wcr": [{"lam": 5e-2, "opt/rho": 0.3}, {"lam": 1e-5, "opt/rho": 0.5}]}
-    proposals = Run(optuna.storages.InMemoryStorage(), 13, first=first).finish()
+    proposals = Run(optuna.storages.InMemoryStorage(), 4, first=first).finish()
     tried = [(p.config.lam, p.config.opt["rho"]) for p in proposals if p.arm == "sam + wcr"]
     assert tried[:2] == [(1e-3, 0.3), (1e-5, 0.5)]  # the second equals the known values: tried once
     assert len(set(tried)) == len(tried)
 
 
 def test_a_search_waits_for_the_results_it_depends_on():
-    run = Run(optuna.storages.InMemoryStorage(), 17)
+    run = Run(optuna.storages.InMemoryStorage(), 5)
     launched = [run.search.next() for _ in range(14)]
     assert [p.arm for p in launched[:4]] == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
     assert all(launched[:13])
@@ -261,17 +262,51 @@ def test_a_search_waits_for_the_results_it_depends_on():
 
 
 def test_a_larger_budget_on_several_workers_makes_the_trials_of_one_that_was_so_large_at_once(tmp_path):
-    first = Run(open_storage(tmp_path / "study.log"), 21, num_parallel=6)
+    first = Run(open_storage(tmp_path / "study.log"), 7, num_parallel=6)
     before = [p.config.key for p in first.finish(6, random.Random(1))]
-    second = Run(open_storage(tmp_path / "study.log"), 40, num_parallel=6, outcomes=first.outcomes)
+    second = Run(open_storage(tmp_path / "study.log"), 13, num_parallel=6, outcomes=first.outcomes)
     after = [p.config.key for p in second.finish(6, random.Random(2))]
-    at_once = Run(optuna.storages.InMemoryStorage(), 40, num_parallel=6).finish(6, random.Random(3))
+    at_once = Run(optuna.storages.InMemoryStorage(), 13, num_parallel=6).finish(6, random.Random(3))
     assert before + after == [p.config.key for p in at_once]
 
 
 def test_the_tune_searcher_pickles_to_nothing_and_stops_when_told():
     import pickle
 
-    searcher = TuneSearcher(FixedTrials([]), metric="acc_pruned")
+    searcher = TuneSearcher(SimpleNamespace(next=lambda: FINISHED), metric="acc_pruned")
     assert pickle.loads(pickle.dumps(searcher)).__dict__ == {}
     assert searcher.suggest("0") == FINISHED
+
+
+def test_every_configuration_is_repeated_with_the_same_seeds_and_told_as_their_mean():
+    run = Run(optuna.storages.InMemoryStorage(), 3, num_seeds=3, choices={"regularizer": ["wcr"]})
+    values = iter(range(100))
+    keys = {}
+    while (proposal := run.search.next()) is not FINISHED:
+        config = proposal.config
+        run.outcomes[config.key] = float(next(values))
+        keys.setdefault((proposal.arm, config.lam, config.opt.get("rho")), []).append(config)
+    assert len(keys) == 2 * 3
+    assert all([config.seed for config in configs] == [0, 1, 2] for configs in keys.values())
+    for study in run.search.studies:
+        for trial in study.get_trials():
+            name = study.study_name.removeprefix("toy: ")
+            configs = keys[name, trial.params["lam"], trial.params.get("opt/rho")]
+            assert trial.value == sum(run.outcomes[config.key] for config in configs) / 3
+
+
+def test_a_configuration_that_fails_on_one_seed_has_failed():
+    run = Run(optuna.storages.InMemoryStorage(), 1, num_seeds=2, choices={"optimizer": ["sgd"], "regularizer": ["wcr"]})
+    for value in (0.9, math.nan):
+        run.outcomes[run.search.next().config.key] = value
+    assert run.search.next() is FINISHED
+    assert [t.state for t in run.search.studies[0].get_trials()] == [TrialState.FAIL]
+
+
+@pytest.mark.parametrize("parallel", [2, 5])
+def test_repeated_configurations_are_the_same_whatever_ends_first(parallel):
+    def keys(parallel, shuffle=None):
+        run = Run(optuna.storages.InMemoryStorage(), 8, num_seeds=2, num_parallel=5)
+        return sorted(p.config.key for p in run.finish(parallel, shuffle))
+
+    assert keys(parallel, random.Random(parallel)) == keys(1)

@@ -201,6 +201,54 @@ def test_a_held_value_is_not_searched_and_reaches_the_method():
     assert configs["sgd + none"].opt == {"lr": 0.1}
 
 
+TUNED = {
+    "opt/lr": {"optimizer": dict.fromkeys(("sgd", "sam"), Float(0.01, 1.0, log=True))},
+    "opt/weight_decay": {"optimizer": {"sgd": Float(1e-4, 1e-1, log=True), "sam": Float(1e-3, 1e-1, log=True)}},
+}
+
+
+def test_the_fair_protocol_tunes_every_combination_and_starts_at_the_sweeps_own_values():
+    sweep = make(
+        optimizer=("sgd", "sam"), regularizer=("none", "wcr"), tuned=TUNED, opt={"lr": 0.2, "weight_decay": 0.01}
+    )
+    spaces = {arm.name: set(arm.space) for arm in sweep.arms()}
+    assert spaces == {
+        "sgd + none": {"opt/lr", "opt/weight_decay"},
+        "sgd + wcr": {"lam", "opt/lr", "opt/weight_decay"},
+        "sam + none": {"opt/rho", "opt/lr", "opt/weight_decay"},
+        "sam + wcr": {"lam", "opt/rho", "opt/lr", "opt/weight_decay"},
+    }
+    assert all(arm.known["opt/lr"] == 0.2 and arm.known["opt/weight_decay"] == 0.01 for arm in sweep.arms())
+
+
+def test_the_papers_protocol_searches_the_methods_own_parameters_alone():
+    sweep = make(optimizer=("sgd", "sam"), regularizer=("none", "wcr"), tuned=TUNED, tuning="paper")
+    spaces = {arm.name: set(arm.space) for arm in sweep.arms()}
+    assert spaces == {
+        "sgd + none": set(),
+        "sgd + wcr": {"lam"},
+        "sam + none": {"opt/rho"},
+        "sam + wcr": {"lam", "opt/rho"},
+    }
+
+
+def test_a_value_typed_on_the_command_line_is_held():
+    sweep = make(optimizer=("sgd",), regularizer=("none",), tuned=TUNED)
+    made = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Sweep, "run", lambda self, command: made.append(self) or {"winner": 1, "complete": 1})
+        sweep.main(["--opt", "lr=0.05"])
+    (arm,) = made[0].arms()
+    assert set(arm.space) == {"opt/weight_decay"}
+    assert made[0].trial_config(arm.choices, {"opt/weight_decay": 0.02}).opt == {"lr": 0.05, "weight_decay": 0.02}
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "lgg_unet", "vit_cifar100", "commonsense_lora"])
+def test_every_combination_of_a_sweep_has_something_to_search(name):
+    """Equal budgets: a baseline with nothing to search would get one trial where the others get several."""
+    assert all(arm.space for arm in load_sweep(name).arms())
+
+
 def test_a_method_given_twice_is_one_arm():
     sweep = Sweep(**{**dict(load_sweep("digits")), "regularizer": ("wcr", "wcr"), "optimizer": ("sam",)})
     assert [arm.name for arm in sweep.arms()] == ["sam + wcr"]
@@ -208,9 +256,10 @@ def test_a_method_given_twice_is_one_arm():
 
 def test_identity_is_what_decides_the_trials():
     base = make().identity()
-    for budget in ({"num_trials": 3}, {"runs": Path("elsewhere")}, {"num_seeds": 5}, {"max_concurrent": 1}):
+    for budget in ({"num_trials": 3}, {"runs": Path("elsewhere")}, {"num_seeds": 7}, {"max_concurrent": 1}):
         assert make(**budget).identity() == base
-    for what in ({"max_epochs": 2}, {"opt": {"lr": 0.2}}, {"lam": 1e-4}, {"seed": 1}, {"space": {}}):
+    changes = ({"max_epochs": 2}, {"opt": {"lr": 0.2}}, {"lam": 1e-4}, {"seed": 1}, {"space": {}})
+    for what in (*changes, {"num_search_seeds": 2}, {"tuned": TUNED}, {"tuned": TUNED, "tuning": "paper"}):
         assert make(**what).identity() != base
 
 
@@ -239,6 +288,8 @@ def test_identity_is_what_decides_the_trials():
         ("--train-size 100000", "split: train_size must be from 1 to 1078 .*, got 100000"),
         ("--gpus 1.5", r"gpus: must be 0, a fraction in \(0, 1\] or a whole number of GPUs a trial, got 1.5"),
         ("--name ../elsewhere", r"name: must be letters, digits, .*, got '../elsewhere'"),
+        ("--hold lr", r"hold: must be GROUP/KEY with GROUP among .*opt.* \(such as opt/lr\), got 'lr'"),
+        ("--tuning best", "tuning: input should be 'fair' or 'paper', got 'best'"),
         ("--lam 1e-4 --regularizer none", "lam: must be held for a method that has it, none of .* has"),
         ("--rho 0.1 --optimizer sgd", "rho: must be held for a method that has it, none of .* has"),
         ("--dataset cifar10 --data-root .", r"cifar10: .* must hold .*train.parquet.*--data-root.*sweeps/digits.py"),
