@@ -183,8 +183,8 @@ def test_settings_are_never_compared_and_the_longer_training_comes_first(recorde
     recorder.trial((1.0, 0.9), model={"width": 8})
     rows = [r for r in best(tmp_path / "runs") if r["sparsity"] == 0.9]
     assert [(r["max_epochs"], r["eval_size"], r["model"], r["value"]) for r in rows] == [
-        (3, None, {}, 0.8),
         (3, None, {"width": 8}, 0.9),
+        (3, None, {}, 0.8),
         (2, 20, {}, 1.0),
     ]
 

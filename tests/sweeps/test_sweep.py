@@ -232,11 +232,11 @@ def test_the_papers_protocol_searches_the_methods_own_parameters_alone():
     }
 
 
-def test_a_value_typed_on_the_command_line_is_held():
+def test_a_value_typed_on_the_command_line_is_held(monkeypatch):
     sweep = make(optimizer=("sgd",), regularizer=("none",), tuned=TUNED)
     made = []
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Sweep, "run", lambda self, command: made.append(self) or {"winner": 1, "complete": 1})
+    monkeypatch.setattr(Sweep, "run", lambda self, command: made.append(self) or {"winner": 1, "complete": 1})
+    with pytest.raises(SystemExit):
         sweep.main(["--opt", "lr=0.05"])
     (arm,) = made[0].arms()
     assert set(arm.space) == {"opt/weight_decay"}
