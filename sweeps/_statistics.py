@@ -1,5 +1,6 @@
 """Intervals and paired tests over seeds, and when they may be called a finding."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,8 +27,9 @@ def compare(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str,
     """The paired difference of two configurations over the seeds that both have: seed -> value.
 
     Returns:
-        n, difference (mean of ours - theirs), interval (Student's t at 95%, None for n = 1) and p, that of the exact
-        two-sided sign-flip permutation test of a mean difference of zero; None without a common seed.
+        n; difference, the mean of ours - theirs; p of the exact two-sided sign-flip permutation test that it is zero;
+        interval, all differences that this test does not reject at 5%, None below MIN_SEEDS, where it rejects nothing.
+        None without a common seed.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
@@ -36,24 +38,45 @@ def compare(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str,
     return {
         "n": len(seeds),
         "difference": float(differences.mean()),
-        "interval": interval_of_mean(differences.tolist()),
+        "interval": exact_interval(differences),
         "p": sign_flip_p(differences),
     }
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Two-sided p of the sign-flip permutation test on the mean, exact up to 16 pairs, else 100,000 random flips.
+    """Two-sided p of the sign-flip permutation test on the mean, exact up to 14 pairs, else 20,000 random flips.
 
     Ties count as extreme, with a tolerance for rounding, so that p is never too small.
     """
-    n = len(differences)
-    if n <= 16:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng(0).choice((-1, 1), (100_000, n))
-        signs[0] = 1
-    sums = np.abs(signs @ differences)
-    return float(np.mean(sums >= abs(differences.sum()) - 1e-12 * np.abs(differences).sum()))
+    sums = np.abs(signs(len(differences)) @ differences)
+    return float(np.mean(sums >= abs(differences.sum()) - 1e-12 * (1 + np.abs(differences).sum())))
+
+
+@functools.cache
+def signs(n: int) -> np.ndarray:
+    if n <= 14:
+        return 1.0 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    flips = np.random.default_rng(0).choice((-1.0, 1.0), (20_000, n))
+    flips[0] = 1
+    return flips
+
+
+def exact_interval(differences: np.ndarray) -> tuple[float, float] | None:
+    """The mean differences that `sign_flip_p` does not reject at 5%, by bisection."""
+    if len(differences) < MIN_SEEDS:
+        return None
+    mean = float(differences.mean())
+    width = float(np.abs(differences - mean).max())
+
+    def end(direction: int) -> float:
+        inside, outside = 0.0, 2 * width + 1e-9  # beyond all differences every flip is less extreme
+        for _ in range(40):
+            middle = (inside + outside) / 2
+            kept = sign_flip_p(differences - mean - direction * middle) > 1 - LEVEL
+            inside, outside = (middle, outside) if kept else (inside, middle)
+        return mean + direction * inside
+
+    return end(-1), end(1)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -122,10 +122,10 @@ def test_a_difference_is_called_a_finding_from_six_paired_seeds_on(recorder):
         text = as_markdown(summary)
         made.records.close()
         if name == "few":
-            assert "5 | +0.103 | +0.101 to +0.105 | - | no: fewer than 6 seeds" in text
+            assert "5 | +0.103 | - | - | no: fewer than 6 seeds" in text
             assert "(n = 5 paired seeds are too few to call it a finding; 6 are needed)" in text
         else:
-            assert "6 | +0.104 | +0.102 to +0.105 | 0.0312 | yes |" in text  # p = 2 / 2^6
+            assert "6 | +0.104 | +0.101 to +0.106 | 0.0312 | yes |" in text  # p = 2 / 2^6
             assert "+0.104 against sam + none, the best without a regularizer (95% interval" in text
 
 

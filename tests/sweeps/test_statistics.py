@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps._statistics import compare, holm, interval_of_mean, sign_flip_p
+from sweeps._statistics import compare, exact_interval, holm, interval_of_mean, sign_flip_p
 
 
 def test_interval_of_the_mean_by_hand():
@@ -40,6 +40,29 @@ def test_many_pairs_are_sampled_and_close_to_the_t_test():
     assert sign_flip_p(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.005)
 
 
+def test_the_interval_of_a_difference_inverts_the_test():
+    """By brute force: the test on a fine grid of hypothetical differences."""
+    differences = np.random.default_rng(5).normal(0.03, 0.04, 8)
+    low, high = exact_interval(differences)
+    grid = np.linspace(-0.1, 0.2, 1501)
+    kept = [d for d in grid if sign_flip_p(differences - d) > 0.05]
+    assert (low, high) == (pytest.approx(min(kept), abs=3e-4), pytest.approx(max(kept), abs=3e-4))
+    assert exact_interval(differences[:5]) is None
+
+
+def test_the_interval_of_a_difference_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(6)
+    covered = 0
+    for _ in range(400):
+        low, high = exact_interval(rng.laplace(0.02, 0.05, 8))
+        covered += low <= 0.02 <= high
+    assert covered / 400 == pytest.approx(0.95, abs=0.033)  # three standard errors
+
+
+def test_equal_differences_have_an_interval_of_no_width():
+    assert exact_interval(np.full(6, 0.1)) == pytest.approx((0.1, 0.1), abs=1e-6)
+
+
 def test_false_alarms_are_as_rare_as_stated_with_ties():
     rng = np.random.default_rng(1)
     alarms = sum(sign_flip_p(rng.integers(-3, 4, 8) / 360) < 0.05 for _ in range(1000))
@@ -56,6 +79,8 @@ def test_a_comparison_uses_the_seeds_that_both_have():
     assert found["p"] == 0.5  # ++ and -- of four sign patterns
     assert compare({1: 0.9}, {2: 0.9}) is None
     assert compare({1: 0.9}, {1: 0.8})["interval"] is None
+    pairs = {seed: 0.5 + seed / 100 for seed in range(6)}
+    assert compare(pairs, dict.fromkeys(pairs, 0.5))["interval"] is not None
 
 
 def test_holm_by_hand():

@@ -1,0 +1,212 @@
+"""`python -m benchmarks.digits_methods`: every optimizer with every regularizer on digits, and the page about it.
+
+Runs sweeps/digits_methods.py, or continues it from the records that are committed in benchmarks/results/, and rewrites
+the tables of docs/methods-on-digits.md. --export writes the records so far in compact form, --write the page alone.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks._measure import RESULTS
+from sweeps import digits_methods
+from sweeps._figures import COLOURS, label_levels, sparsity_axes
+from sweeps._journal import Journal
+from sweeps._records import Records, TrialRecord
+from sweeps._report import by_arm, number
+from sweeps._statistics import compare, holm, interval_of_mean
+
+SWEEP = digits_methods.SWEEP
+PAGE = Path(__file__).parents[1] / "docs" / "methods-on-digits.md"
+START = "<!-- study: written by python -m benchmarks.digits_methods -->"
+END = "<!-- study end -->"
+KEPT_EVENTS = ("sweep", "plan", "start", "end")
+ALPHA = 0.05
+
+# Planned before the first trial; see "What was planned" on the page.
+PLANNED = [
+    *(((optimizer, "wcr"), (optimizer, "none")) for optimizer in SWEEP.optimizer),
+    *(((optimizer, "wcr"), (optimizer, "l1")) for optimizer in SWEEP.optimizer),
+    *(((optimizer, "wcr"), (optimizer, "hoyer_square")) for optimizer in SWEEP.optimizer),
+    *(((optimizer, "none"), ("sgd", "none")) for optimizer in ("sam", "s2sam", "cram")),
+]
+
+
+def committed(name: str) -> Path:
+    return RESULTS / f"digits-methods-{name}.gz"
+
+
+def export(folder: Path) -> None:
+    """Write what continuing and reporting need: outcomes and the state of the search, and no path of this machine."""
+    entries = [entry for entry, _ in Journal.read(folder / "journal.jsonl") if entry["event"] in KEPT_EVENTS]
+    lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
+    committed("journal.jsonl").write_bytes(gzip.compress(lines.encode(), mtime=0))
+    committed("study.log").write_bytes(gzip.compress((folder / "study.log").read_bytes(), mtime=0))
+
+
+def restore(folder: Path) -> None:
+    """Continue from the committed records where this machine has none."""
+    if (folder / "journal.jsonl").exists() or not committed("journal.jsonl").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("study.log", "journal.jsonl"):
+        (folder / name).write_bytes(gzip.decompress(committed(name).read_bytes()))
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+
+def confirmed(records: Records) -> dict[tuple[str, str], list[TrialRecord]]:
+    """(optimizer, regularizer) -> the trials of its best configuration, by seed; unfinished ones are left out."""
+    configurations = [trials for group in by_arm(records.finished("confirm")).values() for trials in group]
+    return {(trials[0].config["optimizer"], trials[0].config["regularizer"]): trials for trials in configurations}
+
+
+def values(trials: Sequence[TrialRecord], sparsity: float) -> dict[int, float]:
+    """Seed -> test accuracy after pruning at `sparsity`."""
+    return {trial.config["seed"]: trial.at(sparsity, "acc", "test") for trial in trials}  # type: ignore[misc]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
+
+
+def with_interval(found: Sequence[float]) -> str:
+    mean, interval = statistics.fmean(found), interval_of_mean(found)
+    if interval is None:
+        return f"{mean:.3f}"
+    return f"{mean:.3f} [{max(0.0, interval[0]):.3f}, {min(1.0, interval[1]):.3f}]"
+
+
+def method_table(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequence[float]) -> str:
+    target = SWEEP.target_sparsity
+    header = ["optimizer", "regularizer", "lam", "rho", "lr", "weight decay", "n", *(f"{level:g}" for level in levels)]
+    rows = []
+    ordered = sorted(arms.items(), key=lambda item: -statistics.fmean(t.at(target, "acc") or 0.0 for t in item[1]))
+    for (optimizer, regularizer), trials in ordered:
+        config = trials[0].config
+        lam = None if regularizer == "none" else config["lam"]
+        settings = [number(lam), *(number(config["opt"].get(name)) for name in ("rho", "lr", "weight_decay"))]
+        cells = [with_interval(list(values(trials, level).values())) for level in levels]
+        rows.append([optimizer, regularizer, *settings, str(len(trials)), *cells])
+    return table(header, rows)
+
+
+def comparison_table(arms: dict[tuple[str, str], list[TrialRecord]]) -> str:
+    """The planned comparisons at the target sparsity, with Holm's correction over all of them."""
+    target, found = SWEEP.target_sparsity, []
+    for ours, theirs in PLANNED:
+        if (
+            ours in arms
+            and theirs in arms
+            and (row := compare(values(arms[ours], target), values(arms[theirs], target)))
+        ):
+            found.append((ours, theirs, row))
+    corrected = holm([row["p"] for *_, row in found])
+    rows = []
+    for (ours, theirs, row), p in zip(found, corrected, strict=True):
+        low, high = row["interval"] or (math.nan, math.nan)
+        verdict = "no" if p >= ALPHA else "better" if row["difference"] > 0 else "worse"
+        rows.append(
+            [
+                " + ".join(ours),
+                " + ".join(theirs),
+                str(row["n"]),
+                f"{row['difference']:+.3f}",
+                f"{low:+.3f} to {high:+.3f}",
+                f"{row['p']:.2g}",
+                f"{p:.2g}",
+                verdict,
+            ]
+        )
+    return table(["combination", "against", "n", "difference", "95% interval", "p", "p (Holm)", "established"], rows)
+
+
+def budget(records: Records) -> str:
+    trials = [trial for trial in records.trials.values() if trial.done]
+    search = sum(trial.phase == "search" for trial in trials)
+    hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
+    failed = [trial for trial in trials if trial.status != "finished"]
+    return (
+        f"{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for each "
+        f"combination) and {len(trials) - search} in the confirmation, {hours:.1f} hours of one core together; "
+        f"{len(failed)} of them failed. Code: {records.header['software']['git_commit'][:10]}."
+    )
+
+
+def draw(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequence[float]) -> Figure:
+    """A panel for each optimizer, a line for each regularizer with its 95% interval, every seed a dot."""
+    figure = Figure(figsize=(12, 7.5), layout="constrained")
+    grid = figure.subfigures(2, 3)
+    for panel, optimizer in zip(grid.flat, SWEEP.optimizer, strict=True):
+        axes = sparsity_axes(panel, "test accuracy")
+        for index, regularizer in enumerate(SWEEP.regularizer):
+            if (trials := arms.get((optimizer, regularizer))) is None:
+                continue
+            densities = [1 - level for level in levels]
+            seeds = [list(values(trials, level).values()) for level in levels]
+            style = {"color": COLOURS[index], "label": regularizer}
+            axes.plot(densities, [statistics.fmean(column) for column in seeds], marker="o", markersize=3, **style)
+            bands = [interval_of_mean(column) or (column[0], column[0]) for column in seeds]
+            axes.fill_between(densities, *zip(*bands, strict=True), color=COLOURS[index], alpha=0.15, linewidth=0)
+            for density, column in zip(densities, seeds, strict=True):
+                axes.plot([density] * len(column), column, ".", color=COLOURS[index], alpha=0.25, markersize=3)
+        label_levels(axes, levels)
+        axes.set_ylim(0, 1.02)
+        axes.set_title(optimizer)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7, loc="lower left")
+    return figure
+
+
+def section(records: Records) -> str:
+    """The generated part of the page."""
+    arms = confirmed(records)
+    levels = sorted({0.0, *SWEEP.sparsities, SWEEP.target_sparsity})
+    parts = [budget(records)]
+    if arms:
+        parts += [
+            f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, in the order of the validation "
+            f"accuracy at {SWEEP.target_sparsity:g}.",
+            method_table(arms, levels),
+            "![test accuracy against sparsity, a panel for each optimizer](methods-on-digits.png)",
+            f"The planned comparisons: paired differences of test accuracy at {SWEEP.target_sparsity:g}.",
+            comparison_table(arms),
+        ]
+    return "\n\n".join(parts)
+
+
+def write(folder: Path) -> None:
+    records = Records.replay(folder)
+    before, _, rest = PAGE.read_text().partition(START)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{START}\n\n{section(records)}\n\n{END}{after}")
+    if arms := confirmed(records):
+        levels = sorted({0.0, *SWEEP.sparsities, SWEEP.target_sparsity})
+        draw(arms, levels).savefig(PAGE.with_suffix(".png"), dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--export", action="store_true", help="only write the compact records of what is there")
+    parser.add_argument("--write", action="store_true", help="only rewrite the page from the records")
+    parser.add_argument("--runs", type=Path, default=SWEEP.runs, help="folder of all records")
+    args: Any = parser.parse_args()
+    sweep = SWEEP.model_copy(update={"runs": args.runs})
+    restore(sweep.folder)
+    if not (args.export or args.write):
+        sweep.run()
+    if not args.write:
+        export(sweep.folder)
+    write(sweep.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from tests.sweeps.conftest import recorder
+
+__all__ = ["recorder"]

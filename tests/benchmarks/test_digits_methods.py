@@ -1,0 +1,98 @@
+import dataclasses
+import gzip
+import json
+import math
+
+import pytest
+
+from benchmarks import digits_methods as study
+from sweeps._records import Records
+from sweeps._report import summarize
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results"
+
+
+def fill(recorder, num_seeds=7):
+    """SAM with WCR at 0.96 is 0.8 + 0.01 x seed, without 0.7; the search reads no test split."""
+    for regularizer, base in (("wcr", 0.8), ("none", 0.7)):
+        recorder.trial((0.9, base), regularizer=regularizer)
+        for seed in range(1, num_seeds):
+            test = (0.95, base + 0.01 * seed * (regularizer == "wcr"))
+            recorder.trial((0.9, base), regularizer=regularizer, seed=seed, phase="confirm", test=test)
+
+
+@pytest.fixture
+def at_090(monkeypatch):
+    monkeypatch.setattr(study, "SWEEP", study.SWEEP.model_copy(update={"target_sparsity": 0.9, "sparsities": ()}))
+
+
+def test_records_go_on_from_the_committed_ones(recorder, results, tmp_path, at_090):
+    fill(recorder)
+    folder = recorder.records.folder
+    (folder / "study.log").write_text("a trial\n")
+    recorder.records.note_run(["python", "sweeps/digits_methods.py"], num_search=2, num_confirm=12)
+    study.export(folder)
+    elsewhere = tmp_path / "elsewhere"
+    study.restore(elsewhere)
+    assert (elsewhere / "study.log").read_text() == "a trial\n"
+    ours, theirs = Records.replay(folder), Records.replay(elsewhere)
+    without = [{k: dataclasses.replace(t, rungs=[]) for k, t in r.trials.items()} for r in (ours, theirs)]
+    assert without[0] == without[1]
+    summaries = [summarize(r, objective="acc", target_sparsity=0.9, complete=True) for r in (ours, theirs)]
+    assert summaries[0]["confirmed"] == summaries[1]["confirmed"]
+    assert study.section(ours) == study.section(theirs)
+    before = (elsewhere / "journal.jsonl").read_bytes()
+    study.restore(elsewhere)  # what is there is not replaced
+    assert (elsewhere / "journal.jsonl").read_bytes() == before
+
+
+def test_no_path_or_host_of_a_machine_is_committed(recorder, results):
+    fill(recorder)
+    (recorder.records.folder / "study.log").write_text("")
+    recorder.records.note_run(["python", "/secret/place/digits.py"], num_search=1, num_confirm=1)
+    study.export(recorder.records.folder)
+    text = gzip.decompress((results / "digits-methods-journal.jsonl.gz").read_bytes()).decode()
+    assert "/secret/place" not in text
+    assert '"cwd"' not in text
+    assert {json.loads(line)["event"] for line in text.splitlines()} == {"sweep", "start", "end"}
+
+
+def test_the_tables_by_hand(recorder, at_090, monkeypatch):
+    fill(recorder)
+    arms = study.confirmed(recorder.records)
+    shown = study.comparison_table(arms)
+    # six differences of 0.11 to 0.16 (mean 0.135), all positive: p = 2 / 2^6, the only comparison made
+    assert "| sam + wcr | sam + none | 6 | +0.135 |" in shown
+    assert "| 0.031 | 0.031 | better |" in shown
+    methods = study.method_table(arms, [0.0, 0.9])
+    half = 2.570582 * math.sqrt(3.5e-4 / 6)  # variance of 0.81 ... 0.86 is 3.5e-4; t(0.975, 5)
+    assert f"0.835 [{0.835 - half:.3f}, {0.835 + half:.3f}]" in methods
+    assert methods.index("| sam | wcr |") < methods.index("| sam | none |")  # by validation
+    assert "14 of them failed" not in study.budget(recorder.records)
+    assert "2 trials in the search" in study.budget(recorder.records)
+    assert "12 in the confirmation" in study.budget(recorder.records)
+
+
+def test_the_page_keeps_what_people_wrote(recorder, at_090, tmp_path, monkeypatch):
+    fill(recorder)
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n{study.START}\nold table\n{study.END}\nbelow\n")
+    monkeypatch.setattr(study, "PAGE", page)
+    study.write(recorder.records.folder)
+    text = page.read_text()
+    assert text.startswith("above\n")
+    assert text.endswith("\nbelow\n")
+    assert "old table" not in text
+    assert "| sam | wcr |" in text
+    assert page.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_planned_comparisons_can_be_established_with_the_planned_seeds():
+    """The smallest p of 12 pairs, times the number of comparisons, must be below the threshold."""
+    assert len(study.PLANNED) * 2 / 2**study.SWEEP.num_seeds < study.ALPHA
+    assert not study.SWEEP.race
