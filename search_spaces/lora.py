@@ -19,7 +19,7 @@ SPACE = {
         "regularizer": {
             "l1": Float(1e-7, 1e-3, log=True),
             "hoyer_square": Float(1e-7, 1e-3, log=True),
-            "wcr": Float(1e-8, 1e-3, log=True),
+            "wcr": Float(1e-7, 1e-4, log=True),
         }
     },
     "opt/rho": {
@@ -42,4 +42,7 @@ TUNED = {
     "opt/weight_decay": {"optimizer": dict.fromkeys(OPTIMIZERS, Float(1e-4, 1e-1, log=True))},  # table 6: 0
 }
 
-FIXED = {"opt/base": {"optimizer": {"sam": "adamw", "s2sam": "adamw", "cram": "adamw"}}}
+FIXED = {
+    "opt/base": {"optimizer": {"sam": "adamw", "s2sam": "adamw", "cram": "adamw"}},
+    "reg/eps": {"regularizer": {"wcr": 1e-4}},
+}

@@ -65,7 +65,9 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
     """
     search = records.finished("search")
     measured = search[0].curve if search else []
-    metrics = [name for name in (measured[0] if measured else ()) if name not in ("sparsity", "loss", objective)]
+    metrics = [
+        name for name in (measured[0] if measured else ()) if name not in ("sparsity", "loss", "collapsed", objective)
+    ]
     ends = list(dict.fromkeys((0.0, target_sparsity)))
     level = level_name(target_sparsity)
 
