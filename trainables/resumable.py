@@ -203,7 +203,7 @@ class ResumableTrial:
                     description,
                     shifted=evaluation.shifted[level],
                 )
-        diagnostics = diagnose(task, dense, config, evaluation)
+        diagnostics = diagnose(task, dense, config, evaluation) | training.regularizer.diagnostics()
         self._illustrate(dense, apply_pruning(task, target, evaluation, config.target_sparsity))
         return self._end(
             "finished",
