@@ -203,7 +203,8 @@ class ResumableTrial:
                     description,
                     shifted=evaluation.shifted[level],
                 )
-        diagnostics = diagnose(task, dense, config, evaluation) | training.penalty_ratio.describe()
+        diagnostics = diagnose(task, dense, config, evaluation)
+        diagnostics |= training.penalty_ratio.describe() | training.regularizer.diagnostics()
         collapsed = collapse(config, evaluation.metrics)
         if collapsed["collapsed"]:
             which = "dense" if evaluation.metrics[0.0]["collapsed"] else f"pruned to {config.target_sparsity:g}"

@@ -135,10 +135,7 @@ class Training:
         regularizer = sparsity.load("regularizers", name)
         self.regularizer = with_knobs("reg", regularizer, list(regularized.values()), knobs=knobs).to(task.device)
         self.regularizer.attach(self.model)
-        gates = dict.fromkeys(self.regularizer.parameters())  # once attached, they are the model's parameters too
-        groups: list[dict] = [{"params": [p for p in self.model.parameters() if p.requires_grad and p not in gates]}]
-        if gates:
-            groups.append({"params": list(gates), "weight_decay": 0.0})  # decay would pull a gate's logit to half open
+        groups = parameter_groups(self.model, self.regularizer, config.opt.get("weight_decay", 0.0))
         self.optimizer = with_knobs("opt", sparsity.load("optimizers", config.optimizer), groups, knobs=config.opt)
         self.schedule = with_knobs(
             "sched",
@@ -358,6 +355,24 @@ class Training:
         self.regularizer.load_state_dict(state["regularizer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+def parameter_groups(model: nn.Module, regularizer: Any, weight_decay: Any) -> list[dict[str, Any]]:
+    """What an optimizer of `weight_decay` trains: the model's parameters, then what needs settings of its own.
+
+    Weights that the regularizer decays itself have no decay in the optimizer. Gates have none either, which would pull
+    a logit to half open, and the learning rate `gate_lr` where the regularizer has one.
+    """
+    gates = dict.fromkeys(regularizer.parameters())  # once attached, they are the model's parameters too
+    taken = dict.fromkeys(regularizer.take_decay(weight_decay) if weight_decay else ())
+    trained = [p for p in model.parameters() if p.requires_grad and p not in gates]
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if p not in taken]}]
+    if taken:
+        groups.append({"params": [p for p in trained if p in taken], "weight_decay": 0.0})
+    if gates:
+        lr = {} if regularizer.gate_lr is None else {"lr": regularizer.gate_lr}
+        groups.append({"params": list(gates), "weight_decay": 0.0, **lr})
+    return groups
 
 
 def make_scheme(config: TrialConfig) -> Scheme:

@@ -23,12 +23,14 @@ class Regularizer(torch.nn.Module):
     weights: floating-point tensors of any shape with at least one element; the caller leaves out biases and norm
     scales. They are held, not registered: `parameters()`, `state_dict()` and `to()` are for gates that a subclass owns.
     An empty list is fine (a model without such weights): R() is then 0.
-    A training loop calls the hooks `attach`, `project` and `fold`; here they do nothing. What it trains is, after
-    `attach`, each parameter once, of the model and of R, since gates can be reached from both:
+    A training loop calls the hooks `attach`, `take_decay`, `project` and `fold`; here they do nothing. What it trains
+    is, after `attach`, each parameter once, of the model and of R, since gates can be reached from both:
         trained = list(dict.fromkeys(p for p in (*model.parameters(), *R.parameters()) if p.requires_grad))
     A checkpoint holds the state_dict of both.
     ValueError if weights is one tensor, or holds anything else than floating-point tensors with elements.
     """
+
+    gate_lr: float | None = None  # of a regularizer with gates, see `_gated.py`
 
     def __init__(self, weights: Iterable[Tensor]):
         super().__init__()
@@ -52,11 +54,22 @@ class Regularizer(torch.nn.Module):
     def project(self) -> None:
         """Called after each optimizer step: moves what is out of its bounds back in place (projected gradient)."""
 
+    def take_decay(self, weight_decay: float) -> list[Tensor]:
+        """Weights that this regularizer decays itself, in `backward`, at the optimizer's `weight_decay`.
+
+        The loop leaves them without weight decay in the optimizer. Called once, before the optimizer is built.
+        """
+        return []
+
     def fold(self, model: torch.nn.Module) -> None:
         """Makes the gated weights of `model`, the attached one or a deep copy of it, plain parameters in place.
 
         Each has its old name and the value that evaluation sees: theta times the deterministic gate, bit for bit.
         """
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers for a trial's record, by name: what the regularizer has done to the weights."""
+        return {}
 
     def forward(self) -> Tensor:
         """The penalty of all weights, a differentiable scalar on their device."""

@@ -47,10 +47,17 @@ class Gated(Regularizer):
     """A regularizer of gates: `penalty` is a function of them, and `attach` brings them into the model.
 
     make_gate: weight -> its `Gate`. A subclass defines `gate_penalty(gate, num_weights)`.
+    gate_lr: learning rate of the gates, > 0; None for that of the weights. A training loop gives the gates a parameter
+        group with it, so a schedule scales it as it scales the weights'.
     """
 
-    def __init__(self, weights: Iterable[Tensor], make_gate: Callable[[Tensor], Gate]):
+    def __init__(self, weights: Iterable[Tensor], make_gate: Callable[[Tensor], Gate], *, gate_lr: float | None = None):
         super().__init__(weights)
+        if gate_lr is not None and not 0 < gate_lr < math.inf:
+            raise ValueError(
+                f"{self._where}: gate_lr must be > 0 and finite (leave it out for the weights' lr), got {gate_lr}"
+            )
+        self.gate_lr = gate_lr
         self.gates = torch.nn.ModuleList(make_gate(weight) for weight in self.weights)
 
     def gate_values(self) -> list[Tensor]:
@@ -59,6 +66,11 @@ class Gated(Regularizer):
             gate.values(training=False).view(gate.shape).expand(weight.shape).detach()
             for weight, gate in zip(self.weights, cast(Iterable[Gate], self.gates), strict=True)
         ]
+
+    def diagnostics(self) -> dict[str, float]:
+        """gates_closed: the fraction of gated weights whose gate is exactly 0 in evaluation; 0 of no weights."""
+        num_closed = sum(int((z == 0).sum()) for z in self.gate_values())
+        return {"gates_closed": num_closed / max(1, sum(weight.numel() for weight in self.weights))}
 
     def penalty(self, weight: Tensor) -> Tensor:
         for own, gate in zip(self.weights, self.gates, strict=True):

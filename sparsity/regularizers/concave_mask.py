@@ -20,21 +20,24 @@ class ConcaveMask(Gated):
     r: "log" or "l1". delta: > 0, in units of m, ours; a smaller one is closer to counting: r'(0) / r'(1) = 1 + 1/delta.
     start: in (0, 1], every m at first; the paper's is 0.5 or 1. theta is not rescaled for it.
     An optimizer that perturbs m (SAM) can carry it below 0: there r is continued with its slope at 0.
-    Weight decay, where the optimizer has one, acts on m too.
+    Weight decay acts on theta alone in the training loop, which gives m none.
+    gate_lr: learning rate of m, > 0; None for that of the weights. See `_gated.py`.
     Returns a scalar in [0, number of weights].
     Cost: no gradient more a step; 1 x the weights of memory (m, trained: with a gradient and an optimizer's state of
         its own) and 1 x in the graph of a pass (w), 2 x more for the penalty's.
-    ValueError for delta <= 0, start outside (0, 1], an unknown r.
+    ValueError for delta <= 0, start outside (0, 1], gate_lr <= 0, an unknown r.
     """
 
-    def __init__(self, weights, *, r: str = "log", delta: float = 0.1, start: float = 1.0):
+    def __init__(
+        self, weights, *, r: str = "log", delta: float = 0.1, start: float = 1.0, gate_lr: float | None = None
+    ):
         if r not in ("log", "l1"):
             raise ValueError(f"ConcaveMask: r must be one of log, l1, got {r!r}")
         if not 0 < delta < math.inf:
             raise ValueError(f"ConcaveMask: delta must be > 0 and finite (it bounds the slope of log), got {delta}")
         if not 0 < start <= 1:
             raise ValueError(f"ConcaveMask: start must be in (0, 1] (a mask at 0 would not train theta), got {start}")
-        super().__init__(weights, lambda weight: Mask(weight, start))
+        super().__init__(weights, lambda weight: Mask(weight, start), gate_lr=gate_lr)
         self.r, self.delta = r, delta
 
     def gate_penalty(self, gate, num_weights):

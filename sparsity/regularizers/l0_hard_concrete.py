@@ -1,4 +1,6 @@
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 
@@ -15,21 +17,28 @@ class L0HardConcrete(Gated):
         u ~ U(0, 1), s = sigmoid((log u - log(1 - u) + log_alpha) / beta), z = clamp(s (zeta - gamma) + gamma, 0, 1);
     in evaluation mode, and when folded, z = clamp(sigmoid(log_alpha) (zeta - gamma) + gamma, 0, 1). u comes from
     torch's global generator. theta and log_alpha are trained together; an optimizer of several gradients a step draws
-    new noise for each, as with dropout. Weight decay, where the optimizer has one, pulls log_alpha to 0 too.
+    new noise for each, as with dropout.
+    Weight decay: log_alpha has none, and theta has the expected one, as in the authors' code: `backward` adds the
+    gradient of weight_decay / 2 * sum theta^2 P(z != 0), in theta and in log_alpha, once `take_decay(weight_decay)` has
+    told it the optimizer's (the training loop does). A weight behind a closed gate is then not decayed, and a large one
+    costs its gate more. With AdamW this decay is coupled, as with the authors' Adam.
     Source: Louizos, Welling & Kingma, "Learning sparse neural networks through L0 regularization", 2017, arXiv
     1712.01312; |g| as in the authors' code, which counts the weights behind a gate, so that lam means the same per
     weight and per row. Departures: log_alpha starts without their N(0, 0.01^2) noise and is not clamped to
-    [log 0.01, log 100].
+    [log 0.01, log 100]; the weight decay is not divided by 1 - droprate_init.
     weights: tensors of any shape, each the parameter of one module; `attach(model)` puts the gates there.
     per: "weight", a gate each, or "row", a gate for each index of the first dimension (an output unit, a filter).
     droprate_init: in (0, 1), log_alpha starts at log(1 - droprate_init) - log(droprate_init), where P(z != 0) is above
         1 - droprate_init (0.83 at 0.5). The authors' code: 0.5 for layers in general, 0.2 for an MLP's inputs, 0.3 for
         WideResNets.
+    gate_lr: learning rate of log_alpha, > 0; None for that of the weights. See `_gated.py`.
+    decay: "expected", as above, or "plain", all of theta decayed by the optimizer alone.
     beta: temperature, in (0, 1]. gamma < 0, zeta > 1: what s is stretched to, so that 0 and 1 have a probability.
     Returns a scalar in [0, number of weights].
     Cost: no gradient more a step; per "weight" 1 x the weights of memory (log_alpha, trained: with a gradient and an
         optimizer's state of its own) and 5 x in the graph of a pass; per "row" 1 x in the graph (w).
-    ValueError for gamma >= 0, zeta <= 1, beta outside (0, 1], droprate_init outside (0, 1), an unknown per.
+    ValueError for gamma >= 0, zeta <= 1, beta outside (0, 1], droprate_init outside (0, 1), gate_lr <= 0, an
+    unknown per or decay.
     """
 
     def __init__(
@@ -38,12 +47,16 @@ class L0HardConcrete(Gated):
         *,
         per: str = "weight",
         droprate_init: float = 0.5,
+        gate_lr: float | None = None,
+        decay: str = "expected",
         beta: float = 2 / 3,
         gamma: float = -0.1,
         zeta: float = 1.1,
     ):
         if per not in ("weight", "row"):
             raise ValueError(f"L0HardConcrete: per must be one of weight, row, got {per!r}")
+        if decay not in ("expected", "plain"):
+            raise ValueError(f"L0HardConcrete: decay must be one of expected, plain, got {decay!r}")
         if not 0 < droprate_init < 1:
             raise ValueError(f"L0HardConcrete: droprate_init must be in (0, 1) (a gate can learn), got {droprate_init}")
         if not 0 < beta <= 1:
@@ -52,10 +65,32 @@ class L0HardConcrete(Gated):
             raise ValueError(f"L0HardConcrete: gamma must be < 0 (else no gate is ever exactly 0), got {gamma}")
         if not 1 < zeta < math.inf:
             raise ValueError(f"L0HardConcrete: zeta must be > 1 (else no gate is ever exactly 1), got {zeta}")
-        super().__init__(weights, lambda w: HardConcrete(w, per == "row", droprate_init, beta, gamma, zeta))
+        super().__init__(
+            weights, lambda w: HardConcrete(w, per == "row", droprate_init, beta, gamma, zeta), gate_lr=gate_lr
+        )
+        self.decay, self.weight_decay = decay, 0.0
 
     def gate_penalty(self, gate, num_weights):
         return gate.probability_open().sum() * (num_weights // gate.num_gates)
+
+    def take_decay(self, weight_decay):
+        if self.decay == "plain":
+            return []
+        self.weight_decay = weight_decay
+        return self.weights
+
+    def expected_square(self):
+        """sum over weights of theta^2 P(z != 0), a differentiable scalar."""
+        terms = [
+            (theta.square() * gate.probability_open().view(gate.shape)).sum()
+            for theta, gate in zip(self.weights, cast(Iterable[HardConcrete], self.gates), strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    def backward(self, lam):
+        if self.weight_decay and self.weights:
+            (self.weight_decay / 2 * self.expected_square()).backward()
+        return super().backward(lam)
 
 
 class HardConcrete(Gate):

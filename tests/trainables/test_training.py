@@ -2,6 +2,7 @@ import copy
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -309,13 +310,97 @@ def test_load_task_loads_the_data(tiny):
         load_task(TrialConfig.model_validate({**tiny().model_dump(), "dataset": "mnist"}))
 
 
-def test_gates_are_not_decayed(tiny, make_task):
-    config = tiny(regularizer="l0_hard_concrete", lam=1e-3, opt={"lr": 0.05, "weight_decay": 0.1})
+GATED = ["concave_mask", "l0_hard_concrete"]
+
+
+@pytest.mark.parametrize("regularizer", GATED)
+def test_gates_are_not_decayed(tiny, make_task, regularizer):
+    config = tiny(regularizer=regularizer, lam=1e-3, opt={"lr": 0.05, "weight_decay": 0.1})
     training = Training(make_task(config), config)
-    weights, gates = training.optimizer.param_groups
-    assert (weights["weight_decay"], gates["weight_decay"]) == (0.1, 0.0)
-    assert set(gates["params"]) == set(training.regularizer.parameters())
-    assert not set(gates["params"]) & set(weights["params"])
+    *weights, gates = training.optimizer.param_groups
+    assert gates["weight_decay"] == 0
+    assert gates["lr"] == 0.05
+    assert gates["params"] == list(training.regularizer.parameters())
+    owned = [p for group in training.optimizer.param_groups for p in group["params"]]
+    assert len(owned) == len(set(owned))
+    assert set(owned) == set(training.model.parameters())
+    decays = {p: group["weight_decay"] for group in weights for p in group["params"]}
+    by_itself = set(training.regularizer.weights) if regularizer == "l0_hard_concrete" else set()
+    assert decays == {p: 0.0 if p in by_itself else 0.1 for p in decays}
+
+
+@pytest.mark.parametrize("schedule", sparsity.menu("trainables.schedules"))
+@pytest.mark.parametrize("regularizer", GATED)
+def test_gates_have_a_learning_rate_of_their_own_and_schedules_keep_its_ratio(tiny, make_task, regularizer, schedule):
+    knobs = {"step_decay": {"decay_every": 1}, "linear_warmup": {"num_warmup_steps": 2}}
+    config = tiny(regularizer=regularizer, reg={"gate_lr": 2.0}, schedule=schedule, sched=knobs.get(schedule, {}))
+    training = Training(make_task(config), config)
+    while not training.finished:
+        weights, gates = training.optimizer.param_groups[0], training.optimizer.param_groups[-1]
+        assert set(gates["params"]) == set(training.regularizer.parameters())
+        assert gates["lr"] == pytest.approx(2.0 / 0.05 * weights["lr"], rel=1e-12)
+        training.run_epoch()
+
+
+@pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
+@pytest.mark.parametrize("regularizer", GATED)
+def test_only_gates_feel_their_learning_rate(tiny, make_task, optimizer, regularizer):
+    """After one step from the same weights and noise: all else is bit for bit what it is with another gate_lr."""
+    found = []
+    for gate_lr in (0.01, 0.02):
+        fields = {"optimizer": optimizer, "regularizer": regularizer, "lam": 1e-2, "reg": {"gate_lr": gate_lr}}
+        config = tiny(**fields, opt={"lr": 0.05}, batch_size=128, max_epochs=1)
+        training = Training(make_task(config), config)
+        gates = list(training.regularizer.parameters())
+        start = [p.detach().clone() for p in gates]
+        training.regularizer.project = lambda: None  # at the bound m = 1 there is no way up
+        training.run_epoch()
+        moved = [p.detach() - s for p, s in zip(gates, start, strict=True)]
+        found.append((moved, [p for p in training.model.parameters() if p not in set(gates)]))
+    for once, twice in zip(found[0][0], found[1][0], strict=True):
+        assert once.any()
+        torch.testing.assert_close(2 * once, twice, rtol=1e-3, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
+def test_weights_are_decayed_as_their_gates_are_open(tiny, make_task):
+    """One step of SGD with and without decay differs by lr * weight_decay * theta * P(open); by hand, in NumPy."""
+    thetas = {}
+    for decay in (0.0, 0.5):
+        config = tiny(
+            regularizer="l0_hard_concrete", opt={"lr": 0.1, "weight_decay": decay}, batch_size=128, max_epochs=1
+        )
+        training = Training(make_task(config), config)
+        gates = training.regularizer.gates
+        with torch.no_grad():  # of all kinds
+            for gate in gates:
+                gate.log_alpha.copy_(torch.linspace(-6, 6, gate.num_gates))
+        start = [w.detach().double().numpy().copy() for w in training.regularizer.weights]
+        before = [gate.log_alpha.detach().double().numpy().reshape(gate.shape) for gate in gates]
+        training.run_epoch()
+        thetas[decay] = [w.detach().double().numpy() for w in training.regularizer.weights]
+    for theta, log_alpha, plain, decayed in zip(start, before, thetas[0.0], thetas[0.5], strict=True):
+        probability_open = 1 / (1 + np.exp(-(log_alpha - 2 / 3 * np.log(0.1 / 1.1))))
+        np.testing.assert_allclose(plain - decayed, 0.1 * 0.5 * theta * probability_open, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
+@pytest.mark.parametrize("regularizer", GATED)
+def test_resuming_with_gate_lr_and_decay_equals_never_stopping(tiny, make_task, optimizer, regularizer):
+    decay = {} if optimizer == "sfw" else {"weight_decay": 0.1}
+    fields = {"optimizer": optimizer, "regularizer": regularizer, "lam": 1e-3, "reg": {"gate_lr": 2.0}}
+    config = tiny(**fields, opt={"lr": 0.05, **decay}, schedule="one_cycle", train_size=64)
+    whole = Training(make_task(config), config)
+    whole.run_epoch()
+    file = io.BytesIO()
+    torch.save(whole.state_dict(), file)
+    file.seek(0)
+    resumed = Training(make_task(config), config)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for training in (whole, resumed):
+        while not training.finished:
+            training.run_epoch()
+    assert equal(resumed.state_dict(), whole.state_dict())
 
 
 # ---- parts of a batch, early stopping ----------------------------------------------------------------------------
