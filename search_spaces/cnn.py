@@ -25,11 +25,15 @@ SPACE = {
             "cram": Float(0.01, 0.2, log=True),
         }
     },
+    "opt/tau": {"optimizer": {"sfw": Float(3.0, 50.0, log=True)}},
+    "opt/k_fraction": {"optimizer": {"sfw": Float(1e-3, 0.1, log=True)}},
 }
 
 KNOWN = {
     "lam": {"regularizer": {"l1": 1e-5, "hoyer_square": 1e-4, "wcr": 1e-5}},
     "opt/rho": {"optimizer": {"sam": 0.5, "s2sam": 0.5, "cram": 0.05}},
+    "opt/tau": {"optimizer": {"sfw": 15.0}},  # SFW's own, for 200 epochs; short runs need less (small_cnn.py)
+    "opt/k_fraction": {"optimizer": {"sfw": 0.05}},
 }
 
 # Frank-Wolfe's steps have a scale of their own, and its polytope takes the place of weight decay.
