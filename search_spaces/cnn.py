@@ -27,11 +27,16 @@ SPACE = {
             "cram": Float(0.01, 0.2, log=True),
         }
     },
+    "opt/tau": {"optimizer": {"sfw": Float(3.0, 50.0, log=True)}},
+    "opt/k_fraction": {"optimizer": {"sfw": Float(1e-3, 0.1, log=True)}},
 }
 
 KNOWN = {
     "lam": {"regularizer": {"l1": 1e-6, "hoyer_square": 1e-6, "wcr": 1e-5}},  # best at 0.96 in table 11; table 4
     "opt/rho": {"optimizer": {"sam": 0.5, "s2sam": 0.5, "cram": 0.05}},  # table 5
+    # SFW's own values, for 200 epochs. Short runs need less (small_cnn.py).
+    "opt/tau": {"optimizer": {"sfw": 15.0}},
+    "opt/k_fraction": {"optimizer": {"sfw": 0.05}},
 }
 
 GRADIENT_METHODS = ("sgd", "sam", "s2sam", "cram")

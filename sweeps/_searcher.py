@@ -87,11 +87,14 @@ def choices_of(dist: Any) -> tuple[Any, ...]:
 
 
 def resolve(rule: Any, choices: Mapping[str, str]) -> Any:
-    """What a conditional entry, `{parent: {choice: value}}`, says beside these choices; None where it says nothing."""
+    """What a conditional entry, `{parent: {choice: value}}`, says beside these choices; None where it says nothing.
+
+    A value may be conditional itself: `{"regularizer": {"l1": {"optimizer": {"sgd": 1.0}}}}`.
+    """
     if not isinstance(rule, Mapping):
         return rule
     ((parent, by_choice),) = rule.items()
-    return by_choice.get(choices.get(parent))
+    return resolve(by_choice.get(choices.get(parent)), choices)
 
 
 def open_storage(place: str | Path) -> BaseStorage:

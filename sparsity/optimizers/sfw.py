@@ -31,7 +31,12 @@ class SFW(Optimizer):
     mode: what tau > 0 sets: "initialization" D = 2 tau N, N the norm that torch's default initialization gives to a
         linear or convolution weight, sqrt(shape[0] / 3) (root mean square; the mean that the source samples is less by
         one part in 10 n); "diameter" D = tau; "radius" r = tau. Embeddings count as linear weights.
-    momentum: in [0, 1). k_fraction: in (0, 1]. min_k: >= 1.
+        Choosing tau: with rescale "gradient" a step shrinks what is left of the initial weights by the factor 1 - eta,
+        where eta is about lr |d| / (tau N), so they are gone once lr times the sum of |d| over all steps is several tau
+        N. The source's 15 is for 200 epochs on CIFAR; a run with fewer steps needs a smaller tau. Below a tau that
+        depends on the data (about 1 on scikit-learn's digits) the polytope is too small to fit it.
+    momentum: in [0, 1). k_fraction: in (0, 1]; the fewer the nonzero elements of a vertex, the sparser the weights.
+    min_k: >= 1.
     SFW-Init, a scale for each layer that is learned on data before training, off in the WCR paper's runs, is not here.
     It takes no base and no weight decay, and is nobody's base. step(closure) calls the closure once.
     Cost: 1 gradient a step and a top-k a tensor; 1 x the weights of memory (d), within the step 3 x the largest tensor.

@@ -49,6 +49,14 @@ class Gated(Regularizer):
     make_gate: weight -> its `Gate`. A subclass defines `gate_penalty(gate, num_weights)`.
     gate_lr: learning rate of the gates, > 0; None for that of the weights. A training loop gives the gates a parameter
         group with it, so a schedule scales it as it scales the weights'.
+    Choosing lam and gate_lr: without a gradient from the task, the distance that a gate travels depends on lam * S
+    alone, where S is the sum of the gates' learning rate over the steps, divided by 1 - momentum for SGD and the
+    optimizers based on it (not for SFW, whose d is an average). Each class states the value at which all such gates
+    close. At the weights' learning rate, a short run reaches it only with a lam that outweighs the task's gradients:
+    all gates then close together or none does. The larger gate_lr, the smaller that lam, and the more the task's
+    gradients decide which gates close. To keep the behaviour when the number of steps changes, keep gate_lr times the
+    number of steps. AdamW divides gradients by their size, so this does not apply: there a gate moves by about gate_lr
+    a step.
     """
 
     def __init__(self, weights: Iterable[Tensor], make_gate: Callable[[Tensor], Gate], *, gate_lr: float | None = None):

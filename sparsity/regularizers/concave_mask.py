@@ -21,7 +21,10 @@ class ConcaveMask(Gated):
     start: in (0, 1], every m at first; the paper's is 0.5 or 1. theta is not rescaled for it.
     An optimizer that perturbs m (SAM) can carry it below 0: there r is continued with its slope at 0.
     Weight decay acts on theta alone in the training loop, which gives m none.
-    gate_lr: learning rate of m, > 0; None for that of the weights. See `_gated.py`.
+    gate_lr: learning rate of m, > 0; None for that of the weights. Without the task's gradient, log takes m from 1 to 0
+        where lam * S = log(1 + 1/delta) (delta + 1/2), 1.44 at delta 0.1, and l1 where lam * S = 1 (`_gated.py` defines
+        S). Since log pulls harder the lower m is, the change is steep in lam. Scikit-learn's digits, 640 steps of SGD:
+        gate_lr 10 closes 0.02, 0.09, 0.24, 0.95 and 0.98 of the masks at lam 1e-5, 3e-5, 4e-5, 6e-5 and 1e-4.
     Returns a scalar in [0, number of weights].
     Cost: no gradient more a step; 1 x the weights of memory (m, trained: with a gradient and an optimizer's state of
         its own) and 1 x in the graph of a pass (w), 2 x more for the penalty's.

@@ -31,7 +31,10 @@ class L0HardConcrete(Gated):
     droprate_init: in (0, 1), log_alpha starts at log(1 - droprate_init) - log(droprate_init), where P(z != 0) is above
         1 - droprate_init (0.83 at 0.5). The authors' code: 0.5 for layers in general, 0.2 for an MLP's inputs, 0.3 for
         WideResNets.
-    gate_lr: learning rate of log_alpha, > 0; None for that of the weights. See `_gated.py`.
+    gate_lr: learning rate of log_alpha, > 0; None for that of the weights. A gate is closed in evaluation at log_alpha
+        < -2.40. It gets there from 0 without the task's gradient where lam * S = 11.3 per weight behind it
+        (`_gated.py` defines S). Scikit-learn's digits, 640 steps of SGD: gate_lr 100 closes 0.06, 0.09, 0.40, 0.97
+        and 0.99 of the gates at lam 1e-6, 1e-5, 3e-5, 1e-4 and 3e-4.
     decay: "expected", as above, or "plain", all of theta decayed by the optimizer alone.
     beta: temperature, in (0, 1]. gamma < 0, zeta > 1: what s is stretched to, so that 0 and 1 have a probability.
     Returns a scalar in [0, number of weights].

@@ -10,7 +10,7 @@ from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 from optuna.trial import TrialState
 
-from sweeps._searcher import FINISHED, Arm, Search, TuneSearcher, from_unit, lag, make_arms, open_storage
+from sweeps._searcher import FINISHED, Arm, Search, TuneSearcher, from_unit, lag, make_arms, open_storage, resolve
 from trainables.config import TrialConfig
 
 SPACE = {
@@ -129,6 +129,18 @@ def test_each_optimizer_has_its_own_range():
 )
 def test_unit_interval_maps_onto_a_range(u, dist, expected):
     assert from_unit(u, dist) == (expected if isinstance(expected, str) else pytest.approx(expected))
+
+
+def test_a_conditional_value_may_be_conditional_itself():
+    rule = {"regularizer": {"l1": {"optimizer": {"sgd": 1.0, "sam": 2.0}}, "wcr": 3.0}}
+    for regularizer, optimizer, expected in (
+        ("l1", "sgd", 1.0),
+        ("l1", "sam", 2.0),
+        ("l1", "sfw", None),
+        ("wcr", "sam", 3.0),
+        ("none", "sgd", None),
+    ):
+        assert resolve(rule, {"regularizer": regularizer, "optimizer": optimizer}) == expected
 
 
 def test_every_arm_gets_the_same_number_and_the_known_values_come_first():

@@ -87,6 +87,18 @@ def test_result_is_that_of_the_plain_loop(start, config, make_task, undisturbed,
         assert torch.equal(weight, dense * (weight != 0)), name
 
 
+@pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete"])
+def test_closed_gates_are_in_the_diagnostics(start, tiny, make_task, regularizer):
+    """As many as the folded weights have zeros; a regularizer without gates reports none."""
+    config = tiny(regularizer=regularizer, lam=1.0, reg={"gate_lr": 10.0}, max_epochs=1)
+    task = make_task(config)
+    model, _ = train(task, config)
+    weights = task.regularized(model).values()
+    closed = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    assert finish(start(config=config))["diagnostics"]["gates_closed"] == closed > 0
+    assert "gates_closed" not in finish(start("plain", config=tiny(max_epochs=1)))["diagnostics"]
+
+
 def test_rungs_report_the_pruned_accuracy_at_that_epoch(start, config, make_task):
     training = Training(make_task(config), config)
     trial = start()

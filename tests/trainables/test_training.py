@@ -363,6 +363,28 @@ def test_only_gates_feel_their_learning_rate(tiny, make_task, optimizer, regular
     assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
+@pytest.mark.parametrize(
+    ("regularizer", "gate_lr", "closing"), [("l0_hard_concrete", 10.0, 11.3), ("concave_mask", 2.0, 1.44)]
+)
+def test_gates_close_gradually_around_the_lam_of_the_docstring(tiny, make_task, regularizer, gate_lr, closing):
+    """Multiples of lam = closing / S: about none, some and about all of the gates are closed after training."""
+    total_lr = gate_lr * 0.5 * 40 / (1 - 0.9)  # half the peak on average, 40 steps, momentum 0.9
+    closed = []
+    for multiple in (0.03, 1.5, 5.0):
+        config = tiny(
+            regularizer=regularizer,
+            lam=multiple * closing / total_lr,
+            reg={"gate_lr": gate_lr},
+            schedule="one_cycle",
+            max_epochs=10,
+        )
+        training, _ = finished(make_task(config), config)
+        closed.append(training.regularizer.diagnostics()["gates_closed"])
+    assert closed[0] < 0.05
+    assert 0.1 < closed[1] < 0.9
+    assert closed[2] > 0.95
+
+
 def test_weights_are_decayed_as_their_gates_are_open(tiny, make_task):
     """One step of SGD with and without decay differs by lr * weight_decay * theta * P(open); by hand, in NumPy."""
     thetas = {}

@@ -173,6 +173,30 @@ def test_penalty_of_a_stranger_is_refused(name, knobs):
         R.penalty(torch.ones(3))
 
 
+@pytest.mark.parametrize("gate_lr", [0.0, -1.0, float("inf"), float("nan")])
+def test_refuses_a_useless_gate_lr(name, knobs, gate_lr):
+    cls = sparsity.load("regularizers", name)
+    rule = rf"^{cls.__name__}: gate_lr must be > 0 and finite \(leave it out for the weights' lr\), got {gate_lr}$"
+    with pytest.raises(ValueError, match=rule):
+        cls([torch.ones(2, 2)], **knobs, gate_lr=gate_lr)
+
+
+def test_diagnostics_count_the_weights_behind_closed_gates(name, knobs):
+    """Two of four rows of the convolution: 54 of its 108 weights, of 116 with the head's."""
+    model, R = attached(name, knobs)
+    with torch.no_grad():
+        for p in R.parameters():
+            p.fill_(9.0)
+        R.project()
+        (closed,) = R.gates[0].parameters()
+        closed.view(4, -1)[:2] = 0.0 if name == "concave_mask" else -9.0
+    assert R.diagnostics() == {"gates_closed": 54 / 116}
+    folded = copy.deepcopy(model)
+    R.fold(folded)
+    assert sum(int((w == 0).sum()) for w in weights_of(folded)) == 54
+    assert sparsity.load("regularizers", name)([], **knobs).diagnostics() == {"gates_closed": 0.0}
+
+
 def test_what_a_subclass_must_define_is_named(name, knobs):
     with pytest.raises(NotImplementedError, match=r"^Gate must define values\(training\)$"):
         Gate(torch.ones(2))(torch.ones(2))

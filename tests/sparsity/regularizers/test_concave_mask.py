@@ -43,6 +43,20 @@ def test_project_clamps_the_masks_alone():
     assert torch.equal(R.weights[0], weights)
 
 
+@pytest.mark.parametrize(("knobs", "expected"), [({}, 1.44), ({"delta": 0.5}, math.log(3)), ({"r": "l1"}, 1.0)])
+def test_masks_close_where_the_docstring_says(knobs, expected):
+    """Gradient descent on lam R alone: lam S = log(1 + 1/delta) (delta + 1/2) takes m from 1 to 0."""
+    R = with_mask([1.0], **knobs)
+    step, lam_s = 1e-3, 0.0
+    while R.diagnostics()["gates_closed"] == 0:
+        (grad,) = torch.autograd.grad(R(), R.gates[0].m)
+        with torch.no_grad():
+            R.gates[0].m -= step * grad
+        R.project()
+        lam_s += step
+    assert lam_s == pytest.approx(expected, rel=5e-3)
+
+
 @pytest.mark.parametrize("start", [1.0, 0.5])
 def test_starts_where_it_is_told_and_the_model_sees_the_product(start):
     layer = torch.nn.Linear(3, 2)

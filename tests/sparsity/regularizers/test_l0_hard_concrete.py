@@ -124,6 +124,48 @@ def test_a_row_is_a_filter():
     assert torch.equal(conv.weight, theta * torch.tensor([1.0, 0.0, 0.5]).view(3, 1, 1, 1))
 
 
+def test_gates_close_where_the_docstring_says():
+    """Gradient descent on lam R alone: lam S = integral of 1 / (P (1 - P)) = 11.3 takes log_alpha from 0 to -2.40."""
+    end = -math.log(11)  # sigmoid(log_alpha) * 1.2 - 0.1 = 0
+    assert end == pytest.approx(-2.40, abs=5e-3)
+    expected = quad(lambda x: 2 + 2 * math.cosh(x - 2 / 3 * math.log(0.1 / 1.1)), end, 0)[0]
+    assert expected == pytest.approx(11.3, abs=0.05)
+    R = with_log_alpha([0.0])
+    step, lam_s = 0.02, 0.0
+    while R.diagnostics()["gates_closed"] == 0:
+        (grad,) = torch.autograd.grad(R(), R.gates[0].log_alpha)
+        with torch.no_grad():
+            R.gates[0].log_alpha -= step * grad
+        lam_s += step
+    assert lam_s == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize("per", ["weight", "row"])
+def test_decay_is_the_expected_square_and_its_gradient_the_closed_form(per):
+    """d/dtheta = weight_decay theta P and d/dlog_alpha = weight_decay / 2 theta^2 P (1 - P), in NumPy; lam is apart."""
+    theta = torch.tensor([[0.5, -2.0, 1.0], [3.0, 0.0, -1.5]], dtype=torch.float64, requires_grad=True)
+    R = L0HardConcrete([theta], per=per)
+    log_alpha = R.gates[0].log_alpha
+    with torch.no_grad():
+        log_alpha.copy_(torch.linspace(-3, 2, len(log_alpha)))
+    logit = log_alpha.detach().numpy().reshape(R.gates[0].shape) - 2 / 3 * np.log(0.1 / 1.1)
+    p, square = 1 / (1 + np.exp(-logit)), theta.detach().numpy() ** 2
+    assert R.expected_square().item() == pytest.approx((square * p).sum(), rel=1e-12)
+    assert R.take_decay(0.3) == [theta]
+    assert R.backward(0.0).item() == pytest.approx(R().item(), rel=1e-12)
+    np.testing.assert_allclose(theta.grad.numpy(), 0.3 * theta.detach().numpy() * p, rtol=1e-12)
+    of_gates = (0.15 * square * p * (1 - p)).reshape(-1, 1 if per == "weight" else 3).sum(1)
+    np.testing.assert_allclose(log_alpha.grad.numpy(), of_gates, rtol=1e-12)
+
+
+def test_plain_decay_is_left_to_the_optimizer():
+    theta = torch.ones(3, requires_grad=True)
+    R = L0HardConcrete([theta], decay="plain")
+    assert R.take_decay(0.3) == []
+    R.backward(0.1)
+    assert theta.grad is None
+
+
 def test_starts_at_the_drop_rate():
     for rate in (0.1, 0.5, 0.9):
         gate = L0HardConcrete([torch.ones(1, dtype=torch.float64)], droprate_init=rate).gates[0]
@@ -143,6 +185,7 @@ def test_starts_at_the_drop_rate():
         ({"droprate_init": 0.0}, r"droprate_init must be in \(0, 1\) \(a gate can learn\), got 0.0"),
         ({"droprate_init": 1.0}, r"droprate_init must be in \(0, 1\) .*, got 1.0"),
         ({"per": "filter"}, r"per must be one of weight, row, got 'filter'"),
+        ({"decay": "none"}, r"decay must be one of expected, plain, got 'none'"),
     ],
 )
 def test_refuses_useless_knobs(knobs, message):

@@ -1,0 +1,37 @@
+"""What a sweep makes of the entries for gates and for SFW."""
+
+import importlib
+
+import pytest
+
+import sparsity
+from sweeps._searcher import make_arms
+from sweeps.digits import SWEEP as DIGITS
+
+SPACES = ["cnn", "small_cnn"]
+
+
+def arm_of(space, **choices):
+    (arm,) = make_arms(space.SPACE, space.KNOWN, {name: [choice] for name, choice in choices.items()})
+    return arm
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_tau_and_k_fraction_are_searched_for_sfw_alone(name):
+    space = importlib.import_module(f"search_spaces.{name}")
+    sfw, sgd = (arm_of(space, optimizer=optimizer, regularizer="none") for optimizer in ("sfw", "sgd"))
+    assert {"opt/tau", "opt/k_fraction"} <= set(sfw.space)
+    assert not {"opt/tau", "opt/k_fraction"} & set(sgd.space)
+    for knob in ("opt/tau", "opt/k_fraction"):
+        assert sfw.space[knob].low <= sfw.known[knob] <= sfw.space[knob].high
+    assert sfw.known["opt/tau"] == {"cnn": 15.0, "small_cnn": 1.0}[name]
+
+
+@pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
+@pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete"])
+def test_a_digits_trial_with_gates_has_a_gate_lr_for_its_optimizer(optimizer, regularizer):
+    config = DIGITS.trial_config({"optimizer": optimizer, "regularizer": regularizer}, {"lam": 1e-5})
+    by_optimizer = {"sfw": 1000.0, "adamw": 0.1}.get(optimizer, 100.0)
+    share = {"l0_hard_concrete": 1, "concave_mask": 10}[regularizer]
+    assert config.reg == {"gate_lr": by_optimizer / share}
+    assert DIGITS.trial_config({"optimizer": optimizer, "regularizer": "wcr"}, {"lam": 1e-5}).reg == {}
