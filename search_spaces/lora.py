@@ -19,7 +19,7 @@ SPACE = {
         "regularizer": {
             "l1": Float(1e-7, 1e-3, log=True),
             "hoyer_square": Float(1e-7, 1e-3, log=True),
-            "wcr": Float(1e-8, 1e-3, log=True),
+            "wcr": Float(1e-7, 1e-4, log=True),
         }
     },
     "opt/rho": {
@@ -36,4 +36,7 @@ KNOWN = {
     "opt/rho": {"optimizer": {"sam": 0.05, "s2sam": 0.05, "cram": 0.05}},
 }
 
-FIXED = {"opt/base": {"optimizer": {"sam": "adamw", "s2sam": "adamw", "cram": "adamw"}}}
+FIXED = {
+    "opt/base": {"optimizer": {"sam": "adamw", "s2sam": "adamw", "cram": "adamw"}},
+    "reg/eps": {"regularizer": {"wcr": 1e-4}},
+}

@@ -66,7 +66,9 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
 
     search = records.finished("search")
     measured = search[0].curve if search else []
-    metrics = [name for name in (measured[0] if measured else ()) if name not in ("sparsity", "loss", objective)]
+    metrics = [
+        name for name in (measured[0] if measured else ()) if name not in ("sparsity", "loss", "collapsed", objective)
+    ]
     ends = list(dict.fromkeys((0.0, target_sparsity)))
     arms: dict[str, list[TrialRecord]] = {}
     for trial in sorted(search, key=lambda t: t.number):

@@ -321,9 +321,10 @@ class MlflowCopy:
         tags = {}
         if last["event"] == "end":
             texts = {"outcome": last["status"], "reason": last["reason"], "notes": "\n".join(last["notes"])}
+            texts["collapsed"] = "yes" if last.get("collapsed") else ""  # a tag: the UI slows down with metric names
             tags = {name: text[:5000] for name, text in texts.items() if text}
         elif last["event"] == "retry":
-            tags = {"retried": "yes", "outcome": "", "reason": "", "notes": ""}
+            tags = {"retried": "yes", "outcome": "", "reason": "", "notes": "", "collapsed": ""}
             self.retried.add(key)
         self.client.log_batch(
             run,
@@ -470,5 +471,5 @@ def metrics_of(entry: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
         for split, rows in (("", entry["curve"]), ("test_", entry["test"] or ())):
             for row in rows:
                 for name, value in row.items():
-                    if name not in ("sparsity", "loss"):
+                    if name not in ("sparsity", "loss", "collapsed"):
                         yield f"{split}{name}_pruned/{row['sparsity']:g}", value, report["epoch"]

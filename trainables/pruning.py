@@ -82,7 +82,7 @@ def measure(task: Task, pruned: nn.Module, config: TrialConfig, split: str) -> d
     metrics = task.evaluate(pruned, split)
     if config.recalibrate:
         again = task.evaluate(recalibrated(task, pruned, config), split)
-        metrics |= {f"{name}_recalibrated": value for name, value in again.items()}
+        metrics |= {f"{name}_recalibrated": value for name, value in again.items() if name != "collapsed"}
     return metrics
 
 

@@ -24,7 +24,7 @@ import sparsity
 from trainables.config import TrialConfig
 from trainables.pruning import apply_pruning, describe_layers, diagnose, save_pruned
 from trainables.tasks._base import Task
-from trainables.training import Diverged, Training, objectives
+from trainables.training import Diverged, Training, collapse, objectives
 
 __all__ = ["KEEP", "ResumableTrial", "StorageError", "SupersededError", "read_result"]
 
@@ -203,7 +203,13 @@ class ResumableTrial:
                     description,
                     shifted=evaluation.shifted[level],
                 )
-        diagnostics = diagnose(task, dense, config, evaluation)
+        diagnostics = diagnose(task, dense, config, evaluation) | training.penalty_ratio.describe()
+        collapsed = collapse(config, evaluation.metrics)
+        if collapsed["collapsed"]:
+            which = "dense" if evaluation.metrics[0.0]["collapsed"] else f"pruned to {config.target_sparsity:g}"
+            self.notes.append(
+                f"collapsed: the {which} network predicts the same for every example of the validation split"
+            )
         self._illustrate(dense, apply_pruning(task, target, evaluation, config.target_sparsity))
         return self._end(
             "finished",
@@ -214,6 +220,7 @@ class ResumableTrial:
             test=[{"sparsity": level, **values} for level, values in test.items()] if test else None,
             diagnostics=diagnostics,
             layers=layers,
+            **collapsed,
         )
 
     def _illustrate(self, dense: nn.Module, pruned: nn.Module) -> None:
@@ -232,6 +239,10 @@ class ResumableTrial:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _end(self, status: str, reason: str, terms: dict[str, Any], **more: Any) -> dict[str, Any]:
+        if self.training is not None:
+            more = {"diagnostics": self.training.penalty_ratio.describe(), **more}
+            if warning := self.training.penalty_warning():
+                self.notes.append(warning)
         result = {
             "report": self._report(status, reason, terms),
             "config": self.config.model_dump(mode="json"),

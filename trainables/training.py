@@ -6,6 +6,8 @@ on from a checkpoint written between two epochs equals one that never stopped, b
 
 import contextlib
 import copy
+import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,11 +19,12 @@ from torch import Tensor, nn
 
 import sparsity
 from trainables.config import TrialConfig, with_knobs
+from trainables.penalty_ratio import PENALTY_RATIO_LIMIT, PenaltyRatio, is_measured, penalized
 from trainables.pruning import Evaluation, evaluate_pruned, measure, score
 from trainables.schemes._base import Scheme
 from trainables.tasks._base import Task
 
-__all__ = ["Diverged", "Training", "load_task", "make_scheme", "objectives", "train"]
+__all__ = ["Diverged", "Training", "collapse", "load_task", "make_scheme", "objectives", "train"]
 
 
 class Diverged(ArithmeticError):
@@ -52,10 +55,13 @@ def batchnorm_frozen(model: nn.Module, *, when: bool) -> Iterator[None]:
             module.track_running_stats = True
 
 
-def train_step(model, batch, *, task, regularizer, lam, optimizer, accumulate=1) -> tuple[Tensor, Tensor]:
+def train_step(
+    model, batch, *, task, regularizer, lam, optimizer, accumulate=1, watch=contextlib.nullcontext
+) -> tuple[Tensor, Tensor]:
     """One update. The optimizer decides how many gradients it needs; the loop stays the same.
 
     accumulate: parts in which a batch's loss and gradient are computed, in the memory of one part.
+    watch: makes the context in which the penalty's first gradient is added (see `PenaltyRatio.measure`).
     Returns the task's loss and the unscaled penalty of the first gradient, as tensors: nothing waits for the device.
     """
     terms: list[tuple[Tensor, Tensor]] = []
@@ -68,7 +74,9 @@ def train_step(model, batch, *, task, regularizer, lam, optimizer, accumulate=1)
                 losses.append(weight * task.loss(model, part))
             losses[-1].backward()
         task_loss = torch.stack([part.detach() for part in losses]).sum()
-        penalty = regularizer.backward(lam)  # added to the gradients that are there
+        task.before_penalty(model)
+        with contextlib.nullcontext() if terms else watch():
+            penalty = regularizer.backward(lam)  # added to the gradients that are there
         terms.append((task_loss, penalty))
         return task_loss + lam * penalty
 
@@ -92,6 +100,7 @@ class Training:
         self.tickets: dict[float, dict[str, Any]] = {}  # sparsity -> {"state", "kept"} of the network to stand there
         self.best: dict[str, Any] | None = None  # with patience: {"value", "rungs_since", "model", "regularizer"}
         self.stopped = False  # early
+        self.penalty_ratio = PenaltyRatio()
         self._begin_phase()
 
     @property
@@ -215,7 +224,8 @@ class Training:
         torch.manual_seed(seed)
         self.model.train()
         steps = []
-        for batch in self.task.batches("train", self.config.batch_size, seed=seed):
+        first = self.epoch * self.task.steps_per_epoch(self.config.batch_size)
+        for step, batch in enumerate(self.task.batches("train", self.config.batch_size, seed=seed), first):
             terms = train_step(
                 self.model,
                 batch,
@@ -224,11 +234,13 @@ class Training:
                 lam=self.lam,
                 optimizer=self.optimizer,
                 accumulate=self.config.accumulate,
+                watch=self._watch(step),
             )
             steps.append(terms)
             self.regularizer.project()
             self.schedule.after_step()
         losses, penalties = (torch.stack(terms).double().cpu() for terms in zip(*steps, strict=True))
+        self.penalty_ratio.collect()
         self._check_finite(losses, penalties)
         self.epoch += 1
         self.schedule.after_epoch(losses.mean().item())
@@ -238,6 +250,29 @@ class Training:
             "penalty": penalties.mean().item(),
             "lr": self.optimizer.param_groups[0]["lr"],
         }
+
+    def _watch(self, step: int) -> Callable[[], contextlib.AbstractContextManager]:
+        """Makes the context in which the penalty's gradient is added at a step, counted over all phases."""
+        per_epoch = self.task.steps_per_epoch(self.config.batch_size)
+        weights = penalized(self.model, self.regularizer)
+        if weights and self.lam > 0 and is_measured(step, per_epoch, self.config.max_epochs):
+            return functools.partial(self.penalty_ratio.measure, step, weights)
+        return contextlib.nullcontext
+
+    def penalty_warning(self) -> str:
+        """Says that the penalty took over the training, "" if it did not.
+
+        Gates are left out: closing most of them is what their penalty is for.
+        """
+        ratio, step = (self.penalty_ratio.values.get(name, 0.0) for name in ("max", "max_step"))
+        gated = hasattr(sparsity.load("regularizers", self.config.regularizer), "gate_values")
+        if ratio <= PENALTY_RATIO_LIMIT or gated:
+            return ""
+        return (
+            f"penalty: its gradient reached {ratio:.3g} times the loss's at step {step} "
+            f"with lam {self.config.lam:g}, more than {PENALTY_RATIO_LIMIT:g} times (lower lam, or raise the "
+            "regularizer's eps where it has one)"
+        )
 
     def _check_finite(self, losses: Tensor, penalties: Tensor) -> None:
         bad = ~torch.isfinite(losses + self.lam * penalties)
@@ -305,6 +340,7 @@ class Training:
             "scheme": {"kept": self.kept, "early": self.early, "tickets": self.tickets},
             "best": self.best,
             "stopped": self.stopped,
+            "penalty_ratio": self.penalty_ratio.values,
             "config": self.config.model_dump(mode="json"),
         }
 
@@ -314,6 +350,7 @@ class Training:
             raise ValueError("checkpoint: must be of the same configuration, got one of another")
         self.epoch, self.seconds, self.stopped = state["epoch"], state["seconds"], state["stopped"]
         self.best = state["best"]
+        self.penalty_ratio.values = dict(state.get("penalty_ratio", {}))  # none in checkpoints of older versions
         if self.scheme.num_phases > 1:
             self.kept, self.early, self.tickets = (state["scheme"][name] for name in ("kept", "early", "tickets"))
             self._begin_phase()
@@ -358,6 +395,20 @@ def objectives(task: Task, config: TrialConfig, metrics: Mapping[float, Mapping[
     """`<objective>_dense` and `<objective>_pruned`, of an evaluation at 0 and at the target sparsity."""
     name = task.objective
     return {f"{name}_dense": metrics[0.0][name], f"{name}_pruned": metrics[config.target_sparsity][name]}
+
+
+def collapse(config: TrialConfig, metrics: Mapping[float, Mapping[str, float]]) -> dict[str, Any]:
+    """Where the networks of an evaluation of all levels predict the same for everything (see `Task.evaluate`).
+
+    `collapsed`: whether the dense network or the one at the target sparsity does. `collapsed_from`: the lowest sparsity
+    from which on all of them do, None if the sparsest does not.
+    """
+    at = {level: bool(values["collapsed"]) for level, values in sorted(metrics.items())}
+    tail = list(itertools.takewhile(at.get, reversed(at)))
+    return {
+        "collapsed": at[0.0] or at[config.target_sparsity],
+        "collapsed_from": tail[-1] if tail else None,
+    }
 
 
 def train(

@@ -402,7 +402,10 @@ def test_layers_that_vanish_are_noted(start, tiny, make_task, tmp_path):
     result = finish(
         ResumableTrial(tiny(opt={"lr": 0.0}, **{"max_epochs": 1, "target_sparsity": 0.9}), tmp_path / "t", lambda: task)
     )
-    assert result["notes"] == ["0.weight: all of its 36 weights are pruned at 0.9"]
+    assert result["notes"] == [
+        "0.weight: all of its 36 weights are pruned at 0.9",
+        "collapsed: the dense network predicts the same for every example of the validation split",
+    ]
 
 
 # ---- the test split ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainables.tasks._tokens import Encoded, Ragged
 
-__all__ = ["Plan", "chance", "draw_accuracy", "majority", "spread"]
+__all__ = ["Plan", "chance", "collapsed", "draw_accuracy", "majority", "spread"]
 
 
 def spread(rows: np.ndarray, tasks: np.ndarray, size: int | None) -> np.ndarray:
@@ -67,6 +67,19 @@ def majority(records: Encoded, rows: np.ndarray, training: np.ndarray) -> np.nda
     guess = {candidates: count.most_common(1)[0][0] for candidates, count in counts.items()}
     guessed = [guess.get(tuple(candidates), 0) for candidates in records.responses[rows].tolist()]
     return np.array(guessed) == records.answers[rows]
+
+
+def collapsed(candidates: np.ndarray, chosen: np.ndarray, right: np.ndarray) -> bool:
+    """Whether what was chosen depends on the candidates alone and never on the question.
+
+    True if, among records with the same candidates, the same one is always chosen although different ones are right;
+    for each list of candidates of which records differ in what is right, and there is at least one. Nothing follows
+    from a list that one record alone has. candidates: (n, K). chosen, right: (n,), places in the list.
+    """
+    lists, of = np.unique(candidates, axis=0, return_inverse=True)
+    groups = [of.ravel() == i for i in range(len(lists))]
+    telling = [group for group in groups if len(set(right[group].tolist())) > 1]
+    return bool(telling) and all(len(set(chosen[group].tolist())) == 1 for group in telling)
 
 
 def draw_accuracy(found: Mapping[str, Mapping[str, Mapping[str, Any]]], levels: Sequence[str]) -> Any:

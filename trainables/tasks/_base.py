@@ -61,6 +61,10 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The task's loss on one batch, a differentiable scalar, penalty not included."""
 
+    def before_penalty(self, model: nn.Module) -> None:
+        """Called before each evaluation of the penalty: compute what it sees anew, where that is not parameters."""
+        return None
+
     @abstractmethod
     def forward(self, model: nn.Module, batch: Any) -> Tensor:
         """The model's outputs on one batch before any loss, (N, ...), one row a sample."""
@@ -71,7 +75,11 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        """Metrics over a split, the objective among them; every one finite. Leaves the model's mode as it was."""
+        """Metrics over a split, the objective among them; every one finite. Leaves the model's mode as it was.
+
+        `collapsed` is 1.0 if the network predicts the same for every example although the examples differ in what is
+        right, else 0.0: such a network has learned nothing about its inputs, or pruning has removed what it learned.
+        """
 
     @abstractmethod
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:

@@ -33,6 +33,8 @@ class LoadedImages:
 class CNN(Task):
     """Cross-entropy on images; metrics `acc` (fraction right) and `loss` (nats, mean over images).
 
+    A network that assigns every image of a split to one class is `collapsed`.
+
     Data: uint8 (N, C, H, W), kept on the device as it is; a batch is scaled to [0, 1], normalized by the mean and
     standard deviation of the training split per channel, and, where the dataset says so, cropped and flipped at random.
     """
@@ -128,16 +130,24 @@ class CNN(Task):
         model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        classes = []  # predicted and true, (2, n) of each batch
         total = 0
         for batch in self.batches(split, EVALUATION_BATCH):
             logits, labels = self.forward(model, batch), batch[1]
-            right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)  # argmax takes a nan for the largest
-            correct += right.sum()
+            predicted = logits.argmax(1).masked_fill_(logits.isnan().any(1), -1)  # argmax takes a nan for the largest
+            correct += (predicted == labels).sum()
+            classes.append(torch.stack([predicted, labels]))
             loss += F.cross_entropy(logits, labels, reduction="sum").double()
             total += len(labels)
         model.train(was_training)
-        # A pruned network can overflow; the metric stays a number.
-        return {"acc": correct.item() / total, "loss": min(torch.nan_to_num(loss, nan=torch.inf).item() / total, 1e9)}
+        lowest, highest = torch.cat(classes, 1).aminmax(dim=1)
+        same = (lowest == highest).tolist()
+        return {
+            "acc": correct.item() / total,
+            # A pruned network can overflow; the metric stays a number.
+            "loss": min(torch.nan_to_num(loss, nan=torch.inf).item() / total, 1e9),
+            "collapsed": float(same == [True, False]),
+        }
 
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
         return {f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}

@@ -20,7 +20,7 @@ from trainables.architectures.causal_lm import DEFAULT_BASE, SIZES, TINY, base_f
 from trainables.config import TrialConfig, check_name, with_knobs
 from trainables.datasets._images import split
 from trainables.datasets._records import Records
-from trainables.tasks._answers import Plan, chance, draw_accuracy, majority, spread
+from trainables.tasks._answers import Plan, chance, collapsed, draw_accuracy, majority, spread
 from trainables.tasks._base import Task
 from trainables.tasks._tokens import Encoded, encode, read_tokenizer, train_tokenizer
 
@@ -103,9 +103,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """right, greedy: bool, one for each record: was the right candidate chosen, and is the chosen one what greedy
-    decoding gives. loss: nats per token of the right answers."""
+    """chosen, right, greedy: for each record the index of the chosen candidate (-1 where a score is nan), whether it is
+    the right one, and whether greedy decoding gives it. loss: nats per token of the right answers."""
 
+    chosen: np.ndarray
     right: np.ndarray
     greedy: np.ndarray
     loss: float
@@ -119,6 +120,7 @@ class LoRA(Task):
     Metrics: `acc`, the mean over the tasks of the accuracy of each, `acc_TASK`; `loss`, as above, over the split;
     `chance`, what guessing gives on average (a mean over tasks of 1 / number of candidates); `greedy_agreement`, the
     share of records for which greedy decoding gives the very candidate that was chosen.
+    A network that chooses by the candidates alone, the same answer to every question that has them, is `collapsed`.
     A record's chosen candidate is that of the highest sum of its tokens' log-probabilities behind the prompt, end of
     text left out. One forward pass of prompt and right answer gives those of every candidate that differs from it in
     its last token alone, as all of the commonsense tasks' do; any other candidate has a row of its own in the batch.
@@ -341,9 +343,11 @@ class LoRA(Task):
 
     # ---- loss and metrics --------------------------------------------------------------------------------------
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        if model is self._merged_of:  # the penalty comes behind the loss, at the same weights
+    def before_penalty(self, model: nn.Module) -> None:
+        if model is self._merged_of:
             self._merge()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = self.forward(model, batch)
         return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
 
@@ -363,13 +367,17 @@ class LoRA(Task):
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         answered, of_task = self.answer(model, split), self._tasks(split)
         by_task = {task: float(answered.right[of].mean()) for task, of in of_task.items()}
-        guessing = chance(self.records, self.rows[split])
+        rows = self.rows[split]
+        guessing = chance(self.records, rows)
         return {
             "acc": float(np.mean(list(by_task.values()))),
             "loss": answered.loss,
             **{f"acc_{task}": value for task, value in by_task.items()},
             "chance": float(np.mean([guessing[of].mean() for of in of_task.values()])),
             "greedy_agreement": float(answered.greedy.mean()),
+            "collapsed": float(
+                collapsed(self.records.responses[rows], answered.chosen, self.records.answers[rows]),
+            ),
         }
 
     def _tasks(self, name: str) -> dict[str, np.ndarray]:
@@ -384,18 +392,20 @@ class LoRA(Task):
         model.eval()
         rows = self.rows[split]
         order = np.argsort(self.records.prompts.lengths[rows], kind="stable")  # rows of like length go together
-        right, greedy, loss = [], [], torch.zeros((), dtype=torch.float64, device=self.device)
+        chosens, right, greedy, loss = [], [], [], torch.zeros((), dtype=torch.float64, device=self.device)
         for chunk in np.split(rows[order], range(EVALUATION_BATCH, len(order), EVALUATION_BATCH)):
             scores, is_greedy, nats = self.score(model, chunk)
             chosen, wrong = scores.argmax(1), scores.isnan().any(1)  # argmax takes a nan for the largest
             right.append((chosen == torch.from_numpy(self.records.answers[chunk]).to(self.device)) & ~wrong)
             greedy.append(is_greedy.gather(1, chosen[:, None])[:, 0] & ~wrong)
+            chosens.append(chosen.masked_fill(wrong, -1))
             loss += nats
         model.train(was_training)
         back, num_tokens = np.argsort(order), self.records.table.lengths[self.records.correct[rows]].sum()
         # A pruned network can overflow; the metric stays a number.
         mean = min(torch.nan_to_num(loss, nan=torch.inf).item() / int(num_tokens), 1e9)
-        return Answered(torch.cat(right).cpu().numpy()[back], torch.cat(greedy).cpu().numpy()[back], mean)
+        columns = [torch.cat(parts).cpu().numpy()[back] for parts in (chosens, right, greedy)]
+        return Answered(columns[0], columns[1], columns[2], mean)
 
     def score(self, model: nn.Module, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Of the candidates (n, K) of some records: the log-probability of each one's tokens, -inf where there is none,

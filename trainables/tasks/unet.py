@@ -61,7 +61,8 @@ class UNet(Task):
     there, where it asks for nothing but an empty prediction, training ended in empty predictions for all slices.
     Metrics, of the pixels with p > 0.5: `f1` (Dice) and `tversky` of the pixel counts of the whole split together,
     `f1_per_patient`, the mean of the patients' own, `hausdorff` in pixels of `image_size`, the mean over slices, and
-    `loss`. For masks without a lesion see `_segmentation.py`.
+    `loss`. For masks without a lesion see `_segmentation.py`. A network that predicts all pixels of a split to be
+    background, or all to be lesion, is `collapsed`.
     Augmentation of training slices, mask and image alike: mirrored, turned, scaled (`Protocol`), black around. Its
     defaults are those of Buda's own code for this data set.
     Data: uint8 (N, C, S, S), kept on the device as it is; a batch is scaled to [0, 1] and normalized by the mean and
@@ -173,7 +174,10 @@ class UNet(Task):
         model.train(was_training)
         # A pruned network can overflow; the metric stays a number.
         loss = min(torch.cat(losses).mean().nan_to_num(nan=torch.inf).item(), 1e9)
-        return {**self._metrics(torch.cat(predicted).cpu().numpy(), split), "loss": loss}
+        found = torch.cat(predicted).cpu().numpy()
+        truth = self.data.masks[self.rows[split]] > 0
+        collapsed = found.all() == found.any() and truth.all() != truth.any()
+        return {**self._metrics(found, split), "loss": loss, "collapsed": float(collapsed)}
 
     def _metrics(self, predicted: np.ndarray, split: str) -> dict[str, float]:
         """Of bool masks (N, S, S) for the slices of a split."""

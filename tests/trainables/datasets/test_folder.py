@@ -121,7 +121,7 @@ def test_works_with_a_cnn_and_its_knobs_come_from_the_configuration(image_folder
     task = CNN(config, CNN.load(config, str(image_folder)))
     model = task.build_model()
     assert [images.shape for images, _ in task.batches("train", 2, seed=0)] == [(2, 1, 8, 8)] * 3
-    assert set(task.evaluate(model, "validation")) == {"acc", "loss"}
+    assert set(task.evaluate(model, "validation")) == {"acc", "loss", "collapsed"}
     with pytest.raises(ValueError, match=r"data: knobs of folder must be among image_size, channels, .*, got 'size'"):
         CNN.load(config.model_copy(update={"data": {"size": 8}}), str(image_folder))
 

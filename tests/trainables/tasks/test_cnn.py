@@ -318,4 +318,4 @@ def test_no_image_is_right_by_a_nan(tiny, make_task):
         def forward(self, images):
             return torch.full((len(images), 10), math.nan)
 
-    assert make_task(tiny()).evaluate(Nan(), "validation") == {"acc": 0.0, "loss": 1e9}
+    assert make_task(tiny()).evaluate(Nan(), "validation") == {"acc": 0.0, "loss": 1e9, "collapsed": 1.0}
