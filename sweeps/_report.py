@@ -1,7 +1,7 @@
 """What came out: one summary value, made from the records, and its tables for terminal, MLflow and papers."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -79,7 +79,14 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
         curve = {level_name(p["sparsity"]): p[objective] for p in top.curve}
         others = {name: {level_name(s): mean_and_spread([top.at(s, name)]) for s in ends} for name in metrics}  # type: ignore[list-item]
         rows.append(
-            {**describe(top), "num_trials": len(trials), "curve": curve, "value": value(top), "metrics": others}
+            {
+                **describe(top),
+                "num_trials": len(trials),
+                "num_collapsed": sum(trial.collapsed for trial in trials),
+                "curve": curve,
+                "value": value(top),
+                "metrics": others,
+            }
         )
 
     confirmed: dict[str, list[TrialRecord]] = {}
@@ -96,6 +103,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
             {
                 **describe(trials[0]),
                 "seeds": [t.config["seed"] for t in trials],
+                "num_collapsed": sum(t.collapsed for t in trials),
                 "validation": validation,
                 "test": test,
                 "metrics": {
@@ -125,6 +133,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
         "arms": rows,
         "confirmed": confirmations,
         "winner": winner,
+        "warnings": [{"trial": t.key, "arm": t.arm, "warning": text} for t in trials for text in t.warnings],
         "failures": [
             {"trial": t.key, "arm": t.arm, "status": t.status, "reason": t.reason}
             for t in trials
@@ -153,7 +162,7 @@ def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list
             + [f"{row['curve'][level]:.3f}" for level in levels]
             for row in summary["arms"]
         ]
-        tables.append((title, [*keys, "trials", *levels], rows))
+        tables.append(with_collapsed((title, [*keys, "trials", *levels], rows), summary["arms"]))
     for split in ("validation", "test"):
         if summary["confirmed"]:
             n = max(len(row["seeds"]) for row in summary["confirmed"])
@@ -166,7 +175,7 @@ def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list
             title = (
                 f"Confirmed on unseen seeds: {objective}, {split} split ({note}), mean ± standard deviation, n = {n}"
             )
-            tables.append((title, [*keys, "n", *levels], rows))
+            tables.append(with_collapsed((title, [*keys, "n", *levels], rows), summary["confirmed"]))
     described = summary["confirmed"] or summary["arms"]
     metrics = list(described[0]["metrics"]) if described else []
     if metrics:
@@ -186,6 +195,17 @@ def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list
             )
         )
     return tables
+
+
+def with_collapsed(
+    table: tuple[str, list[str], list[list[str]]], rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, list[str], list[list[str]]]:
+    """The table with a column of how many trials of each row collapsed, where any did."""
+    title, header, cells = table
+    counts = [row.get("num_collapsed", 0) for row in rows]
+    if not any(counts):
+        return table
+    return title, [*header, "collapsed"], [[*line, str(n)] for line, n in zip(cells, counts, strict=True)]
 
 
 def headline(summary: Mapping[str, Any]) -> str:
@@ -213,6 +233,8 @@ def as_tables(summary: Mapping[str, Any]) -> RenderableType:
         for row in rows:
             table.add_row(*row)
         parts += [Text(title, style="bold"), table, ""]
+    for warned in summary.get("warnings", ()):
+        parts.append(Text(f"{warned['arm']} {warned['trial']}: {warned['warning']}", "yellow"))
     for failure in summary["failures"]:
         parts.append(Text(f"{failure['arm']} {failure['trial']}: {failure['status']}: {failure['reason']}", "yellow"))
     return Group(*parts, Text(headline(summary), style="bold green"))
@@ -224,6 +246,8 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     for title, header, rows in tabulate(summary):
         lines = [header, ["---"] * len(header), *rows]
         parts.append(f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    if warnings := summary.get("warnings"):
+        parts.append("\n".join(f"- {row['arm']} {row['trial']}: {row['warning']}" for row in warnings))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(summary["counts"].items()))
     parts.append(f"Trials: {counts}; {summary['seconds']:g} s of training in all.")
     return "\n\n".join(parts)
