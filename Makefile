@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test test-cluster test-faults lint bench ui
+.PHONY: sweep test test-cluster test-faults test-environments lint bench ui
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
@@ -20,6 +20,11 @@ test-cluster: $(VENV)/.installed
 # Every fault of docs/reliability.md, whose table it writes. Root, for file systems and hosts of its own; skips those without.
 test-faults: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/[!_c]*.py tests/cluster/faults.py --table docs/reliability.md
+
+# Every environment of docs/reliability.md, whose table it writes. Root, for users and file systems; skips those without.
+test-environments: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(filter-out %/conftest.py,$(wildcard tests/environments/*.py)) \
+	  --table docs/reliability.md
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

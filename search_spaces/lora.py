@@ -2,9 +2,12 @@
 
 Source: Yun, Jo & Lee 2025 (arXiv 2511.14282), section 5.1, tables 6 and 12: AdamW with no penalty, l1, Hoyer-square and
 WCR, of which three values of lam each were tried on Qwen2.5-1.5B. Which, the text at hand has lost, and the paper has
-no SAM for language models: all ranges here are ours. They hold the lam at which penalty and loss have gradients of one
-size in the factors, of a small network (l1 4e-3, Hoyer-square 3e-4, WCR 4e-5, when it has learned the form of an
-answer) and, lower, of a large one. SAM's family works on AdamW (--optimizer sam).
+no SAM for language models: all ranges here are ours. SAM's family works on AdamW (--optimizer sam).
+
+WCR on the factors has eps 1e-4. B starts at 0 and AdamW's first step makes its magnitudes nearly equal, so that V is
+near 0: with eps 1e-8 the penalty's gradient is 72 times the loss's at lam 1e-6 on a tiny network, and AdamW's second
+moment does not recover from it; with 1e-4 it is at most 0.06 times. At lam 1e-4, the end of the range, it is 6 times.
+Merged weights (--protocol regularize=merged) have an ordinary variance: give --reg eps=1e-8 and --regularizer wcr.
 """
 
 from optuna.distributions import CategoricalDistribution as Categorical
@@ -44,5 +47,5 @@ TUNED = {
 
 FIXED = {
     "opt/base": {"optimizer": {"sam": "adamw", "s2sam": "adamw", "cram": "adamw"}},
-    "reg/eps": {"regularizer": {"wcr": 1e-4}},
+    "reg/eps": {"regularizer": {"wcr": 1e-4}},  # of the order of A's initial variance; --reg eps= overrides it
 }

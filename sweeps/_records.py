@@ -48,6 +48,7 @@ class TrialRecord:
     curve: list[dict] = field(default_factory=list)  # validation metrics by sparsity
     test: list[dict] | None = None
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # of the notes those that make its numbers doubtful
     collapsed: bool = False  # the network predicts the same for everything, dense or pruned to the target sparsity
     collapsed_from: float | None = None  # the lowest sparsity from which on it does
     objective: str = "acc"  # the metric that the search maximizes
@@ -175,6 +176,7 @@ class Records:
             trial = self.trials[entry["trial"]]
             trial.status, trial.reason, trial.report = entry["status"], entry["reason"], entry["report"]
             trial.curve, trial.test, trial.notes = entry["curve"], entry["test"], entry["notes"]
+            trial.warnings = entry.get("warnings", [])
             trial.collapsed, trial.collapsed_from = entry.get("collapsed", False), entry.get("collapsed_from")
             trial.objective = entry.get("objective", "acc")
         elif event == "summary":
@@ -235,6 +237,7 @@ class Records:
             test=result.get("test"),
             diagnostics=result.get("diagnostics", {}),
             notes=result["notes"],
+            warnings=result.get("warnings", []),
             collapsed=result.get("collapsed", False),
             collapsed_from=result.get("collapsed_from"),
             objective=result.get("objective", "acc"),

@@ -83,6 +83,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
                 **describe(top[0]),
                 "num_configurations": len(configurations),
                 "num_trials": sum(t.phase == "search" and t.arm == arm for t in records.trials.values()),
+                "num_collapsed": sum(t.collapsed for trials in configurations for t in trials),
                 "curve": curve,
                 "value": curve[level]["value"],
                 "metrics": {name: cells(top, name, "curve", ends) for name in metrics},
@@ -98,6 +99,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
                 {
                     **describe(trials[0]),
                     "seeds": [t.config["seed"] for t in trials],
+                    "num_collapsed": sum(t.collapsed for t in trials),
                     "validation": validation,
                     "test": test,
                     "test_at_target": [t.at(target_sparsity, objective, "test") for t in trials],
@@ -131,6 +133,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
         "arms": rows,
         "confirmed": confirmations,
         "winner": winner,
+        "warnings": [{"trial": t.key, "arm": t.arm, "warning": text} for t in trials for text in t.warnings],
         "failures": [
             {"trial": t.key, "arm": t.arm, "status": t.status, "reason": t.reason}
             for t in trials
@@ -190,7 +193,7 @@ def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list
             [*settings(row), str(row["num_configurations"]), *(with_spread(row["curve"][level]) for level in levels)]
             for row in summary["arms"]
         ]
-        tables.append((title, [*header, "tried", *levels], body))
+        tables.append(with_collapsed((title, [*header, "tried", *levels], body), summary["arms"]))
     for split, note in (("validation", "selects the winner"), ("test", "read once")):
         if summary["confirmed"]:
             body = [
@@ -198,7 +201,7 @@ def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list
                 for row in summary["confirmed"]
             ]
             title = f"Confirmed on n unseen seeds: {objective}, {split} split ({note}), mean ± standard deviation"
-            tables.append((title, [*header, "n", *levels], body))
+            tables.append(with_collapsed((title, [*header, "n", *levels], body), summary["confirmed"]))
     if compared := [row for row in summary["confirmed"] if row.get("against")]:
         target = level_name(summary["target_sparsity"])
         title = f"Difference to the same optimizer without a regularizer: test {objective} at {target}, paired seeds"
@@ -238,6 +241,17 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
     return [f"{p:.3g}", "yes" if p < ALPHA else "no"]
 
 
+def with_collapsed(
+    table: tuple[str, list[str], list[list[str]]], rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, list[str], list[list[str]]]:
+    """The table with a column of how many trials of each row collapsed, where any did."""
+    title, header, cells = table
+    counts = [row.get("num_collapsed", 0) for row in rows]
+    if not any(counts):
+        return table
+    return title, [*header, "collapsed"], [[*line, str(n)] for line, n in zip(cells, counts, strict=True)]
+
+
 def headline(summary: Mapping[str, Any]) -> str:
     """The best configuration in one sentence, and whether its lead over the best baseline is established."""
     winner = summary["winner"]
@@ -269,6 +283,8 @@ def as_tables(summary: Mapping[str, Any]) -> RenderableType:
         for row in rows:
             table.add_row(*row)
         parts += [Text(title, style="bold"), table, ""]
+    for warned in summary.get("warnings", ()):
+        parts.append(Text(f"{warned['arm']} {warned['trial']}: {warned['warning']}", "yellow"))
     for failure in summary["failures"]:
         parts.append(Text(f"{failure['arm']} {failure['trial']}: {failure['status']}: {failure['reason']}", "yellow"))
     return Group(*parts, Text(headline(summary), style="bold green"))
@@ -280,6 +296,8 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     for title, header, rows in tabulate(summary):
         lines = [header, ["---"] * len(header), *rows]
         parts.append(f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    if warnings := summary.get("warnings"):
+        parts.append("\n".join(f"- {row['arm']} {row['trial']}: {row['warning']}" for row in warnings))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(summary["counts"].items()))
     parts.append(f"Trials: {counts}; {summary['seconds']:g} s of training in all.")
     return "\n\n".join(parts)

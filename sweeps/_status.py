@@ -56,6 +56,9 @@ def status_of(folder: Path) -> dict[str, Any]:
             for t in records.trials.values()
             if t.done and t.status != "finished"
         ],
+        "warnings": [
+            {"trial": t.key, "arm": t.arm, "warning": text} for t in records.trials.values() for text in t.warnings
+        ],
         "best": best
         and {
             **describe(best[0]),
@@ -98,6 +101,7 @@ def as_text(status: dict[str, Any]) -> Group:
     for title, columns in (
         ("running", ("trial", "arm", "epoch", "of")),
         ("failed", ("trial", "arm", "status", "reason")),
+        ("warnings", ("trial", "arm", "warning")),
     ):
         if not status[title]:
             continue

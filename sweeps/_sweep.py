@@ -256,6 +256,7 @@ class Sweep(BaseModel):
         if choices["regularizer"] == "none":
             fields["reg"] = {}
         fixed = {name: value for name, rule in self.fixed.items() if (value := resolve(rule, choices)) is not None}
+        fixed = {name: value for name, value in fixed.items() if name not in {f"reg/{knob}" for knob in self.reg}}
         for name, value in (fixed | choices | self._held(choices) | dict(params)).items():
             group, _, key = name.rpartition("/")
             (fields[group] if group else fields)[key] = value

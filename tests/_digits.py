@@ -163,5 +163,6 @@ def num_repeated(runs, name="digits"):
     return sum(count - 1 for count in seen.values())
 
 
-def environment(**more):
-    return {**os.environ, **more}
+def environment(**changes):
+    """This process's environment with these changes; None removes a variable."""
+    return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}

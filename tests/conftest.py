@@ -1,28 +1,70 @@
-"""What the tests of faults report: a row each of the table in docs/reliability.md."""
+"""What the tests of faults and of environments report: each a row of its table in docs/reliability.md."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-COLUMNS = ("fault", "lost", "computed again", "goes on after")
-START, END = "<!-- faults: written by make test-faults -->", "<!-- faults end -->"
+
+@dataclass(frozen=True)
+class Table:
+    """A table between two comments of a page; the first column names the row."""
+
+    columns: tuple[str, ...]
+    start: str
+    end: str
+
+    def with_rows(self, text, rows):
+        """The page with these rows in place of the rows of the same name. The other rows stay as they are."""
+        before, _, rest = text.partition(self.start)
+        table, _, after = rest.partition(self.end)
+        lines = [line for line in table.strip().splitlines() if line.startswith("|")]
+        kept = {line.split("|")[1].strip(): line for line in lines[2:]}
+        kept |= {row[0]: f"| {' | '.join(row)} |" for row in rows}
+        head = [f"| {' | '.join(self.columns)} |", f"| {' | '.join('---' for _ in self.columns)} |"]
+        return before + self.start + "\n\n" + "\n".join([*head, *kept.values()]) + "\n\n" + self.end + after
+
+
+FAULTS = Table(
+    columns=("fault", "lost", "computed again", "goes on after"),
+    start="<!-- faults: written by make test-faults -->",
+    end="<!-- faults end -->",
+)
+ENVIRONMENTS = Table(
+    columns=("environment", "what happens"),
+    start="<!-- environments: written by make test-environments -->",
+    end="<!-- environments end -->",
+)
+ROWS, PASSED = pytest.StashKey[dict[Table, list[tuple[str, ...]]]](), pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--table", type=Path, help="write what fault_row was told into this page's table of faults")
+    parser.addoption("--table", type=Path, help="page whose tables get the rows of fault_row and environment_row")
 
 
 @pytest.fixture
 def fault_row(request):
     """A function: fault, lost, computed_again, seconds_to_go_on, all text. A row is kept only if its test passes."""
+    yield from rows_of(request, FAULTS)
+
+
+@pytest.fixture
+def environment_row(request):
+    """A function: environment, what_happens, both text. A row is kept only if its test passes."""
+    yield from rows_of(request, ENVIRONMENTS)
+
+
+def rows_of(request, table):
     rows = []
-    yield lambda *texts: rows.append(dict(zip(COLUMNS, texts, strict=True)))
+
+    def add(*texts):
+        assert len(texts) == len(table.columns)
+        rows.append(texts)
+
+    yield add
     if request.node.stash.get(PASSED, False):
-        request.config.stash.setdefault(ROWS, []).extend(rows)
-
-
-ROWS, PASSED = pytest.StashKey[list](), pytest.StashKey[bool]()
+        request.config.stash.setdefault(ROWS, {}).setdefault(table, []).extend(rows)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -34,19 +76,9 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_sessionfinish(session):
-    page, rows = session.config.getoption("--table"), session.config.stash.get(ROWS, [])
-    if page is not None and rows:
-        page.write_text(with_rows(page.read_text(), rows))
-    for row in rows:
-        print("\n" + json.dumps(row, ensure_ascii=False), end="")
-
-
-def with_rows(text, rows):
-    """The page with these rows, in the place of those of the same faults, the others as they were."""
-    before, _, rest = text.partition(START)
-    table, _, after = rest.partition(END)
-    lines = [line for line in table.strip().splitlines() if line.startswith("|")]
-    kept = {line.split("|")[1].strip(): line for line in lines[2:]}
-    kept |= {row["fault"]: "| " + " | ".join(row.values()) + " |" for row in rows}
-    head = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
-    return before + START + "\n\n" + "\n".join([*head, *kept.values()]) + "\n\n" + END + after
+    page = session.config.getoption("--table")
+    for table, rows in session.config.stash.get(ROWS, {}).items():
+        if page is not None:
+            page.write_text(table.with_rows(page.read_text(), rows))
+        for row in rows:
+            print("\n" + json.dumps(dict(zip(table.columns, row, strict=True)), ensure_ascii=False), end="")

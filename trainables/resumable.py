@@ -97,6 +97,7 @@ class ResumableTrial:
             raise ValueError(f"keep: must be one of {', '.join(KEEP)}, got {keep!r}")
         self.config, self.folder, self.keep = config, folder, keep
         self.notes: list[str] = []
+        self.warnings: list[str] = []  # of the notes those that make the trial's numbers doubtful
         self.rungs: list[dict[str, Any]] = []  # here too: a driver that is killed may not have heard of the last one
         self.owner = uuid4().hex
         self.task: Task | None = None
@@ -208,7 +209,7 @@ class ResumableTrial:
         collapsed = collapse(config, evaluation.metrics)
         if collapsed["collapsed"]:
             which = "dense" if evaluation.metrics[0.0]["collapsed"] else f"pruned to {config.target_sparsity:g}"
-            self.notes.append(
+            self.warnings.append(
                 f"collapsed: the {which} network predicts the same for every example of the validation split"
             )
         self._illustrate(dense, apply_pruning(task, target, evaluation, config.target_sparsity))
@@ -243,12 +244,13 @@ class ResumableTrial:
         if self.training is not None:
             more = {"diagnostics": self.training.penalty_ratio.describe(), **more}
             if warning := self.training.penalty_warning():
-                self.notes.append(warning)
+                self.warnings.append(warning)
         result = {
             "report": self._report(status, reason, terms),
             "config": self.config.model_dump(mode="json"),
             "rungs": self.rungs,
-            "notes": self.notes,
+            "notes": [*self.notes, *self.warnings],
+            "warnings": self.warnings,
             **more,
         }
         text = json.dumps(result, allow_nan=False)

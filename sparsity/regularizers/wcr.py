@@ -14,6 +14,9 @@ class WCR(ClosedForm):
     Source: Yun, Jo & Lee, weight concentration regularization, 2025, arXiv 2511.14282, eqs. 1-3.
     weights: tensors of any shape; the caller leaves out biases and norm scales.
     smooth: in units of w^2, makes |w| differentiable at 0. eps: in units of w^2, bounds R by 1/eps at V = 0. Both ours.
+    The gradient is (1 + eps/V)^-2 times that at eps = 0, so eps makes a relative difference of about 2 eps/V where V is
+    well above eps. As V falls the gradient grows like V^-1.5 until V is near eps: LoRA's B, whose first AdamW step
+    makes all magnitudes nearly equal, needs eps = 1e-4 (search_spaces/lora.py).
     Cost: no gradient more a step; up to 1 x the weights of memory in the backward pass (its gradient).
     Returns a scalar in (0, number of tensors / eps], in units of 1/w^2. ValueError if smooth <= 0 or eps <= 0.
     """

@@ -31,8 +31,9 @@ class Recorder:
         self.records = Records(folder, identity or IDENTITY)
         self.number = 0
 
-    def trial(self, accs, *, phase="search", status="finished", test=None, rungs=1, more=None, **config):
-        """accs: validation accuracy dense and at 0.9. more: further metrics, the same in every row. Returns the key."""
+    def trial(self, accs, *, phase="search", status="finished", test=None, rungs=1, more=None, marks=None, **config):
+        """accs: validation accuracy dense and at 0.9. more: further metrics, the same in every row. marks: further
+        entries of the result, such as `collapsed`. Returns the key."""
         more = {"loss": 0.5, **(more or {})}
         made = make_config(read_test=phase == "confirm", **config)
         arm = f"{made.optimizer} + {made.regularizer}"
@@ -59,6 +60,7 @@ class Recorder:
             layer = {"name": "stem.weight", "num_weights": 4, "num_kept": 2, "histogram": [0] * 59 + [4]}
             result = {"report": report, "notes": [], "curve": curve, "test": tested, "layers": [layer]}
             result["config"] = made.model_dump(mode="json")
+        result |= marks or {}
         folder = self.records.trial_folder(made.key)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(result))

@@ -4,7 +4,9 @@ import pytest
 from rich.console import Console
 
 from sweeps._figures import draw_summary
+from sweeps._records import Records
 from sweeps._report import as_markdown, as_tables, make_console, print_whole, summarize
+from sweeps._status import as_text, status_of
 
 
 def make(recorder):
@@ -149,3 +151,32 @@ def test_the_winner_is_among_those_with_the_most_seeds(recorder):
     summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
     assert summary["winner"]["regularizer"] == "none"
     assert "against_baseline" not in summary["winner"]
+
+
+def test_collapsed_trials_and_warnings_are_shown(recorder):
+    marks = {"collapsed": True, "collapsed_from": 0.9, "warnings": ["collapsed: the network is constant"]}
+    recorder.trial((0.9, 0.1), lam=1e-6, more={"collapsed": 0.0})
+    key = recorder.trial((0.1, 0.1), lam=1e-5, more={"collapsed": 1.0}, marks=marks)
+    recorder.trial((0.9, 0.8), optimizer="sgd", regularizer="none", more={"collapsed": 0.0})
+    trial = Records.replay(recorder.records.folder).trials[key]
+    assert (trial.collapsed, trial.collapsed_from, trial.warnings) == (True, 0.9, marks["warnings"])
+    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
+    assert [row["num_collapsed"] for row in summary["arms"]] == [1, 0]
+    assert summary["warnings"] == [{"trial": key, "arm": "sam + wcr", "warning": marks["warnings"][0]}]
+    markdown = as_markdown(summary)
+    assert "| combination | lam | rho | tried | 0 | 0.9 | collapsed |" in markdown
+    assert "| sgd + none | - | - | 1 | 0.900 | 0.800 | 0 |" in markdown
+    assert "Further metrics" not in markdown  # it is a mark, no metric
+    console = make_console()
+    status = status_of(recorder.records.folder)
+    assert status["warnings"] == summary["warnings"]
+    for shown in (as_tables(summary), as_text(status)):
+        with console.capture() as capture:
+            console.print(shown)
+        assert "collapsed: the network is constant" in capture.get()
+
+
+def test_without_a_collapsed_trial_there_is_no_column_for_it(recorder):
+    recorder.trial((0.9, 0.8))
+    summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
+    assert "collapsed" not in as_markdown(summary)

@@ -339,3 +339,12 @@ def test_a_method_gets_what_it_needs_in_the_place_of_the_sweeps_own_value():
     sweep = make(space=space, opt={"lr": 0.1, "weight_decay": 0.01}, fixed={"opt/lr": {"optimizer": {"sam": 1.0}}})
     assert sweep.trial_config({"optimizer": "sam"}, {}).opt == {"lr": 1.0, "weight_decay": 0.01}
     assert sweep.trial_config({"optimizer": "sgd"}, {}).opt == {"lr": 0.1, "weight_decay": 0.01}
+
+
+def test_an_argument_of_the_regularizers_that_is_given_overrides_the_spaces_own():
+    lora = load_sweep("commonsense_lora")
+    wcr = {"optimizer": "adamw", "regularizer": "wcr"}
+    assert lora.trial_config(wcr, {"lam": 1e-6}).reg == {"eps": 1e-4}
+    assert lora.trial_config({**wcr, "regularizer": "l1"}, {"lam": 1e-6}).reg == {}
+    given = lora.model_copy(update={"reg": {"eps": 1e-8}})
+    assert given.trial_config(wcr, {"lam": 1e-6}).reg == {"eps": 1e-8}

@@ -191,6 +191,19 @@ def test_a_run_that_was_deleted_stays_so_and_the_others_go_on(recorder, tmp_path
     assert_as_the_journal_says(client, folder, without=[gone])
 
 
+def test_a_collapsed_trial_has_a_tag_and_no_metric_of_it(recorder, tmp_path):
+    uri, folder = default_tracking_uri(tmp_path / "runs"), recorder.records.folder
+    marks = {"collapsed": True, "diagnostics": {"penalty_ratio_max": 12.5}}
+    one = recorder.trial((0.1, 0.1), more={"collapsed": 1.0}, marks=marks)
+    other = recorder.trial((0.9, 0.8), lam=1e-4, more={"collapsed": 0.0})
+    ship(folder, uri)
+    runs = runs_of(MlflowClient(uri), folder)
+    assert runs[one].data.tags["collapsed"] == "yes"
+    assert "collapsed" not in runs[other].data.tags
+    assert not [name for name in runs[one].data.metrics if "collapsed" in name]
+    assert runs[one].data.metrics["penalty_ratio_max"] == 12.5
+
+
 def test_a_trial_made_again_is_the_same_run_with_each_point_once(recorder, tmp_path):
     uri, folder = default_tracking_uri(tmp_path / "runs"), recorder.records.folder
     again = recorder.trial(None, status="diverged", lam=1e-1, rungs=2)

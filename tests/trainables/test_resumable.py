@@ -19,7 +19,7 @@ from trainables.resumable import (
     read_result,
     write_atomically,
 )
-from trainables.training import Training, train
+from trainables.training import Training, collapse, train
 
 REPORT = {"epoch", "loss", "penalty", "lr", "acc_dense", "acc_pruned", "seconds", "status", "reason"}
 
@@ -570,3 +570,71 @@ def test_a_result_that_cannot_be_written_is_no_outcome_and_is_made_up_for_later(
             finish(trial)
     assert read_result(trial.folder) is None
     assert without_seconds(finish(start())) == undisturbed
+
+
+# ---- what makes its numbers doubtful -----------------------------------------------------------------------------
+
+
+def test_a_penalty_that_takes_over_is_noted_and_the_ratios_are_recorded(start, tiny, make_task):
+    result = finish(start("mild", config=tiny(max_epochs=2, regularizer="wcr", lam=1e-7)))
+    ratios = {name: result["diagnostics"][f"penalty_ratio_{name}"] for name in ("start", "end", "max")}
+    assert 0 < ratios["start"] <= ratios["max"] < 10
+    assert ratios["end"] > 0
+    assert result["warnings"] == []
+    strong = finish(start("strong", config=tiny(max_epochs=2, regularizer="wcr", lam=10.0, opt={"lr": 1e-9})))
+    assert strong["diagnostics"]["penalty_ratio_max"] > 1e3
+    warning = strong["warnings"][-1]  # after the one of the untrained network being constant
+    assert warning in strong["notes"]
+    assert warning.startswith("penalty: its gradient reached ")
+    assert finish(start("none", config=tiny(max_epochs=2)))["diagnostics"].keys() == {"loss_gap"}
+
+
+def test_a_diverged_trial_has_its_ratios_too(start, tiny):
+    config = tiny(regularizer="wcr", lam=1e12, opt={"lr": 1e12})
+    result = finish(start(config=config))
+    assert result["report"]["status"] == "diverged"
+    assert result["diagnostics"]["penalty_ratio_max"] > 10
+    assert len(result["warnings"]) == 1
+
+
+class Biased(torch.nn.Module):
+    """The network with a bias so large that one class always wins."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        logits = self.network(images)
+        return logits + 1e6 * torch.nn.functional.one_hot(torch.tensor(3), logits.shape[1])
+
+
+def test_a_trial_whose_network_is_constant_is_marked_as_collapsed(tiny, make_task, tmp_path):
+    config = tiny(max_epochs=1)
+    task = make_task(config)
+    build = task.build_model
+    task.build_model = lambda: Biased(build())
+    result = finish(ResumableTrial(config, tmp_path / "t", lambda: task))
+    assert (result["collapsed"], result["collapsed_from"]) == (True, 0.0)
+    (warning,) = result["warnings"]
+    assert warning == "collapsed: the dense network predicts the same for every example of the validation split"
+    assert [row["collapsed"] for row in result["curve"]] == [1.0] * 4
+    assert (undisturbed := finish(ResumableTrial(tiny(), tmp_path / "u", lambda: make_task(tiny()))))["warnings"] == []
+    assert undisturbed["collapsed"] is False
+
+
+@pytest.mark.parametrize(
+    ("collapsed_at", "expected"),
+    [
+        ((), (False, None)),
+        ((0.75,), (False, 0.75)),  # beyond the target
+        ((0.5, 0.75), (True, 0.5)),
+        ((0.5,), (True, None)),  # sparser, it is not
+        ((0.0,), (True, None)),
+        ((0.25, 0.75), (False, 0.75)),
+        ((0.0, 0.25, 0.5, 0.75), (True, 0.0)),
+    ],
+)
+def test_from_which_sparsity_on_it_is_collapsed(tiny, collapsed_at, expected):
+    metrics = {level: {"collapsed": float(level in collapsed_at)} for level in (0.75, 0.0, 0.5, 0.25)}
+    assert tuple(collapse(tiny(), metrics).values()) == expected

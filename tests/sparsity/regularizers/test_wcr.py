@@ -92,3 +92,14 @@ def test_float32_keeps_its_digits_at_nearly_equal_magnitudes():
 def test_refuses_useless_knobs(knob, value):
     with pytest.raises(ValueError, match=rf"^WCR: {knob} must be > 0 and finite \(it .*\), got {value}$"):
         WCR([torch.ones(2)], **{knob: value})
+
+
+@pytest.mark.parametrize("std", [0.3, 0.1])
+def test_a_larger_eps_changes_the_gradient_by_the_tolerance_that_is_stated(std):
+    """2 eps / V where the variance is ordinary; the direction stays."""
+    w = torch.randn(4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul_(std).requires_grad_()
+    variance = w.detach().abs().var(correction=0).item()
+    small, large = (torch.autograd.grad(WCR([w], eps=eps)(), w)[0] for eps in (1e-8, 1e-4))
+    difference = ((large - small).norm() / small.norm()).item()
+    assert difference == pytest.approx(2 * 1e-4 / variance, rel=0.1)
+    assert torch.cosine_similarity(small, large, dim=0).item() == pytest.approx(1, abs=1e-9)

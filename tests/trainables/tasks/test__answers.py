@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainables.tasks._answers import Plan, chance, majority, spread
+from trainables.tasks._answers import Plan, chance, collapsed, majority, spread
 from trainables.tasks._tokens import Encoded, Ragged
 
 END = 9
@@ -52,3 +52,13 @@ def test_chance_and_majority_by_hand():
     assert chance(asked, rows).tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 2, 1 / 2])
     # true/false: index 1, twice of three; the three answers: index 2; the last two's candidates never came: the first
     assert majority(asked, rows, training).tolist() == [True, False, False, True, True, False]
+
+
+def test_collapsed_by_hand():
+    candidates = np.array([[0, 1], [0, 1], [2, 3], [2, 3], [4, 5]])
+    right = np.array([0, 1, 0, 1, 1])
+    assert collapsed(candidates, np.array([1, 1, 0, 0, 0]), right)
+    assert not collapsed(candidates, np.array([1, 0, 0, 0, 0]), right)
+    assert not collapsed(candidates[::2], np.zeros(3), right[::2])  # no two questions share their candidates
+    assert not collapsed(candidates, np.zeros(5), np.zeros(5))  # always the first, and always right
+    assert collapsed(candidates, np.full(5, -1), right)  # no number anywhere

@@ -319,3 +319,25 @@ def test_no_image_is_right_by_a_nan(tiny, make_task):
             return torch.full((len(images), 10), math.nan)
 
     assert make_task(tiny()).evaluate(Nan(), "validation") == {"acc": 0.0, "loss": 1e9, "collapsed": 1.0}
+
+
+class Fixed(nn.Module):
+    """The same logits for every image, but for the first image of a batch if another class is given."""
+
+    def __init__(self, one, first=None):
+        super().__init__()
+        self.one, self.first = one, one if first is None else first
+
+    def forward(self, images):
+        classes = torch.full((len(images),), self.one)
+        classes[0] = self.first
+        return torch.nn.functional.one_hot(classes, 10).float()
+
+
+@pytest.mark.parametrize(("network", "expected"), [(Fixed(3), 1.0), (Fixed(3, 0), 0.0)])
+def test_a_network_that_assigns_all_images_to_one_class_is_collapsed(make_task, tiny, network, expected):
+    assert make_task(tiny()).evaluate(network, "validation")["collapsed"] == expected
+
+
+def test_of_one_image_nothing_is_collapsed(make_task, tiny):
+    assert make_task(tiny(eval_size=1)).evaluate(Fixed(3), "validation")["collapsed"] == 0.0

@@ -12,8 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from search_spaces import lora as lora_space
 from sparsity.regularizers.wcr import WCR
 from trainables.config import TrialConfig
+from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import load_pruned
 from trainables.resumable import ResumableTrial
 from trainables.tasks.lora import IGNORED, LoRA
@@ -446,6 +448,7 @@ def test_metrics_by_hand(make, data, monkeypatch):
             "acc_boolq": acc["boolq"],
             "chance": chance,
             "greedy_agreement": 0.0,
+            "collapsed": 0.0,
         }
     )
 
@@ -675,3 +678,73 @@ def test_published_records_in_tokens():
     assert metrics["chance"] == pytest.approx(0.25, abs=2e-3)
     assert abs(metrics["acc"] - 0.25) < 0.15  # five standard errors: nothing was learned
     assert 8 < F.softplus(torch.tensor(metrics["loss"])) < 30
+
+
+# ---- the penalty beside the loss, and collapsed networks ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("lr", [1e-2, 3e-4])
+def test_wcr_on_the_factors_takes_over_with_the_default_eps_and_not_with_the_sweeps(data, lr):
+    """B leaves 0 in the first step; 22 steps of AdamW."""
+    found = {}
+    for eps in (1e-8, lora_space.FIXED["reg/eps"]["regularizer"]["wcr"]):
+        lam = lora_space.KNOWN["lam"]["regularizer"]["wcr"]
+        config = configuration(regularizer="wcr", lam=lam, reg={"eps": eps}, opt={"lr": lr})
+        training = Training(LoRA(config, data), config)
+        while not training.finished:
+            training.run_epoch()
+        found[eps] = training.penalty_ratio.values
+        assert bool(training.penalty_warning()) == (eps == 1e-8)
+    assert found[1e-8]["max"] > 5 * PENALTY_RATIO_LIMIT
+    assert 0 < found[1e-4]["max"] < 0.1 * PENALTY_RATIO_LIMIT
+    assert found[1e-8]["start"] < 1  # it shows only once B has left 0
+    assert found[1e-8]["max_step"] > 0
+
+
+@pytest.mark.parametrize("regularizer", ["l1", "hoyer_square"])
+def test_the_other_penalties_do_not_take_over_at_their_initial_lam(data, regularizer):
+    config = configuration(regularizer=regularizer, lam=lora_space.KNOWN["lam"]["regularizer"][regularizer])
+    training = Training(LoRA(config, data), config)
+    while not training.finished:
+        training.run_epoch()
+    assert 0 < training.penalty_ratio.values["max"] <= PENALTY_RATIO_LIMIT
+
+
+@pytest.mark.parametrize(("optimizer", "num_gradients"), [("adamw", 1), ("sam", 2)])
+def test_merged_weights_are_computed_once_per_gradient_and_their_penalty_is_measured(
+    make, monkeypatch, optimizer, num_gradients
+):
+    knobs = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
+    task, _ = make(
+        protocol={"regularize": "merged"}, regularizer="wcr", lam=1e-6, accumulate=4, optimizer=optimizer, opt=knobs
+    )
+    training = Training(task, task.config)
+    merged, addmm = [], torch.Tensor.addmm_
+    monkeypatch.setattr(torch.Tensor, "addmm_", lambda *args, **more: merged.append(1) or addmm(*args, **more))
+    training.run_epoch()
+    assert len(merged) == 14 * num_gradients * 11  # layers, and steps
+    assert training.penalty_ratio.values["max"] > 0
+
+
+def test_a_network_that_chooses_by_the_candidates_alone_is_collapsed(make, data, monkeypatch):
+    task, model = make()
+    records = data.records
+
+    def collapsed(choose):
+        def score(model, chunk):
+            scores = torch.where(torch.tensor(records.responses[chunk]) >= 0, -1.0, -torch.inf)
+            for i, row in enumerate(chunk):
+                scores[i, choose(row)] = 0.0
+            return scores, torch.zeros_like(scores, dtype=torch.bool), torch.zeros((), dtype=torch.float64)
+
+        monkeypatch.setattr(task, "score", score)
+        return task.evaluate(model, "test")["collapsed"]
+
+    last = {row: int((records.responses[row] >= 0).sum()) - 1 for row in task.rows["test"]}
+    assert collapsed(lambda row: 0) == 1.0
+    assert collapsed(last.get) == 1.0  # another answer for each list of candidates, the same to all of its questions
+    assert collapsed(lambda row: int(records.answers[row])) == 0.0
+    boolq = range(200, 230)
+    assert (
+        collapsed(lambda row: int(records.answers[row]) if row in boolq else 0) == 0.0
+    )  # one kind of question is read

@@ -12,9 +12,11 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 import trainables
+from search_spaces import unet
 from sparsity import masks as sparsity_masks
 from trainables.config import TrialConfig
 from trainables.datasets._slices import Slices
+from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import evaluate_pruned, save_pruned
 from trainables.tasks.unet import UNet, warp
 from trainables.training import Training
@@ -436,3 +438,31 @@ def test_figures_show_lesions_of_three_patients_and_a_slice_without(config, data
     nothing_left = UNet(config(read_test=False), changed)._describe_split()
     assert nothing_left["validation"]["patients_without_lesion"] == ["E"]
     assert "all_foreground" not in nothing_left["test"]  # the test split is not looked at
+
+
+@pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
+def test_at_its_initial_lam_the_penalty_does_not_take_over(config, data, regularizer):
+    lam = unet.KNOWN["lam"]["regularizer"][regularizer]
+    one = config(regularizer=regularizer, lam=lam, model={"encoder": "resnet18", "decoder_width": 4}, max_epochs=2)
+    training = Training(UNet(one, data), one)
+    while not training.finished:
+        training.run_epoch()
+    assert 0 < training.penalty_ratio.values["max"] <= PENALTY_RATIO_LIMIT
+
+
+class LeftHalf(nn.Module):
+    def forward(self, images):
+        return torch.where(torch.arange(SIZE) < SIZE // 2, 1.0, -1.0).expand(len(images), 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [(Constant(-5.0), 1.0), (Constant(5.0), 1.0), (Constant(math.nan), 1.0), (LeftHalf(), 0.0), (Bright(), 0.0)],
+)
+def test_a_network_that_predicts_one_class_for_all_pixels_is_collapsed(task, network, expected):
+    assert task.evaluate(network, "validation")["collapsed"] == expected
+
+
+def test_where_no_slice_has_a_lesion_nothing_is_collapsed(config, data):
+    healthy = dataclasses.replace(data, masks=np.zeros_like(data.masks))
+    assert UNet(config(), healthy).evaluate(Constant(-5.0), "validation")["collapsed"] == 0.0
