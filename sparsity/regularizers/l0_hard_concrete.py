@@ -39,7 +39,8 @@ class L0HardConcrete(Gated):
     beta: temperature, in (0, 1]. gamma < 0, zeta > 1: what s is stretched to, so that 0 and 1 have a probability.
     Returns a scalar in [0, number of weights].
     Cost: no gradient more a step; per "weight" 1 x the weights of memory (log_alpha, trained: with a gradient and an
-        optimizer's state of its own) and 5 x in the graph of a pass; per "row" 1 x in the graph (w).
+        optimizer's state of its own) and 5 x in the graph of a pass; per "row" 1 x in the graph (w). The decay's graph
+        has 3 x more, before the penalty's is made.
     ValueError for gamma >= 0, zeta <= 1, beta outside (0, 1], droprate_init outside (0, 1), gate_lr <= 0, an
     unknown per or decay.
     """
