@@ -231,7 +231,7 @@ class Training:
         losses, penalties = (torch.stack(terms).double().cpu() for terms in zip(*steps, strict=True))
         self._check_finite(losses, penalties)
         self.epoch += 1
-        self.schedule.after_epoch(losses.mean().item())
+        self.schedule.after_epoch(losses.mean().item(), losses[-1].item())
         self.seconds += time.perf_counter() - begin
         return {
             "loss": losses.mean().item(),
