@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Ranking", "prune", "rank", "sparsity_of"]
+__all__ = ["Ranking", "n_of_m", "prune", "rank", "sparsity_of"]
 
 
 def prune(
@@ -28,9 +28,10 @@ def rank(scores: Sequence[Tensor], scope: str = "global", *, min_kept: int = 0) 
 
     scores: tensors of any shape, a higher score is kept longer.
     scope: "global" counts over all tensors jointly, "uniform" in each tensor, "n:m" (such as "2:4") keeps n of every m
-        consecutive weights of a row, a row being shape[0]'s: the tensor flattened to (shape[0], -1).
+        consecutive input channels, see `n_of_m`. Tensors that m does not divide, such as a first convolution of three
+        channels, are kept whole, so the sparsity over all tensors is then below 1 - n/m.
     min_kept: keep at least that many weights in each tensor, or all of a smaller one; other tensors give more then.
-    ValueError for no scores, NaN scores, an unknown scope, rows that m does not divide, a bad min_kept.
+    ValueError for no scores, NaN scores, an unknown scope, an m that divides no tensor, a bad min_kept.
     """
     scores = [score.detach() for score in scores]
     if not scores:
@@ -49,7 +50,13 @@ def rank(scores: Sequence[Tensor], scope: str = "global", *, min_kept: int = 0) 
         if n <= m:
             if min_kept:
                 raise ValueError(f"masks: min_kept must be 0 for scope {scope} (it fixes every count), got {min_kept}")
-            return Ranking([_Fixed([_n_of_m(score, n, m) for score in scores], 1 - n / m, scope)])
+            if not any(_has_groups(score, m) for score in scores):
+                shapes = ", ".join(str(tuple(score.shape)) for score in scores)
+                raise ValueError(
+                    f"masks: scope {scope} must fit at least one tensor ({m} must divide its input channels, shape[1])"
+                    f", got shapes {shapes}"
+                )
+            return Ranking([_Fixed([n_of_m(score, n, m) for score in scores], 1 - n / m, scope)])
     raise ValueError(f"masks: scope must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got {scope!r}")
 
 
@@ -112,6 +119,23 @@ class _Fixed:
         return [mask.clone() for mask in self._masks]
 
 
+def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
+    """Mask that keeps the n highest of every m consecutive input channels; all True if m does not divide them.
+
+    Input channels are dimension 1: a linear weight (out, in) is grouped along its rows, a convolution's
+    (out, in / groups, kh, kw) at each kernel position apart. Sparse kernels expect these groups, because they multiply
+    a convolution as a matrix with the input channels innermost. Source: Zhou et al., "Learning N:M fine-grained
+    structured sparse neural networks from scratch", ICLR 2021; CrAM's code does the same. Where m does not divide the
+    input channels, CrAM's code lets groups run across kernel positions; NVIDIA's ASP skips the layer, as this does.
+    """
+    if not _has_groups(score, m):
+        return torch.ones_like(score, dtype=torch.bool, memory_format=torch.contiguous_format)
+    last = score.movedim(1, -1)
+    order = last.reshape(-1, m).argsort(dim=1, stable=True)
+    kept = torch.ones_like(order, dtype=torch.bool).scatter_(1, order[:, : m - n], False)
+    return kept.view(last.shape).movedim(-1, 1).contiguous()
+
+
 def sparsity_of(tensors: Iterable[Tensor]) -> float:
     """Fraction of zeros in all elements of the tensors together, an exact count: number of zeros / number of elements.
 
@@ -151,13 +175,5 @@ def _sortable(score: Tensor) -> Tensor:
     return score.float() if score.dtype is torch.bfloat16 else score
 
 
-def _n_of_m(score: Tensor, n: int, m: int) -> Tensor:
-    """Mask that keeps the n highest of every m consecutive scores of a row."""
-    row = score.numel() // max(1, score.shape[0]) if score.dim() else 1
-    if row % m:
-        raise ValueError(
-            f"masks: rows must divide into groups of {m}, got {row} weights a row in shape {tuple(score.shape)}"
-        )
-    order = score.reshape(-1, m).argsort(dim=1, stable=True)
-    kept = torch.ones_like(order, dtype=torch.bool)
-    return kept.scatter_(1, order[:, : m - n], False).view(score.shape)
+def _has_groups(score: Tensor, m: int) -> bool:
+    return score.dim() > 1 and score.shape[1] % m == 0

@@ -125,16 +125,13 @@ def stop(
 @app.command()
 def retry(
     name: Name,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="all that ended in an error, were lost or ran out of memory")
-    ],
     runs: Runs = DEFAULT_RUNS,
     diverged: Annotated[
         bool, typer.Option("--diverged", help="also those that diverged: the same code does so again")
     ] = False,
     start: Annotated[bool, typer.Option(help="run the sweep at once, by the command it was last run with")] = True,
 ) -> None:
-    """Make failed trials again, with the same configurations, and go on with the sweep."""
+    """Run trials again that ended in an error, were lost or ran out of memory, and go on with the sweep."""
     from sweeps._records import RETRIED, Records
 
     folder = sweep_folder(runs, name)

@@ -64,7 +64,7 @@ def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
             raise ValueError(f"cpus: must be at most {cpus:g} (what there is here), got {sweep.cpus_per_trial:g}")
     fit = int(cpus // sweep.cpus_per_trial)
     if wanted:
-        fit = min(fit, int(gpus // wanted) if wanted >= 1 else int(gpus) * int(1 / wanted))
+        fit = min(fit, int(gpus) * int(1 / wanted))
     resources = {"cpu": sweep.cpus_per_trial} | ({"gpu": wanted} if wanted else {})
     wished = sweep.max_concurrent or fit
     return resources, max(1, min(fit, wished) if is_own_ray() else wished)  # a cluster grows on demand alone

@@ -332,11 +332,8 @@ class TuneSearcher(Searcher):
     def __init__(self, trials: Trials, *, metric: str):
         super().__init__(metric=metric, mode="max")
         self.trials = trials
-        self.stopped = False
 
     def suggest(self, trial_id: str) -> Any:
-        if self.stopped:
-            return FINISHED
         proposal = self.trials.next()
         if not isinstance(proposal, Proposal):
             return proposal

@@ -46,7 +46,7 @@ def status_of(folder: Path) -> dict[str, Any]:
                 "trial": t.key,
                 "arm": t.arm,
                 "epoch": t.rungs[-1]["epoch"] if t.rungs else 0,
-                "of": t.config["max_epochs"],
+                "of": epochs_of(t),
             }
             for t in records.trials.values()
             if process and t.status == "running"
@@ -75,7 +75,8 @@ def mean_objective(trials: list[TrialRecord]) -> float:
 
 
 def epochs_of(trial: TrialRecord) -> int:
-    from trainables.training import num_epochs
+    """The epochs of all rounds of its pruning schedule, as its rungs count them."""
+    from trainables.training import num_epochs  # imports torch
 
     return num_epochs(TrialConfig.model_validate(trial.config))
 
@@ -112,5 +113,5 @@ def as_text(status: dict[str, Any]) -> Group:
             table.add_row(*(str(row[column]) for column in columns))
         parts.append(table)
     if any(row["status"] in RETRIED for row in status["failed"]):
-        parts.append(Text(f"\nMake them again: python -m sweeps retry {status['sweep']} --failed"))
+        parts.append(Text(f"\nMake them again: python -m sweeps retry {status['sweep']}"))
     return Group(*parts)

@@ -124,7 +124,7 @@ class Sweep(BaseModel):
     data_root: Path | None = knob(None, WHERE, "folder with the dataset; downloaded by default where there is one")
     cpus_per_trial: float = knob(1, WHERE, "CPUs of a trial, and its threads", "cpus", gt=0)
     gpus_per_trial: float | None = knob(
-        None, WHERE, "GPUs of a trial: a fraction in (0, 1] or a whole number; 1 by default where there are any", "gpus"
+        None, WHERE, "GPUs of a trial: 0 or a fraction in (0, 1]; 1 by default where there are any", "gpus"
     )
     max_concurrent: int | None = knob(None, WHERE, "trials at once; as many as fit by default", "concurrent", ge=1)
     keep: Literal["target", "all", "none"] = knob("target", WHERE, "pruned checkpoints kept: of the target, all, none")
@@ -159,9 +159,12 @@ class Sweep(BaseModel):
 
     @field_validator("gpus_per_trial")
     @classmethod
-    def _a_share_or_whole_gpus(cls, gpus: float | None) -> float | None:
-        if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
-            raise ValueError(f"gpus: must be 0, a fraction in (0, 1] or a whole number of GPUs a trial, got {gpus:g}")
+    def _at_most_one_gpu(cls, gpus: float | None) -> float | None:
+        if gpus is not None and not 0 <= gpus <= 1:
+            raise ValueError(
+                "gpus: must be 0 or a fraction in (0, 1] (a trial trains on one GPU, no task can use more; several "
+                f"GPUs run several trials at once), got {gpus:g}"
+            )
         return gpus
 
     @model_validator(mode="before")

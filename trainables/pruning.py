@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -117,11 +117,30 @@ def evaluate_pruned(
 def apply_pruning(task: Task, model: nn.Module, evaluation: Evaluation, level: float) -> nn.Module:
     """A copy of the model as it was evaluated at `level`."""
     pruned = copy.deepcopy(model)
+    shifted = evaluation.shifted[level]
     with torch.no_grad():
         for name, weight in task.prunable(pruned).items():
             weight.masked_fill_(~evaluation.masks[level][name], 0)
-    pruned.load_state_dict(evaluation.shifted[level], strict=False)
+    add_biases(pruned, added_biases(model, shifted))
+    pruned.load_state_dict(shifted, strict=False)
     return pruned
+
+
+def added_biases(model: nn.Module, shifted: Mapping[str, Tensor]) -> list[str]:
+    """The entries of `shifted` that the model's state dict lacks: biases of layers that have none."""
+    state = model.state_dict()
+    return [name for name in shifted if name not in state]
+
+
+def add_biases(model: nn.Module, names: Iterable[str]) -> None:
+    """Give layers a bias of zeros, in place. names: of the biases in the state dict, such as "1.conv2.bias"."""
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        layer = model.get_submodule(path)
+        weight = layer.get_parameter("weight")
+        if attribute != "bias" or layer.bias is not None:
+            raise ValueError(f"must name the bias of a layer without one, got {name!r}")
+        layer.register_parameter("bias", nn.Parameter(weight.new_zeros(len(weight))))
 
 
 def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) -> list[dict]:
@@ -166,16 +185,19 @@ def save_pruned(
 
     kept, shifted: of one level of an `Evaluation`.
     config.json holds what `load_pruned` needs, `description`, and the zeros as counted in what was written:
-    `prunable_sparsity` over the prunable weights, `model_sparsity` over all parameters.
+    `prunable_sparsity` over the prunable weights, `model_sparsity` over all parameters. `added_biases` names those
+    that the architecture does not have: a layer without a bias gets one to hold its shift.
     """
+    added = added_biases(model, shifted)
     state = {**model.state_dict(), **shifted}
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     for name, mask in kept.items():
         state[name].masked_fill_(~mask.cpu(), 0)
-    parameters = [state[name] for name, _ in model.named_parameters()]
+    parameters = [state[name] for name in (*(name for name, _ in model.named_parameters()), *added)]
     config = {
         **task.describe_model(),
         **description,
+        "added_biases": added,
         "prunable": list(kept),
         "prunable_sparsity": masks.sparsity_of([state[name] for name in kept]),
         "model_sparsity": masks.sparsity_of(parameters),
@@ -195,7 +217,8 @@ def save_pruned(
 def load_pruned(folder: str | Path) -> nn.Module:
     """The pruned model in `folder` (model.safetensors + config.json) as a plain PyTorch module in evaluation mode.
 
-    Zeros are zeros in its weights: no hooks, no masks. config.json's `input` says how images are to be prepared.
+    Zeros are zeros in its weights: no hooks, no masks. config.json's `input` says how images are to be prepared. Layers
+    listed under `added_biases` have a bias that the architecture does not give them.
     Nothing is unpickled. FileNotFoundError where a file is missing, ValueError, one line, where one is damaged or they
     do not belong together.
     """
@@ -208,6 +231,12 @@ def load_pruned(folder: str | Path) -> nn.Module:
             f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"
         ) from error
     model = with_knobs(f"{folder}: model", sparsity.find("trainables.architectures", architecture), knobs=knobs)
+    try:
+        add_biases(model, config.get("added_biases", ()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: added_biases in config.json must be biases that {architecture} lacks, got {one_line(error)}"
+        ) from error
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, SafetensorError) as error:

@@ -185,6 +185,12 @@ class ResumableTrial:
             for layer in layers
             if layer["num_kept"] == 0
         ]
+        if ":" in config.scope:
+            self.notes += [
+                f"{layer['name']}: kept whole at {config.scope}, its shape {tuple(layer['shape'])} has no such groups"
+                for layer in layers
+                if layer["num_kept"] == layer["num_weights"]
+            ]
         shutil.rmtree(self.folder / "pruned", ignore_errors=True)  # what a killed run may have left
         for level in kept:
             description = {

@@ -96,7 +96,8 @@ class Training:
         self.epoch = 0  # epochs done, of all phases
         self.seconds = 0.0  # spent in epochs and evaluations, over all sittings
         self.kept: dict[str, Tensor] = {}  # weight name -> bool, where a scheme has removed something
-        self.early: dict[str, Tensor] | None = None  # the weights that phases after the first begin at
+        self.early: dict[str, Tensor] | None = None  # the weights that phases after the first begin at, without gates
+        self.early_gates: dict[str, Tensor] = {}  # the gates that go with them, where the first phase has some
         self.tickets: dict[float, dict[str, Any]] = {}  # sparsity -> {"state", "kept"} of the network to stand there
         self.best: dict[str, Any] | None = None  # with patience: {"value", "rungs_since", "model", "regularizer"}
         self.stopped = False  # early
@@ -135,6 +136,8 @@ class Training:
         regularizer = sparsity.load("regularizers", name)
         self.regularizer = with_knobs("reg", regularizer, list(regularized.values()), knobs=knobs).to(task.device)
         self.regularizer.attach(self.model)
+        if self.early_gates:
+            self.regularizer.load_state_dict(self.early_gates)
         groups = parameter_groups(self.model, self.regularizer, config.opt.get("weight_decay", 0.0))
         self.optimizer = with_knobs("opt", sparsity.load("optimizers", config.optimizer), groups, knobs=config.opt)
         self.schedule = with_knobs(
@@ -189,7 +192,8 @@ class Training:
         if self.scheme.num_phases == 1:
             return
         if self.epoch == self.scheme.rewind_epoch:
-            self.early = copy.deepcopy(self.model.state_dict())  # the first phase has no gates in any scheme
+            self.early = copy.deepcopy(self._weights())
+            self.early_gates = copy.deepcopy(self.regularizer.state_dict())
         done, rest = divmod(self.epoch, self.config.max_epochs)
         if rest:
             return
@@ -210,6 +214,12 @@ class Training:
             gates=lambda: dict(zip(self.gated_names, self.regularizer.gate_values(), strict=True)),
         )
         self._begin_phase()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The model's state dict as it would be without gates: the trained weights by their own names."""
+        state = {name: t for name, t in self.model.state_dict().items() if "parametrizations" not in name.split(".")}
+        gated = zip(self.gated_names, self.regularizer.weights, strict=True)
+        return state | {name: weight.detach() for name, weight in gated if name not in state}
 
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch; returns its mean `loss` (the task's), mean `penalty` (unscaled) and the `lr` it ended with.
@@ -240,7 +250,7 @@ class Training:
         self.penalty_ratio.collect()
         self._check_finite(losses, penalties)
         self.epoch += 1
-        self.schedule.after_epoch(losses.mean().item())
+        self.schedule.after_epoch(losses.mean().item(), losses[-1].item())
         self.seconds += time.perf_counter() - begin
         return {
             "loss": losses.mean().item(),
@@ -334,7 +344,12 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "epoch": self.epoch,
             "seconds": self.seconds,
-            "scheme": {"kept": self.kept, "early": self.early, "tickets": self.tickets},
+            "scheme": {
+                "kept": self.kept,
+                "early": self.early,
+                "early_gates": self.early_gates,
+                "tickets": self.tickets,
+            },
             "best": self.best,
             "stopped": self.stopped,
             "penalty_ratio": self.penalty_ratio.values,
@@ -349,7 +364,9 @@ class Training:
         self.best = state["best"]
         self.penalty_ratio.values = dict(state.get("penalty_ratio", {}))  # none in checkpoints of older versions
         if self.scheme.num_phases > 1:
-            self.kept, self.early, self.tickets = (state["scheme"][name] for name in ("kept", "early", "tickets"))
+            scheme = state["scheme"]
+            self.kept, self.early, self.tickets = (scheme[name] for name in ("kept", "early", "tickets"))
+            self.early_gates = scheme["early_gates"]
             self._begin_phase()
         self.model.load_state_dict(state["model"])
         self.regularizer.load_state_dict(state["regularizer"])

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsity.masks import n_of_m
+
 __all__ = ["keep_largest", "parse_scope"]
 
 
@@ -23,7 +25,8 @@ def parse_scope(scope: str) -> list[tuple[int, int]]:
 def keep_largest(weights: list[Tensor], scope: str, sparsity: float | None = None) -> list[Tensor]:
     """Masks (bool, True = kept) of the largest |w|: those of `masks.prune`, its counts and its order of ties.
 
-    scope: "global" or "uniform" at a sparsity, or one n:m; a tensor whose rows m does not divide is then kept whole.
+    scope: "global" or "uniform" at a sparsity, or one n:m; a tensor whose input channels m does not divide is then
+    kept whole, also if it is the only one.
     """
     if scope == "global":
         flat = torch.cat([weight.detach().flatten() for weight in weights]).abs_()
@@ -32,7 +35,7 @@ def keep_largest(weights: list[Tensor], scope: str, sparsity: float | None = Non
     if scope == "uniform":
         return [_keep(weight.abs().flatten(), sparsity).view(weight.shape) for weight in weights]
     ((n, m),) = parse_scope(scope)
-    return [_n_of_m(weight.abs(), n, m) for weight in weights]
+    return [n_of_m(weight.abs(), n, m) for weight in weights]
 
 
 def _keep(flat: Tensor, sparsity: float | None) -> Tensor:
@@ -67,11 +70,3 @@ def _kth_smallest_on_device(flat: Tensor, k: int) -> Tensor:
     if 2 * k <= flat.numel():
         return flat.topk(k, largest=False, sorted=False).values.max()
     return flat.topk(flat.numel() - k + 1, sorted=False).values.min()
-
-
-def _n_of_m(score: Tensor, n: int, m: int) -> Tensor:
-    kept = torch.ones_like(score, dtype=torch.bool, memory_format=torch.contiguous_format)
-    if score[0].numel() % m == 0:
-        lowest = score.reshape(-1, m).argsort(dim=1, stable=True)[:, : m - n]
-        kept.view(-1, m).scatter_(1, lowest, False)
-    return kept

@@ -23,8 +23,8 @@ class CrAM(Perturbed):
         parameters that have a gradient; rho is then SAM's L2 radius, in units of w.
     sparsities: one or several fractions removed, each in [0, 1), equally likely; also as text, "0.5,0.7,0.9".
     scope: "global", magnitudes compared over all tensors of all groups; "uniform", in each tensor; "n:m" ("2:4", or
-        "2:4,4:8", one of which is drawn), n kept of every m consecutive weights of a row, and sparsities unused.
-        Tensors whose rows m does not divide then stay dense.
+        "2:4,4:8", one of which is drawn), n kept of every m consecutive input channels (`masks.n_of_m`), and
+        sparsities unused. Tensors whose input channels m does not divide then stay dense.
     sparse_grad: whether g1 is masked. seed: of the draws, which depend on it and the number of steps alone; both are in
         the state. base: "sgd" or "adamw", with its knobs.
     step(closure) calls the closure twice, at w and at w', and returns the loss at w. What the closure differentiates,

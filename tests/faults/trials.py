@@ -86,7 +86,7 @@ def test_an_exception_in_a_method_and_the_retry_after_its_mending(runs, undistur
         assert (ours[key].status, ours[key].curve) == (theirs[key].status, theirs[key].curve)
     fault_row(
         "an exception in user code",
-        "these trials, recorded with the traceback; `retry NAME --failed` makes them again",
+        "these trials, recorded with the traceback; `retry NAME` makes them again",
         "the failed trials, when they are retried",
         "at once",
     )

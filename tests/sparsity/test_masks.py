@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -6,6 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import prune as torch_prune
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
 
 from sparsity import masks
 from sparsity.masks import prune, rank, sparsity_of
@@ -48,11 +53,34 @@ def test_n_of_m_by_hand():
     assert_same(prune([score], 0.0, "4:4"), [[[True] * 8]])
 
 
-def test_n_of_m_runs_along_the_flattened_row():
-    score = torch.arange(16.0).reshape(2, 2, 2, 2)  # rows of 8: input channel and kernel together
-    (mask,) = prune([score], None, "1:8")
-    assert mask.shape == score.shape
-    assert mask.reshape(2, 8).nonzero().tolist() == [[0, 7], [1, 7]]
+def test_n_of_m_of_a_convolution_groups_the_input_channels_of_one_kernel_position():
+    score = torch.rand(6, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    (mask,) = prune([score], None, "2:4")
+    for row, kernel_row, kernel_column, group in itertools.product(range(6), range(3), range(3), range(2)):
+        channels = slice(4 * group, 4 * group + 4)
+        highest = score[row, channels, kernel_row, kernel_column].topk(2).indices
+        kept = mask[row, channels, kernel_row, kernel_column].nonzero().squeeze(1)
+        assert sorted(kept.tolist()) == sorted(highest.tolist())
+
+
+@pytest.mark.parametrize("shape", [(64, 128), (64, 32, 3, 3)])
+def test_two_of_four_survives_torchs_semi_structured_compression(shape):
+    """torch's conversion stores half of the values and 2-bit indices; a convolution is the matrix of one position."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    (mask,) = prune([weight.abs()], 0.5, "2:4")
+    pruned = (weight * mask).half()
+    for matrix in [pruned] if pruned.dim() == 2 else pruned.permute(2, 3, 0, 1).reshape(-1, *shape[:2]):
+        values, indices = sparse_semi_structured_from_dense_cutlass(matrix.contiguous())
+        assert values.shape == (shape[0], shape[1] // 2)
+        assert torch.equal(sparse_semi_structured_to_dense_cutlass(values, indices), matrix)
+
+
+def test_n_of_m_keeps_whole_what_m_does_not_divide():
+    stem, bias, linear = torch.rand(8, 3, 4, 4), torch.rand(8), torch.rand(2, 8)
+    kept = prune([stem, bias, linear], 0.5, "2:4")
+    assert kept[0].all()
+    assert kept[1].all()
+    assert kept[2].sum() == 8
 
 
 SCORES = st.lists(
@@ -94,15 +122,18 @@ def test_n_of_m_keeps_n_in_every_group(n, more, rows, groups, seed):
 
 @given(st.lists(st.integers(1, 4), max_size=4), st.integers(1, 3), st.integers(0, 3), st.integers(0, 99))
 @settings(max_examples=150, deadline=None)
-def test_n_of_m_of_any_shape_is_brute_force_or_refuses_rows_that_do_not_divide(shape, n, more, seed):
+def test_n_of_m_of_any_shape_is_brute_force_or_refuses_what_m_does_not_divide(shape, n, more, seed):
     m = n + more
     score = np.random.default_rng(seed).integers(-1, 2, shape).astype(np.float32)  # ties, zeros, one element, no axis
-    rows = score.reshape(score.shape[0] if shape else 1, -1)
-    if rows.shape[1] % m:
-        with pytest.raises(ValueError, match=rf"^masks: rows must divide into groups of {m}, got {rows.shape[1]} weig"):
+    if len(shape) < 2 or shape[1] % m:
+        with pytest.raises(ValueError, match=rf"^masks: scope {n}:{m} must fit at least one tensor \({m} must divide"):
             rank([torch.from_numpy(score)], f"{n}:{m}")
         return
-    expected = np.array([brute_force([group], m - n)[0] for group in rows.reshape(-1, m)]).reshape(shape)
+    expected = np.ones(shape, bool)
+    for index in np.ndindex(*shape[:1], *shape[2:]):
+        for start in range(0, shape[1], m):
+            place = (index[0], slice(start, start + m), *index[1:])
+            expected[place] = brute_force([score[place]], m - n)[0]
     ranking = rank([torch.from_numpy(score)], f"{n}:{m}")
     for level in (None, 1 - n / m):
         assert_same(ranking.masks(level), [expected])
@@ -200,7 +231,7 @@ def test_scores_are_not_changed_and_may_have_a_graph_or_any_layout():
     last = score.to(memory_format=torch.channels_last)
     before = score.detach().clone()
     assert torch.equal(prune([score], 0.5)[0], prune([last], 0.5)[0])
-    assert torch.equal(prune([score], None, "2:4")[0], prune([last], None, "2:4")[0])
+    assert torch.equal(prune([score], None, "1:3")[0], prune([last], None, "1:3")[0])
     assert torch.equal(score, before)
 
 
@@ -229,12 +260,9 @@ ONE = [torch.ones(2, 4)]
         ),
         (lambda: prune(ONE, 0.6, "2:4"), "masks: sparsity must be 0.5 or None for scope 2:4, got 0.6"),
         (
-            lambda: prune([torch.ones(2, 3, 2)], None, "2:4"),
-            "masks: rows must divide into groups of 4, got 6 weights a row in shape (2, 3, 2)",
-        ),
-        (
-            lambda: prune([torch.ones(8)], None, "2:4"),
-            "masks: rows must divide into groups of 4, got 1 weights a row in shape (8,)",
+            lambda: prune([torch.ones(2, 3, 4, 4), torch.ones(8)], None, "2:4"),
+            "masks: scope 2:4 must fit at least one tensor (4 must divide its input channels, shape[1]), "
+            "got shapes (2, 3, 4, 4), (8,)",
         ),
         (lambda: prune(ONE, 0.5, min_kept=-1), "masks: min_kept must be a whole number >= 0, got -1"),
         (lambda: prune(ONE, 0.5, min_kept=1.5), "masks: min_kept must be a whole number >= 0, got 1.5"),

@@ -15,9 +15,10 @@ class Schedule:
         ratio to the others.
     max_epochs, steps_per_epoch: the length of the run that the schedule is laid out for. ValueError if below 1.
 
-    The loop calls `after_step()` after each update and `after_epoch(loss)` after each epoch, behind that epoch's last
-    `after_step()`; `loss` is the epoch's mean training loss. To resume, make optimizer and schedule anew and load both
-    states, in either order: the learning rates are then exactly those of a run that never stopped.
+    The loop calls `after_step()` after each update and `after_epoch(loss, last_loss)` after each epoch, behind that
+    epoch's last `after_step()`; `loss` is the epoch's mean training loss, `last_loss` that of its last batch.
+    To resume, make optimizer and schedule anew and load both states, in either order: the learning rates are then
+    exactly those of a run that never stopped.
     """
 
     def __init__(self, optimizer, *, max_epochs, steps_per_epoch):
@@ -39,8 +40,8 @@ class Schedule:
     def after_step(self):
         """Note that one more update was made."""
 
-    def after_epoch(self, loss):
-        """Note that one more epoch ended, with this mean training loss."""
+    def after_epoch(self, loss, last_loss):
+        """Note that one more epoch ended, with this mean training loss and this loss of its last batch."""
 
     def scale_lr(self, factor):
         """Multiply the lr of every parameter group."""

@@ -20,5 +20,5 @@ class StepDecay(Schedule):
             raise ValueError(f"StepDecay: gamma must be in (0, 1] (it shrinks the lr), got {gamma}")
         self.inner = StepLR(optimizer, step_size=decay_every, gamma=gamma)
 
-    def after_epoch(self, loss):
+    def after_epoch(self, loss, last_loss):
         self.inner.step()

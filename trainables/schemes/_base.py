@@ -14,7 +14,8 @@ class Scheme:
     initialization or of an early checkpoint, with what was removed held at zero, and with a new optimizer and schedule.
 
     Constructed as Scheme(config, **knobs); ValueError names a knob, or what of the configuration does not fit.
-    rewind_epoch: the epoch of the first phase whose weights the later ones begin at; 0 is the initialization.
+    rewind_epoch: the epoch of the first phase whose weights the later ones begin at; 0 is the initialization. Where the
+        first phase has gates, the later ones begin at its gates too.
     """
 
     num_phases = 1

@@ -1,3 +1,6 @@
+import itertools
+
+import numpy as np
 import pytest
 
 from trainables.schedules.dynamic_tuning import DynamicTuning
@@ -33,3 +36,46 @@ def test_two_hundred_epochs_of_the_paper(learning_rates):
     assert lrs[66] == pytest.approx(0.1 * 1.06**9)  # 25, 30, ..., 65 and the first third at 66
     assert lrs[133] == pytest.approx(0.01 * 1.06**22)  # ..., 130 and the second third at 133
     assert lrs[200] == pytest.approx(0.01 * 1.06**36)
+
+
+def test_code_is_the_loop_of_the_authors(learning_rates):
+    """Written down anew from train_prune.py: it acts as an epoch begins, on a list of the earlier epochs' losses."""
+    last = np.random.default_rng(0).uniform(1, 2, 120).round(1)
+    last[55:75] = 1.5  # equal means
+    lr, expected, losses = 1.0, [], []
+    for epoch in range(120):
+        if epoch in (40, 80):
+            lr /= 10
+        if epoch > 20 and epoch % 5 == 0:
+            five, ten = np.mean(losses[epoch - 6 : epoch - 1]), np.mean(losses[epoch - 11 : epoch - 1])
+            if five > ten:
+                lr *= 0.7
+            if five < ten:
+                lr *= 1.06
+        expected.append(lr)
+        losses.append(last[epoch])
+    lrs = learning_rates(
+        DynamicTuning,
+        max_epochs=120,
+        steps_per_epoch=1,
+        loss=lambda epoch: 1.0,
+        last_loss=lambda epoch: last[epoch],
+        variant="code",
+    )
+    assert lrs[:120] == pytest.approx(expected)
+    changes = {round(b / a, 2) for a, b in itertools.pairwise(expected)}
+    assert {1.0, 0.7, 1.06} <= changes
+
+
+def test_variants_differ_on_equal_losses(learning_rates):
+    paper, code = (
+        learning_rates(DynamicTuning, max_epochs=100, steps_per_epoch=1, variant=variant)
+        for variant in ("paper", "code")
+    )
+    assert paper[26] == pytest.approx(1.06)
+    assert code[26] == 1.0
+
+
+def test_unknown_variant(learning_rates):
+    with pytest.raises(ValueError, match=r"^DynamicTuning: variant must be one of paper, code, got 'authors'$"):
+        learning_rates(DynamicTuning, max_epochs=3, steps_per_epoch=1, variant="authors")

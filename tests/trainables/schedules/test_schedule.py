@@ -12,7 +12,7 @@ class Inverse(Schedule):
         super().__init__(optimizer, max_epochs=max_epochs, steps_per_epoch=steps_per_epoch)
         self.inner = LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
 
-    def after_epoch(self, loss):
+    def after_epoch(self, loss, last_loss):
         self.inner.step()
 
 
@@ -26,5 +26,5 @@ def test_starts_from_the_lr_of_now_whatever_an_earlier_schedule_noted():
     for _ in range(3):
         lrs.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.after_epoch(0.0)
+        schedule.after_epoch(0.0, 0.0)
     assert lrs == pytest.approx([1 / 2, 1 / 4, 1 / 6])

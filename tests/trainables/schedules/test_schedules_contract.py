@@ -60,7 +60,7 @@ def train(optimizer, schedule, epochs):
             lrs.append([group["lr"] for group in optimizer.param_groups])
             optimizer.step(closure)
             schedule.after_step()
-        schedule.after_epoch(1 + math.sin(epoch))
+        schedule.after_epoch(1 + math.sin(epoch), 1 + math.cos(epoch))
     return lrs
 
 

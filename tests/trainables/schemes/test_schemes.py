@@ -98,6 +98,22 @@ def test_what_is_left_is_rewound(begin, rewind_epoch):
             assert torch.equal(phase["begun"][name], origin[name] * mask)
 
 
+@pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete"])
+def test_gates_are_rewound_with_the_weights(begin, regularizer):
+    training = begin(scheme="imp", sch={"rewind_epoch": 1}, regularizer=regularizer, lam=1e-3)
+    training.run_epoch()
+    weights = [weight.detach().clone() for weight in training.regularizer.weights]
+    gates = copy.deepcopy(training.regularizer.state_dict())
+    training._end_phase()
+    training.run_epoch()
+    training._end_phase()
+    assert training.phase == 1
+    assert all(torch.equal(gate, gates[name]) for name, gate in training.regularizer.state_dict().items())
+    begun = zip(training.gated_names, training.regularizer.weights, weights, strict=True)
+    for name, weight, early in begun:
+        assert torch.equal(weight, early * training.kept.get(name, torch.ones_like(early)))
+
+
 @pytest.mark.parametrize("regularizer", ["none", "wcr"])
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 def test_what_was_removed_stays_exactly_zero(begin, optimizer, regularizer):
