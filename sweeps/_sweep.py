@@ -348,7 +348,7 @@ def make_command(sweep: Sweep) -> Callable[..., None]:
             from sweeps._records import without_password
 
             again = shlex.join([sys.orig_argv[0], *map(without_password, sys.orig_argv[1:])])
-            typer.echo(f"Stopped. The same command goes on from here: {again}", err=True)
+            typer.echo(f"Stopped. The same command goes on from here.\n{again}", err=True)
             raise typer.Exit(130) from None
         raise typer.Exit(0 if summary["winner"] and summary["complete"] else 1)
 

@@ -64,3 +64,10 @@ def test_printed_commands_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
 def test_the_recorded_command_is_the_typed_one():
     code = "import json; from sweeps._process import typed_command; print(json.dumps(typed_command()))"
     assert json.loads(python(code, "--name", "a b")) == [sys.executable, "-c", code, "--name", "a b"]
+
+
+def test_the_default_folder_of_records_may_lie_below_the_home(tmp_path):
+    given = {**os.environ, "HOME": str(tmp_path), "SPARSITY_SWEEPS_RUNS": "~/records"}
+    done = subprocess.run([sys.executable, "-m", "sweeps", "status"], capture_output=True, text=True, env=given)
+    assert done.stderr.startswith(f"status: nothing is recorded in {tmp_path}/records yet; run a sweep first")
+    assert done.returncode == 2
