@@ -21,10 +21,12 @@ test-cluster: $(VENV)/.installed
 test-faults: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/[!_c]*.py tests/cluster/faults.py --table docs/reliability.md
 
-# Every environment of docs/reliability.md, whose table it writes. Root, for users and file systems; skips those without.
+# Every environment of docs/reliability.md, whose table it writes; `make test` runs the last three files too. Root, for
+# users and file systems; skips those without.
 test-environments: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(filter-out %/conftest.py,$(wildcard tests/environments/*.py)) \
-	  --table docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --table docs/reliability.md \
+	  $(filter-out %/conftest.py,$(wildcard tests/environments/*.py)) \
+	  tests/sweeps/test_records.py tests/sweeps/test_report.py tests/sweeps/test_ui.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

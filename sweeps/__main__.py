@@ -11,17 +11,31 @@ from typing import Annotated
 
 import typer
 
-from sweeps._sweep import default_runs, fail
+from sweeps._process import default_runs, prepare_process, this_python
+from sweeps._sweep import fail
+from trainables.config import expanded
+
+
+def expand_runs(runs: Path) -> Path:
+    try:
+        return expanded(runs, "runs")
+    except ValueError as error:
+        fail(error)
+
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-Runs = Annotated[Path, typer.Option(help="folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs")]
+Runs = Annotated[
+    Path,
+    typer.Option(help="folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs", callback=expand_runs),
+]
 DEFAULT_RUNS = default_runs()
 Name = Annotated[str, typer.Argument(help="the sweep's name")]
 
 
 @app.callback()
 def main() -> None:
-    """Look at what the sweeps recorded. A sweep itself is run by its file: python sweeps/digits.py --help"""
+    """Look at what the sweeps recorded. Run a sweep as a module or by its file: python -m sweeps.digits --help"""
+    prepare_process()
 
 
 @app.command("best")
@@ -74,7 +88,10 @@ def report(
     summary = Records.replay(sweep_folder(runs, name)).summary
     if summary is None:
         fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
-    typer.echo(as_markdown(summary)) if markdown else print_whole(make_console(), as_tables(summary))
+    if markdown:
+        print(as_markdown(summary))  # typer.echo takes an output in ASCII for UTF-8
+    else:
+        print_whole(make_console(), as_tables(summary))
 
 
 @app.command()
@@ -94,9 +111,9 @@ def status(
         typer.echo(json.dumps(found, indent=2))
         return
     if not found:
-        fail(ValueError(f"status: nothing is recorded in {runs} yet; run a sweep first, e.g. python sweeps/digits.py"))
+        fail(nothing_recorded("status", runs))
     for one in found:
-        print_whole(make_console(), as_text(one))
+        print_whole(make_console(), as_text(one, runs))
 
 
 @app.command()
@@ -120,6 +137,8 @@ def stop(
     if Records.holder(folder) == process:
         fail(ValueError(f"stop: {name} was asked to stop {wait:g} s ago and is still run by {process}"))
     typer.echo(f"{name} has stopped; it was run by {process}. The command that started it goes on with it.")
+    if command := shown_command(Records.replay(folder).last_run):
+        typer.echo(command)
 
 
 @app.command()
@@ -148,7 +167,7 @@ def retry(
     if not command or any(":***@" in word for word in command):
         typer.echo("Run the sweep's command again to make them.")
         return
-    typer.echo(f"{shlex.join(command)}    (in {last['cwd']})")
+    typer.echo(shown_command(last))
     sys.stdout.flush()
     os.chdir(last["cwd"])
     os.execv(command[0], command)
@@ -197,13 +216,27 @@ def ui(
 ) -> None:
     """MLflow's UI on what was recorded."""
     from sweeps._tracking import default_tracking_uri
+    from sweeps._ui import serve_ui
 
     if not (runs / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
-        fail(ValueError(f"ui: nothing is recorded in {runs} yet; run a sweep first, e.g. python sweeps/digits.py"))
-    typer.echo(f"MLflow on http://{host}:{port} (it needs some seconds to start; Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", default_tracking_uri(runs)]
-    sys.stdout.flush()
-    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])
+        fail(nothing_recorded("ui", runs))
+    try:
+        raise typer.Exit(serve_ui(default_tracking_uri(runs), host, port))
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def nothing_recorded(command: str, runs: Path) -> ValueError:
+    python = shlex.quote(this_python())
+    return ValueError(
+        f"{command}: nothing is recorded in {runs} yet; run a sweep first, e.g. {python} -m sweeps.digits"
+    )
+
+
+def shown_command(last_run: dict) -> str:
+    """The command that last ran a sweep, for a shell on the host that it was typed on; empty if none is recorded."""
+    command = last_run.get("command")
+    return f"cd {shlex.quote(last_run['cwd'])} && {shlex.join(command)}" if command else ""
 
 
 def plain(value: object) -> str:

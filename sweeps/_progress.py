@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Progress"]
 
@@ -70,9 +71,10 @@ class Progress:
             pad_edge=False,
         )
         for name in ("trial", "epoch", "loss", f"{self.objective} dense", "pruned"):
-            table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
+            table.add_column(name, justify="left" if name == "trial" else "right", overflow="fold")
         for row in list(self.rows.values())[-LINES_SHOWN:]:
             values = [row.get(name) for name in ("loss", f"{self.objective}_dense", f"{self.objective}_pruned")]
             cells = ["-" if value is None else f"{value:.3f}" for value in values]
-            table.add_row(row["label"], f"{row.get('epoch', 0)}/{row['num_epochs']}", *cells)
+            label = Text(row["label"], no_wrap=True, overflow="ellipsis")  # never a number, however narrow the terminal
+            table.add_row(label, f"{row.get('epoch', 0)}/{row['num_epochs']}", *cells)
         return table

@@ -1,9 +1,13 @@
 """Ray for a sweep: its start, what a trial reserves, and what Tune has to be told."""
 
+import atexit
 import contextlib
 import functools
 import logging
 import os
+import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ def local_or_joined_ray(console: Console) -> Iterator[None]:
     """The cluster this process runs on (`ray start`, RAY_ADDRESS), or one of its own on this machine."""
     try:
         with console.status("Starting Ray ..."):
-            ray.init(
+            init_with_token(
                 include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
             )
     except Exception as error:  # whatever it is, Ray says it in a dozen lines
@@ -39,6 +43,25 @@ def local_or_joined_ray(console: Console) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def init_with_token(**options: Any) -> None:
+    """`ray.init`, also where Ray cannot keep the token of its own cluster in ~/.ray, e.g. in a container.
+
+    The token is what keeps other users of this machine from Ray's ports, and with them from running code as this one.
+    So it is not done without: it goes into a private folder that is removed when this process ends.
+    """
+    try:
+        ray.init(**options)
+    except OSError as error:
+        token = Path.home() / ".ray" / "auth_token"
+        if not error.filename or not token.is_relative_to(error.filename):
+            raise
+        folder = Path(tempfile.mkdtemp(prefix="sweep-"))  # for this user alone
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        (folder / "auth_token").write_text(secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "auth_token")
+        ray.init(**options)
 
 
 def is_own_ray() -> bool:

@@ -1,6 +1,5 @@
 """What happened in a sweep. The journal is the truth: `Records` replays it and appends to it."""
 
-import contextlib
 import fcntl
 import json
 import math
@@ -16,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from sweeps._journal import Journal
+from trainables.config import expanded
 from trainables.resumable import read_result
 
 __all__ = ["Records", "TrialRecord", "best", "find_sweeps"]
@@ -269,20 +269,31 @@ def explain_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what decides the numbers, and the commit if this is a checkout."""
+    """Versions of what decides the numbers. `git_commit` is ours if this is a checkout, else the installed version."""
     from importlib.metadata import version
 
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    with contextlib.suppress(OSError):
-        done = subprocess.run(git, capture_output=True, text=True)
-        commit = done.stdout.strip() if done.returncode == 0 else ""
     packages = ("sparsity-sweeps", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "git_commit": commit or "unknown",
-    }
+    versions = {name: version(name) for name in packages}
+    commit = commit_of(Path(__file__)) or f"none: sparsity-sweeps {versions['sparsity-sweeps']} as installed"
+    return {"python": platform.python_version(), **versions, "git_commit": commit}
+
+
+def commit_of(file: Path) -> str:
+    """The commit that `file` is part of, with "-dirty" after changes. Empty if no repository tracks the file."""
+    # A hook of any repository sets these, and git would then look there instead of at the file's own place.
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", file.name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if tracked else ""
+    except OSError:  # there is no git, as in slim images
+        return ""
 
 
 # ---- what is known to work -----------------------------------------------------------------------------------------
@@ -316,7 +327,7 @@ def best(
     """
     wanted = {"architecture": architecture, "dataset": dataset, "optimizer": optimizer, "regularizer": regularizer}
     groups: dict[str, dict[str, tuple[str, TrialRecord]]] = {}
-    for folder in find_sweeps(Path(runs)):
+    for folder in find_sweeps(expanded(runs, "runs")):
         if folder.name == skip_sweep:
             continue
         for trial in Records.replay(folder).trials.values():

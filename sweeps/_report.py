@@ -1,5 +1,6 @@
 """What came out: one summary value, made from the records, and its tables for terminal, MLflow and papers."""
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -21,6 +22,8 @@ ALPHA = 0.05
 def make_console() -> Console:
     """A terminal's own width; elsewhere (a file, a pipe) wide enough that no line breaks."""
     console = Console(highlight=False)
+    if console.is_dumb_terminal:
+        console.size = shutil.get_terminal_size()  # Rich takes 80 columns there, and no other width, unless told both
     if not console.is_terminal:
         console.width = 160
     return console

@@ -3,14 +3,11 @@
 import contextlib
 import logging
 import os
-import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 # Ray reads these when it is imported. Our records replace Tune's loggers; nobody's use is reported anywhere.
@@ -25,12 +22,13 @@ from rich.console import Console
 
 from sweeps._phases import STORAGE_HINT, Phases, known_elsewhere
 from sweeps._preflight import check_cluster
+from sweeps._process import sweeps_command
 from sweeps._progress import Progress
 from sweeps._ray import error_of, is_own_ray, local_or_joined_ray, mended_tune, trial_resources
 from sweeps._records import Records, without_password
 from sweeps._report import as_tables, make_console, print_whole, summarize
 from sweeps._searcher import TuneSearcher
-from sweeps._sweep import FAILURES_IN_A_ROW, Sweep, default_runs
+from sweeps._sweep import FAILURES_IN_A_ROW, Sweep
 from sweeps._tracking import Shipper, default_tracking_uri, warm_up
 from trainables.config import TrialConfig
 from trainables.resumable import read_result, write_atomically
@@ -141,31 +139,18 @@ def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, con
 
         write_atomically(figure, lambda path: draw_summary(summary).savefig(path, format="png", dpi=150))
         console.print(f"Accuracy against sparsity: {figure}", soft_wrap=True)
-    runs = "" if sweep.runs == default_runs() else f" --runs {sweep.runs}"
-    python = this_python()
     if num_waiting:
+        command = sweeps_command("sync", sweep.name, runs=sweep.runs)
         console.print(
-            f"MLflow has not got {num_waiting} of the journal's entries: {python} -m sweeps sync {sweep.name}{runs}",
-            style="yellow",
+            f"MLflow has not got {num_waiting} of the journal's entries: {command}", style="yellow", soft_wrap=True
         )
-    if tracking_uri.startswith("sqlite:"):
-        console.print(
-            f"Browse the runs: {python} -m sweeps ui{runs}        best lam and rho: {python} -m sweeps best{runs}",
-            soft_wrap=True,
-        )
-    else:
-        console.print(
-            f"Browse the runs: {without_password(tracking_uri)}        best lam and rho: {python} -m sweeps best{runs}",
-            soft_wrap=True,
-        )
-
-
-def this_python() -> str:
-    """How a user who has not activated the environment calls the Python that runs this."""
-    if shutil.which("python") == sys.executable:
-        return "python"
-    here = Path(sys.executable)
-    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
+    local = tracking_uri.startswith("sqlite:")
+    browse = sweeps_command("ui", runs=sweep.runs) if local else without_password(tracking_uri)
+    console.print(
+        f"Browse the runs: {browse}        best lam and rho: {sweeps_command('best', runs=sweep.runs)}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def task_objective(sweep: Sweep) -> str:

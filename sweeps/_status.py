@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sweeps._process import sweeps_command
 from sweeps._records import RETRIED, Records, TrialRecord
 from sweeps._report import by_arm, describe
 from trainables.config import TrialConfig
@@ -81,7 +82,7 @@ def epochs_of(trial: TrialRecord) -> int:
     return num_epochs(TrialConfig.model_validate(trial.config))
 
 
-def as_text(status: dict[str, Any]) -> Group:
+def as_text(status: dict[str, Any], runs: Path) -> Group:
     """The status as people read it."""
     from sweeps._report import number
 
@@ -113,5 +114,6 @@ def as_text(status: dict[str, Any]) -> Group:
             table.add_row(*(str(row[column]) for column in columns))
         parts.append(table)
     if any(row["status"] in RETRIED for row in status["failed"]):
-        parts.append(Text(f"\nMake them again: python -m sweeps retry {status['sweep']}"))
+        command = sweeps_command("retry", status["sweep"], runs=runs)
+        parts.append(Text(f"\nMake them again: {command}"))
     return Group(*parts)

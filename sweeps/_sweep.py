@@ -4,7 +4,7 @@ import atexit
 import gc
 import inspect
 import json
-import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union, get_
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from trainables.config import Knobs, Lam, Sparsity, TrialConfig, check_name, with_knobs
+from sweeps._process import default_runs, prepare_process, typed_command
+from trainables.config import Knobs, Lam, Sparsity, TrialConfig, check_name, expanded, with_knobs
 
 if TYPE_CHECKING:
     from sweeps._searcher import Arm
 
-__all__ = ["Sweep", "default_runs", "fail"]
+__all__ = ["Sweep", "fail"]
 
 # TrialConfig's fields that hold the arguments of something: what `opt/rho` and `--opt rho=0.1` name.
 KNOB_GROUPS = tuple(name for name, field in TrialConfig.model_fields.items() if get_origin(field.annotation) is dict)
@@ -33,11 +34,6 @@ def knob(default: Any, panel: str, help: str, flag: str = "", **rules: Any) -> A
 
 
 WHAT, SEARCH, BUDGET, WHERE = "What is trained", "What is searched", "How much", "Where"
-
-
-def default_runs() -> Path:
-    """A cluster sets SPARSITY_SWEEPS_RUNS to a folder that all of its nodes see."""
-    return Path(os.environ.get("SPARSITY_SWEEPS_RUNS") or "runs")
 
 
 class Sweep(BaseModel):
@@ -167,6 +163,11 @@ class Sweep(BaseModel):
             )
         return gpus
 
+    @field_validator("data_root")
+    @classmethod
+    def _known_home(cls, path: Path | None) -> Path | None:
+        return path and expanded(path, "data_root")
+
     @model_validator(mode="before")
     @classmethod
     def _named_after_dataset(cls, fields: Any) -> Any:
@@ -182,7 +183,7 @@ class Sweep(BaseModel):
 
     @property
     def folder(self) -> Path:
-        return self.runs.expanduser().resolve() / self.name
+        return expanded(self.runs, "runs").resolve() / self.name
 
     def identity(self) -> dict[str, Any]:
         """What decides the trials, as JSON: a folder holds one of it. Budget and place may change from run to run."""
@@ -317,6 +318,7 @@ class Sweep(BaseModel):
         goes on from there. Raises ValueError, one line a fault, before anything has started.
         command: the command line that is to be recorded with it, for `python -m sweeps retry`.
         """
+        prepare_process()
         gc.disable()  # what imports make stays: looking for garbage among it takes half a second
         try:
             from sweeps._run import run_sweep
@@ -330,6 +332,7 @@ class Sweep(BaseModel):
         Exit codes: 0 done; 1 no trial finished, or it had to stop; 2 bad input; 130 stopped by Ctrl-C, by `python -m
         sweeps stop` or by a termination signal.
         """
+        prepare_process()
         atexit.register(end_quickly)
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         app.command(help=inspect.getdoc(sys.modules["__main__"]) or self.name)(make_command(self))
@@ -385,11 +388,14 @@ def make_command(sweep: Sweep) -> Callable[..., None]:
             if own.get("name") == sweep.dataset and "dataset" in chosen:
                 del own["name"]
             made = Sweep(**{**own, **chosen})
-            summary = made.run([sys.executable, *sys.argv])
+            summary = made.run(typed_command())
         except (ValueError, OSError) as error:
             fail(error)
         except KeyboardInterrupt:
-            typer.echo("Stopped. The same command goes on from here.", err=True)
+            from sweeps._records import without_password
+
+            again = shlex.join([sys.orig_argv[0], *map(without_password, sys.orig_argv[1:])])
+            typer.echo(f"Stopped. The same command goes on from here.\n{again}", err=True)
             raise typer.Exit(130) from None
         raise typer.Exit(0 if summary["winner"] and summary["complete"] else 1)
 

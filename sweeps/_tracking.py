@@ -18,6 +18,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sweeps._journal import Journal
 from sweeps._records import flatten, without_password
@@ -26,12 +27,26 @@ from trainables.resumable import read_result, write_atomically
 __all__ = ["MlflowCopy", "Shipper", "default_tracking_uri", "metrics_of", "warm_up"]
 
 CHUNK = 500  # journal lines that are shipped together
+NO_TELEMETRY = ("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody's use is reported anywhere
 PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between tries: doubled as long as nothing arrives
 
 
 def default_tracking_uri(runs: Path) -> str:
     """MLFLOW_TRACKING_URI where it is set, else a SQLite database in the runs folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url((runs / "mlflow.db").resolve())
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a database file. ValueError if this SQLAlchemy cannot open such a file."""
+    if not set("%?") & set(str(path)):
+        return f"sqlite:///{path}"
+    from sqlalchemy.engine import make_url
+
+    # The slashes too: MLflow makes the folder that it reads in the URL, which it does not decode.
+    url = f"sqlite:///{quote(str(path), safe='')}"
+    if make_url(url).database != str(path):  # before SQLAlchemy 2.1
+        raise ValueError(f"runs: must be a folder without % and ? (SQLAlchemy 2.1 takes them), got {path.parent}")
+    return url
 
 
 @dataclass
@@ -192,7 +207,7 @@ def connect(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody's use is reported anywhere
+    os.environ.setdefault(*NO_TELEMETRY)
     from mlflow import MlflowClient
 
     for noisy in ("mlflow", "alembic"):

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 import sparsity
 
-__all__ = ["TrialConfig", "check_name", "check_sparsity", "with_knobs"]
+__all__ = ["TrialConfig", "check_name", "check_sparsity", "expanded", "with_knobs"]
 
 
 def check_name(package: str, name: str, where: str) -> str:
@@ -21,6 +22,14 @@ def check_name(package: str, name: str, where: str) -> str:
     if name not in choices:
         raise ValueError(f"{where}: must be one of {', '.join(choices)}, got {name!r}")
     return name
+
+
+def expanded(path: str | Path, where: str) -> Path:
+    """The path with a user's home in place of `~`. ValueError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{where}: must be without ~, or begin with the home of a user, got {str(path)!r}") from None
 
 
 def check_sparsity(value: float) -> float:

@@ -39,7 +39,7 @@ def runs():
 
 @pytest.fixture
 def sweep(runs):
-    def run(*flags, env=None, under=(), cwd=None, timeout=180):
+    def run(*flags, env=None, under=(), cwd=None, timeout=600):
         command = [sys.executable, str(REPOSITORY / "sweeps" / "digits.py"), "--runs", str(runs), *QUICK, *ARMS, *flags]
         options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": timeout}
         return subprocess.run([*under, *command], env=env, cwd=cwd or runs, **options)

@@ -1,8 +1,13 @@
 """Ray's Tune as it is, and as a sweep has it mended."""
 
+import errno
 import os
+import stat
+import tempfile
 import time
 from pathlib import Path
+
+import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -13,7 +18,7 @@ from ray.tune.execution import tune_controller
 from ray.tune.search import Searcher
 from ray.tune.utils.object_cache import _ObjectCache
 
-from sweeps._ray import WarmActors, mended_tune
+from sweeps._ray import WarmActors, init_with_token, mended_tune
 
 
 class Pairs(Searcher):
@@ -94,3 +99,40 @@ def test_no_more_workers_are_kept_than_trials_are_to_come():
     assert cache.pop_cached_object("cpu") == "c"
     assert [cache.cache_object("cpu", actor) for actor in "ef"] == [True, False]
     assert list(cache.flush_cached_objects(force_all=True)) == ["e"]
+
+
+# ---- the token of a local Ray ------------------------------------------------------------------------------------
+
+
+def started_with(monkeypatch, fault):
+    """Ray's start, which fails with `fault` at first. The environment of each try."""
+    tries = []
+
+    def init(**options):
+        tries.append(dict(os.environ))
+        if len(tries) == 1:
+            raise fault
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")  # so that it is undone
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    init_with_token(num_cpus=1)
+    return tries
+
+
+@pytest.mark.parametrize("refused", ["", ".ray", ".ray/auth_token"])
+def test_a_home_that_cannot_be_written_gets_ray_a_token_in_a_private_place(tmp_path, monkeypatch, refused):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tries = started_with(monkeypatch, PermissionError(errno.EACCES, "Permission denied", str(tmp_path / refused)))
+    token = Path(tries[1]["RAY_AUTH_TOKEN_PATH"])
+    assert len(token.read_text()) == 64
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+    assert token.parent.parent == Path(tempfile.gettempdir())
+    assert tries[1].get("RAY_AUTH_MODE") == tries[0].get("RAY_AUTH_MODE")  # authentication is as it was
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left", "/tmp/ray"), ConnectionError("no answer")])
+def test_another_fault_of_rays_start_is_not_tried_again(monkeypatch, fault):
+    with pytest.raises(type(fault)) as raised:
+        started_with(monkeypatch, fault)
+    assert raised.value is fault

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sweeps._records import Records, best, flatten, mean_and_spread
+from sweeps._records import Records, best, commit_of, flatten, mean_and_spread, software_versions
 
 
 def test_one_spelling_goes_all_the_way():
@@ -136,6 +136,65 @@ def test_a_rung_that_a_killed_driver_did_not_hear_of_is_found_in_the_trials_resu
     assert Records.replay(records.folder).trials["abc"].rungs == rungs
 
 
+# ---- provenance ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository of somebody else's with one commit, and its id."""
+    if shutil.which("git") is None:
+        pytest.skip("it needs git")
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "theirs.py").touch()
+    (folder / ".gitignore").write_text("venv/\n")
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "theirs"]):
+        subprocess.run([*git, *arguments], check=True, env=without_git())
+    done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True, env=without_git())
+    return folder, done.stdout.strip()
+
+
+def without_git():
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
+def test_the_commit_is_of_the_repository_that_tracks_the_file(repository):
+    folder, commit = repository
+    assert commit_of(folder / "theirs.py") == commit
+    (folder / "theirs.py").write_text("changed")
+    assert commit_of(folder / "theirs.py") == f"{commit}-dirty"
+
+
+def test_an_environment_inside_another_repository_has_no_commit(repository, monkeypatch, environment_row):
+    folder, _ = repository
+    installed = folder / "venv" / "_records.py"
+    installed.parent.mkdir()
+    installed.touch()
+    assert commit_of(installed) == ""
+    monkeypatch.setenv("GIT_DIR", str(folder / ".git"))  # as in a hook of that repository
+    assert commit_of(installed) == ""
+    environment_row(
+        "installed inside another git repository", "the installed version is recorded, not that repository's commit"
+    )
+
+
+def test_git_dir_of_another_repository_does_not_name_the_commit(repository, tmp_path, monkeypatch):
+    folder, _ = repository
+    alone = tmp_path / "alone" / "theirs.py"
+    alone.parent.mkdir()
+    alone.touch()
+    monkeypatch.setenv("GIT_DIR", str(folder / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(alone.parent))
+    assert commit_of(alone) == ""
+
+
+def test_without_git_or_a_repository_the_installed_version_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    versions = software_versions()
+    assert versions["git_commit"] == f"none: sparsity-sweeps {versions['sparsity-sweeps']} as installed"
+
+
 # ---- best ------------------------------------------------------------------------------------------------------
 
 
@@ -207,3 +266,13 @@ def test_a_trial_in_two_sweeps_counts_once(recorder, tmp_path):
     recorder.trial((0.9, 0.8))
     shutil.copytree(tmp_path / "runs" / "toy", tmp_path / "runs" / "copy")
     assert {r["n"] for r in best(tmp_path / "runs")} == {1}
+
+
+def test_best_finds_the_records_below_the_home(recorder, tmp_path, monkeypatch):
+    recorder.trial((0.9, 0.8))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert best("~/runs") == best(tmp_path / "runs") != []
+    with pytest.raises(
+        ValueError, match=r"^runs: must be without ~, or begin with the home of a user, got '~nobody-x/y'"
+    ):
+        best("~nobody-x/y")

@@ -1,9 +1,15 @@
 import io
+import os
+import pty
+import subprocess
+import sys
+import termios
 
 import pytest
 from rich.console import Console
 
 from sweeps._figures import draw_summary
+from sweeps._progress import Progress
 from sweeps._records import Records
 from sweeps._report import as_markdown, as_tables, make_console, print_whole, summarize
 from sweeps._status import as_text, status_of
@@ -180,3 +186,56 @@ def test_without_a_collapsed_trial_there_is_no_column_for_it(recorder):
     recorder.trial((0.9, 0.8))
     summary = summarize(recorder.records, objective="acc", target_sparsity=0.9, complete=True)
     assert "collapsed" not in as_markdown(summary)
+
+
+def shown_in_terminal(*arguments, **variables):
+    """What `python -m sweeps ...` writes to a terminal of 60 columns."""
+    ours, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 60))
+    command = [sys.executable, "-m", "sweeps", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env={**os.environ, **variables}) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while some := os.read(ours, 65536):
+                shown += some
+        except OSError:  # Linux says so when the other end is closed
+            pass
+        assert process.wait() == 0, shown
+    os.close(ours)
+    return shown.decode()
+
+
+@pytest.mark.parametrize("variables", [{"TERM": "dumb", "COLUMNS": "50"}, {"TERM": "dumb", "COLUMNS": "200"}])
+def test_a_dumb_terminal_shows_every_number(recorder, variables, environment_row):
+    recorder.records.summarize(make(recorder))
+    shown = shown_in_terminal("report", "toy", "--runs", recorder.records.folder.parent, **variables)
+    assert "0.950 ± 0.000  0.720 ± 0.020" in shown
+    assert "…" not in shown
+    environment_row("TERM=dumb, a narrow terminal", "tables are printed whole, whatever COLUMNS says")
+
+
+def test_a_table_is_printed_where_the_output_has_no_plus_minus(recorder):
+    recorder.records.summarize(make(recorder))
+    runs = recorder.records.folder.parent
+    for command in (["report", "toy"], ["report", "toy", "--markdown"], ["best"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "sweeps", *command, "--runs", str(runs)],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert b" +- 0.0" in done.stdout
+        assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize("width", [36, 50, 120])
+def test_the_live_table_cuts_labels_and_no_number(width):
+    console = Console(file=io.StringIO(), width=width, height=24, force_terminal=True)
+    progress = Progress(console, title="toy", num_trials=1, objective="acc")
+    with progress:
+        values = {"loss": 0.123, "acc_dense": 0.456, "acc_pruned": 0.789, "epoch": 3, "status": "running"}
+        progress.update("a", "s2sam + hoyer_square #7 and more words that do not matter", values, 40)
+    shown = console.file.getvalue()
+    for number in ("3/40", "0.123", "0.456", "0.789"):
+        assert number in shown

@@ -14,6 +14,7 @@ from optuna.distributions import FloatDistribution as Float
 from PIL import Image
 
 import sparsity
+from sweeps._process import this_python
 from sweeps._sweep import Sweep
 from trainables.datasets._generated import generate
 from trainables.training import train
@@ -293,7 +294,15 @@ def test_identity_is_what_decides_the_trials():
         ("--tuning best", "tuning: input should be 'fair' or 'paper', got 'best'"),
         ("--lam 1e-4 --regularizer none", "lam: must be held for a method that has it, none of .* has"),
         ("--rho 0.1 --optimizer sgd", "rho: must be held for a method that has it, none of .* has"),
-        ("--dataset cifar10 --data-root .", r"cifar10: .* must hold .*train.parquet.*--data-root.*sweeps/digits.py"),
+        ("--runs ~nobody-x/y", "runs: must be without ~, or begin with the home of a user, got '~nobody-x/y'"),
+        (
+            "--data-root ~nobody-x/y",
+            "data_root: must be without ~, or begin with the home of a user, got '~nobody-x/y'",
+        ),
+        (
+            "--dataset cifar10 --data-root .",
+            "cifar10: .* must hold .*train.parquet.*--data-root.*python -m sweeps.digits",
+        ),
     ],
 )
 def test_bad_input_gets_one_clear_line_before_anything_starts(flags, message, tmp_path, monkeypatch, capfd):
@@ -323,11 +332,17 @@ def test_looking_at_records_that_are_not_there(tmp_path, monkeypatch, capfd):
     from sweeps.__main__ import app
 
     monkeypatch.chdir(tmp_path)
+    python = this_python()
     for arguments, message in (
         (["best"], "best: no finished trial in runs matches (sweeps there: none)"),
         (["report", "digits"], "sweep: must be one of none yet (in runs), got 'digits'"),
         (["sync", "digits"], "sweep: must be one of none yet (in runs), got 'digits'"),
-        (["ui"], "ui: nothing is recorded in runs yet; run a sweep first, e.g. python sweeps/digits.py"),
+        (["ui"], f"ui: nothing is recorded in runs yet; run a sweep first, e.g. {python} -m sweeps.digits"),
+        (["status"], f"status: nothing is recorded in runs yet; run a sweep first, e.g. {python} -m sweeps.digits"),
+        (
+            ["best", "--runs", "~nobody-x/y"],
+            "runs: must be without ~, or begin with the home of a user, got '~nobody-x/y'",
+        ),
     ):
         with pytest.raises(SystemExit) as left:
             app(arguments)

@@ -424,3 +424,19 @@ def test_the_records_go_on_while_the_server_holds_a_call(named, server, impatien
         release.set()
         assert shipper.finish(60) == 0
     assert_as_the_journal_says(MlflowClient(server.uri), named.records.folder)
+
+
+# ---- places -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b=c&d", "a#b", "a%20b", "50% é"])
+def test_the_database_is_in_the_runs_folder_whatever_its_name_is(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    runs = tmp_path / "runs of" / name
+    runs.mkdir(parents=True)
+    client = MlflowClient(default_tracking_uri(runs), registry_uri=default_tracking_uri(runs))
+    client.create_experiment("toy")
+    with sqlite3.connect(runs / "mlflow.db") as database:
+        assert database.execute("select count(*) from experiments where name = 'toy'").fetchone() == (1,)
+    assert [path.name for path in (tmp_path / "runs of").iterdir()] == [name]  # and nothing beside it

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from sweeps._records import Records, best
 from sweeps._tracking import default_tracking_uri
 from tests._digits import (
     assert_as_undisturbed,
+    command,
     end,
     events,
     num_repeated,
@@ -58,12 +60,14 @@ def killed(tmp_path_factory):
     process = start(runs)
     wait_until(lambda: events(runs)["end"] >= 8, process)
     assert f"digits: running (process {process.pid} on " in sweeps("status", "digits", "--runs", runs)
-    assert "digits has stopped" in sweeps("stop", "digits", "--runs", runs)
+    said = sweeps("stop", "digits", "--runs", runs)
+    assert "digits has stopped" in said
+    assert f"cd {runs} && {shlex.join(command(runs))}" in said
     assert end(process) == 130
     assert "digits: stopped" in sweeps("status", "--runs", runs)
     shown = (runs / "shown").read_text()
     assert "its worker died, it goes on from its last checkpoint" in shown
-    assert "Stopped. The same command goes on from here." in shown
+    assert f"Stopped. The same command goes on from here.\n{shlex.join(command(runs))}\n" in shown
     assert "Traceback" not in shown
     started = Records.replay(runs / "digits").trials
     assert any(not trial.done for trial in started.values()) or len(started) < 11

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from trainables.config import expanded
 from trainables.datasets._images import one_line
 
 __all__ = ["checkpoint_folder"]
@@ -19,7 +20,7 @@ def checkpoint_folder(where: str, name: str) -> Path:
     where: the knob that the messages are about, "group: knob", as --group knob=... gives it.
     ValueError, one line and at once, where there is no such checkpoint, no network, or no weights as safetensors.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name, where)
     if not folder.is_dir():
         folder = _hub_folder(where, name)
     if lacking := _lacking(folder):

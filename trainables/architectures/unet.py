@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.architectures._base import check_counts
+from trainables.config import expanded
 from trainables.datasets._images import one_line
 
 __all__ = ["unet"]
@@ -35,7 +36,7 @@ def unet(num_classes=1, in_channels=3, *, encoder="resnet50", encoder_weights=No
         decoder_channels=[factor * decoder_width for factor in (16, 8, 4, 2, 1)],
     )
     if encoder_weights:
-        file = Path(encoder_weights).expanduser()
+        file = expanded(encoder_weights, "model: encoder_weights")
         named = smp.encoders.encoders[encoder]["pretrained_settings"]
         _load(model.encoder, file if file.is_file() else _downloaded(encoder, encoder_weights, named))
         model.encoder.set_in_channels(in_channels, pretrained=True)

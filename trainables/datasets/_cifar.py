@@ -9,7 +9,7 @@ from trainables.datasets._images import DataError, Images, find_parquet, no_data
 
 __all__ = ["cifar"]
 
-ADVICE = "leave --data-root out to download it, name another folder, or run sweeps/digits.py, which needs no data"
+ADVICE = "leave --data-root out to download it, name another folder or run python -m sweeps.digits, which needs no data"
 
 
 def cifar(name, root, *, batches, first, subfolder, num_classes, label="label", other=None, read_other=None):

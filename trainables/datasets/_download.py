@@ -36,6 +36,6 @@ def downloaded(name, folder, *, url, download, is_whole):
     except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
         raise DataError(
             f"{name}: the data must be downloadable from {url} to {cache}, got {one_line(error)}: connect to "
-            "the network, name a folder that holds the data with --data-root, or run sweeps/digits.py, which needs none"
+            "the network, name a folder with the data by --data-root, or run python -m sweeps.digits, which needs none"
         ) from error
     return final

@@ -55,7 +55,7 @@ def test_no_data(tmp_path, name, what):
         cifar10(tmp_path / name)
     message = str(caught.value)
     assert "\n" not in message
-    for choice in ("leave --data-root out to download it", "name another folder", "sweeps/digits.py"):
+    for choice in ("leave --data-root out to download it", "name another folder", "python -m sweeps.digits"):
         assert choice in message
 
 
@@ -128,7 +128,7 @@ def test_no_network(tmp_path, monkeypatch):
         cifar10()
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("Name or service not known", "--data-root", "sweeps/digits.py", str(tmp_path)):
+    for part in ("Name or service not known", "--data-root", "python -m sweeps.digits", str(tmp_path)):
         assert part in message
     assert not list((tmp_path / "sparsity-sweeps" / "cifar10").iterdir())
 
