@@ -17,6 +17,7 @@ __all__ = ["UnfitEnvironmentError", "check_libraries", "check_working_folder", "
 DISTRIBUTION = "sparsity-sweeps"
 PACKAGES = ("sparsity", "trainables", "search_spaces", "sweeps")
 MARK = f'__distribution__ = "{DISTRIBUTION}"'  # in the __init__.py of each
+TRAINED_WITH = PACKAGES[:2]  # the packages that Ray's workers import
 PRIVATE_PLACES = ("ray", "optuna")  # libraries whose private places are used: see the bounds in pyproject.toml
 
 
@@ -54,7 +55,7 @@ def check_working_folder() -> None:
 
     Ray puts the working folder first on its workers' sys.path, even where it is not on that of this process.
     """
-    for name in PACKAGES:
+    for name in TRAINED_WITH:
         here, used = Path.cwd() / name / "__init__.py", find_spec(name)
         if used and used.origin and here.is_file() and not here.samefile(used.origin):
             raise ValueError(
