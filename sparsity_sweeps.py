@@ -85,9 +85,10 @@ def check_libraries() -> None:
 
 
 def remedy(name: str, found: Path) -> str:
-    others = sorted(set(metadata.packages_distributions().get(name, ())) - {DISTRIBUTION})
-    if others and "site-packages" in found.parts:
-        return f"pip uninstall {' '.join(others)}, then {reinstall()}"
+    """What to do about a package of that name that is not ours."""
+    for other in set(metadata.packages_distributions().get(name, ())) - {DISTRIBUTION}:
+        if Path(str(metadata.distribution(other).locate_file(name))) == found.parent:
+            return f"pip uninstall {other}, then {reinstall()}"
     if found.parents[1] == Path(__file__).parent:
         return reinstall()
     return "keep it off sys.path: start in another folder, or with `sweeps` or `python -P`, and look at PYTHONPATH"

@@ -31,7 +31,7 @@ def installed(tmp_path):
 
 def run(*command, path="", cwd=None):
     env = {**os.environ, "PYTHONPATH": str(path)}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 def line(*command, expect=1, **more):
