@@ -7,3 +7,7 @@ learning rate and the weight decay. `--tuning paper` leaves it out and trains wi
 `KNOWN` has a value in the place of a distribution: each combination's first trial; that of a `TUNED` parameter is the
 sweep's own value. `FIXED` has what a method needs in the place of the value that a sweep gives to all.
 """
+
+import sparsity_sweeps  # noqa: F401 (its checks: this is the first of our packages that a sweep's file imports)
+
+__distribution__ = "sparsity-sweeps"
