@@ -91,4 +91,4 @@ class Task(ABC):
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """bfloat16 products over float32 weights on a GPU; plain float32 on a CPU."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()

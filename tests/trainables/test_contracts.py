@@ -1,0 +1,157 @@
+"""What holds for every combination: criteria with architectures, regularizers with pruning schedules, and every
+optimizer with every regularizer in every task."""
+
+import copy
+import functools
+import itertools
+
+import pytest
+import torch
+
+import sparsity
+from tests.trainables._tiny_tasks import equal_states, make_tiny_task, tiny_config
+from trainables.pruning import apply_pruning, evaluate_pruned, load_pruned, recalibrated, save_pruned
+from trainables.training import Training, make_scheme, train_step
+
+LEVEL = 0.5
+REFUSED = {  # (architecture, criterion) -> what the error says
+    ("vit", "synflow"): "criterion: must not be synflow with vit",
+    ("causal_lm", "compensation"): "lora: criterion must fit a language model",
+    ("causal_lm", "grasp"): "lora: criterion must fit a language model",
+    ("causal_lm", "synflow"): "lora: criterion must fit a language model",
+}
+
+
+def knobs(architecture, criterion):
+    if criterion == "synflow":
+        return {"num_rounds": 2}
+    # The exact scores cost a backward pass for each output, and a UNet has one a pixel.
+    exact = architecture in ("small_resnet", "vit", "wide_resnet")
+    return {} if criterion != "compensation" or exact else {"num_probes": 1}
+
+
+# ---- pruned checkpoints ------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def trained(architecture):
+    config = tiny_config(architecture)
+    task = make_tiny_task(config)
+    training = Training(task, config)
+    training.run_epoch()
+    return task, recalibrated(task, training.trained_model().eval(), config)  # two steps leave BatchNorm's far off
+
+
+@pytest.mark.parametrize("criterion", sparsity.names("criteria"))
+@pytest.mark.parametrize("architecture", sparsity.menu("trainables.architectures"))
+def test_a_checkpoint_is_the_network_that_was_evaluated(architecture, criterion, tmp_path):
+    config = tiny_config(architecture, criterion=criterion, crit=knobs(architecture, criterion))
+    if message := REFUSED.get((architecture, criterion)):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            make_tiny_task(config)
+        return
+    task, model = trained(architecture)
+    evaluation = evaluate_pruned(task, model, config, (0.0, LEVEL), "validation")
+    applied = apply_pruning(task, model, evaluation, LEVEL)
+    assert task.evaluate(applied, "validation") == evaluation.metrics[LEVEL]
+
+    masks, shifted = evaluation.masks[LEVEL], evaluation.shifted[LEVEL]
+    save_pruned(tmp_path / "pruned", task, model, masks, {}, shifted=shifted)
+    loaded = load_pruned(tmp_path / "pruned").to(memory_format=torch.channels_last)  # of which sums are rounded alike
+    assert equal_states(loaded, applied)
+    batch = next(iter(task.batches("validation", 8)))
+    with torch.no_grad():
+        assert torch.equal(task.forward(loaded, batch), task.forward(applied, batch))
+
+
+# ---- rounds ------------------------------------------------------------------------------------------------------
+
+REWINDING = {"imp": {"fraction": 0.5}, "concave_mask": {"rounds": 1}}  # scheme -> knobs: two or three trainings each
+SCHEDULES = [("one_shot", {})] + [
+    (scheme, {**knobs, "rewind_epoch": epoch}) for scheme, knobs in REWINDING.items() for epoch in (0, 1)
+]
+
+
+@pytest.mark.parametrize("regularizer", sparsity.names("regularizers"))
+@pytest.mark.parametrize(("scheme", "knobs"), SCHEDULES)
+def test_every_regularizer_trains_through_every_schedule_and_resumes(scheme, knobs, regularizer):
+    lam = 0.0 if regularizer == "none" else 1e-4
+    config = tiny_config("small_resnet", scheme=scheme, sch=knobs, regularizer=regularizer, lam=lam)
+    if scheme == "concave_mask" and regularizer != "concave_mask":
+        with pytest.raises(ValueError, match=r"^scheme: must have the regularizer concave_mask"):
+            make_scheme(config)
+        return
+    task = make_tiny_task(config)
+    whole, states = Training(task, config), []
+    while not whole.finished:
+        whole.run_rung(evaluate=False)
+        states.append(copy.deepcopy(whole.state_dict()))
+    assert whole.phase == whole.scheme.num_phases - 1
+    resumed = Training(task, config)
+    resumed.load_state_dict(states[len(states) // 2])  # of the last phase, where there are several
+    while not resumed.finished:
+        resumed.run_rung(evaluate=False)
+    networks = [training.networks((0.0, LEVEL)) for training in (whole, resumed)]
+    for level in (0.0, LEVEL):
+        assert equal_states(*(network[level] for network in networks))
+    assert whole.evaluate((LEVEL,)).metrics == resumed.evaluate((LEVEL,)).metrics
+
+
+def test_all_schedules_are_tried():
+    assert {scheme for scheme, _ in SCHEDULES} == set(sparsity.menu("trainables.schemes"))
+
+
+# ---- steps -------------------------------------------------------------------------------------------------------
+
+NETWORKS = {"cnn": "small_resnet", "vit": "vit", "unet": "unet", "lora": "causal_lm"}
+
+
+@functools.cache
+def on_meta(task):
+    """The task on the meta device and two training batches there."""
+    config = tiny_config(NETWORKS[task])
+    made = make_tiny_task(config, "meta")
+    batches = list(itertools.islice(made.batches("train", config.batch_size, seed=0), 2))
+    built = small_unet().to("meta") if task == "unet" else made.build_model()
+    made.build_model = lambda: copy.deepcopy(built)
+    return made, batches
+
+
+def small_unet():
+    """In the place of a real one, with sixty convolutions, whose step takes a second there."""
+    first = [torch.nn.Conv2d(3, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4), torch.nn.ReLU()]
+    return torch.nn.Sequential(*first, torch.nn.Conv2d(4, 1, 1))
+
+
+@pytest.mark.parametrize("regularizer", sparsity.names("regularizers"))
+@pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
+@pytest.mark.parametrize("task", NETWORKS)
+def test_two_steps_on_the_meta_device(task, optimizer, regularizer, monkeypatch):
+    """Values there cannot be read and tensors of another device cannot be added, so a step mixes no devices and waits
+    for none: what can be checked of a GPU without one."""
+    lam = 0.0 if regularizer == "none" else 1e-4
+    config = tiny_config(NETWORKS[task], optimizer=optimizer, regularizer=regularizer, lam=lam)
+    made, batches = on_meta(task)
+    if task == "lora":  # transformers looks for packed sequences in every forward pass, which is a wait of its own
+        from transformers import masking_utils
+
+        monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
+    training = Training(made, config)
+    training.model.train()
+    for batch in batches:
+        loss, penalty = train_step(
+            training.model,
+            batch,
+            task=made,
+            regularizer=training.regularizer,
+            lam=lam,
+            optimizer=training.optimizer,
+        )
+        training.regularizer.project()
+        training.schedule.after_step()
+        assert loss.device.type == penalty.device.type == "meta"
+    assert all(parameter.device.type == "meta" for parameter in training.model.parameters())
+
+
+def test_all_tasks_are_tried():
+    assert set(NETWORKS) == set(sparsity.menu("trainables.tasks"))
