@@ -25,8 +25,9 @@ REFUSED = {  # (architecture, criterion) -> what the error says
 def knobs(architecture, criterion):
     if criterion == "synflow":
         return {"num_rounds": 2}
-    # a logit a pixel: too many for a backward pass each
-    return {"num_probes": 1} if (architecture, criterion) == ("unet", "compensation") else {}
+    # The exact scores cost a backward pass for each output, and a UNet has one a pixel.
+    exact = architecture in ("small_resnet", "vit", "wide_resnet")
+    return {} if criterion != "compensation" or exact else {"num_probes": 1}
 
 
 # ---- pruned checkpoints ------------------------------------------------------------------------------------------
