@@ -16,6 +16,7 @@ from trainables._memory import keep_freed_memory
 from trainables.config import TrialConfig
 from trainables.datasets._images import Images
 from trainables.datasets._slices import SPLITS, Slices
+from trainables.tasks.cnn import LoadedImages
 from trainables.memory_estimate import PROCESS_BYTES, training_memory
 from trainables.training import Training, load_task
 
@@ -34,7 +35,8 @@ if config.task == "unet":
     )
 else:
     labels = random.integers(0, 10, num)
-    data = Images(images, labels, images, labels, 10, 255, "crop_flip", 0.5)
+    both = Images(images, labels, images, labels, 10, 255, "crop_flip", 0.5)
+    data = LoadedImages(both, [0.5] * 3, [0.3] * 3)
 task = load_task(config, data=data)
 estimate = training_memory(task, config, task.build_model()) - PROCESS_BYTES
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
