@@ -7,7 +7,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +21,33 @@ from ray.tune.execution import tune_controller
 from ray.tune.utils.object_cache import _ObjectCache
 from rich.console import Console
 
+from sweeps._machine import check_head, check_machine, ends_promptly, last_log_line, own_session, remove_session
 from sweeps._preflight import may_come, wait_for_hosts
 from sweeps._sweep import Sweep
 
-__all__ = ["error_of", "is_own_ray", "local_or_joined_ray", "mended_tune", "trial_resources"]
+__all__ = [
+    "error_of",
+    "is_own_ray",
+    "local_or_joined_ray",
+    "mended_tune",
+    "stopped_without_workers",
+    "trial_resources",
+    "within_memory",
+]
+
+WORKER_TIMEOUT = 120.0  # seconds for the first worker to register: it imports Ray, perhaps from a cold or shared disk
+POLL = 0.5  # seconds between looks for it
+NAMED: set[Path] = set()  # folders of Ray's sessions that a message points to: they are kept
 
 
 @contextlib.contextmanager
 def local_or_joined_ray(console: Console) -> Iterator[None]:
     """The cluster this process runs on (`ray start`, RAY_ADDRESS), or one of its own on this machine."""
+    joins = check_head()
+    if not joins:
+        check_machine()
     try:
-        with console.status("Starting Ray ..."):
+        with console.status("Starting Ray ..."), ends_promptly():
             init_with_token(
                 include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
             )
@@ -36,13 +55,18 @@ def local_or_joined_ray(console: Console) -> Iterator[None]:
         address = os.environ.get("RAY_ADDRESS")
         where = f"the cluster at RAY_ADDRESS={address} must be reached" if address else "must start on this machine"
         said = " ".join(str(error).split())[:300]
-        raise ValueError(f"ray: {where}, it did not ({type(error).__name__}: {said}); try again") from error
-    if not is_own_ray():
+        session = None if joins else own_session()
+        logged = f"; the last error in {session / 'logs'}: {last_log_line(session)}" if session else ""
+        raise ValueError(f"ray: {where}, it did not ({type(error).__name__}: {said}){logged}; try again") from error
+    session = running_session() if is_own_ray() else None
+    if session is None:
         wait_for_hosts(console)
     try:
         yield
     finally:
         ray.shutdown()
+        if session and session not in NAMED:
+            remove_session(session)
 
 
 def init_with_token(**options: Any) -> None:
@@ -70,6 +94,12 @@ def is_own_ray() -> bool:
     return node is not None and node.is_head()
 
 
+def running_session() -> Path:
+    node = ray._private.worker.global_worker.node
+    assert node is not None
+    return Path(node.get_session_dir_path())
+
+
 def capacity(resource: str) -> float:
     """How much of it there is, or, on the head of a cluster that Ray's launcher started, how much may come."""
     now = ray.cluster_resources().get(resource, 0)
@@ -91,6 +121,53 @@ def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
     resources = {"cpu": sweep.cpus_per_trial} | ({"gpu": wanted} if wanted else {})
     wished = sweep.max_concurrent or fit
     return resources, max(1, min(fit, wished) if is_own_ray() else wished)  # a cluster grows on demand alone
+
+
+def within_memory(resources: dict[str, float], num_parallel: int, estimate: int | None) -> tuple[dict[str, float], int]:
+    """What a trial reserves and how many run at once, where each takes `estimate` bytes.
+
+    Unchanged where that fits, where the estimate is unknown, on a GPU, and on a cluster, whose hosts to come are not
+    known. A trial that is larger than this machine runs alone: the estimate may be wrong.
+    """
+    total = ray.cluster_resources().get("memory", 0)
+    if not estimate or not total or "gpu" in resources or not is_own_ray() or num_parallel * estimate <= total:
+        return resources, num_parallel
+    reserved = min(float(estimate), total)
+    return resources | {"memory": reserved}, max(1, int(total // reserved))
+
+
+@contextlib.contextmanager
+def stopped_without_workers(stop: Callable[[str], None]) -> Iterator[None]:
+    """Call `stop` with the reason and interrupt the main thread if Ray on this machine starts no worker in time.
+
+    On a cluster the autoscaler may take minutes; what fails on its hosts, the preflight has found.
+    """
+    over, deadline = threading.Event(), time.monotonic() + WORKER_TIMEOUT
+
+    def watch() -> None:
+        while not over.wait(POLL):
+            with contextlib.suppress(Exception):  # Ray may be about to end
+                if ray._private.state.workers():
+                    return
+            if time.monotonic() > deadline:
+                session = running_session()
+                NAMED.add(session)
+                stop(
+                    f"ray: a worker must register within {WORKER_TIMEOUT:g} s, none did. The last error in "
+                    f"{session / 'logs'}: {last_log_line(session)}"
+                )
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    watcher = threading.Thread(target=watch, name="any worker?", daemon=True)
+    if is_own_ray():
+        watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if watcher.is_alive():
+            watcher.join()
 
 
 def error_of(trial: Any) -> str:

@@ -24,7 +24,15 @@ from sweeps._phases import STORAGE_HINT, Phases, known_elsewhere
 from sweeps._preflight import check_cluster
 from sweeps._process import sweeps_command
 from sweeps._progress import Progress
-from sweeps._ray import error_of, is_own_ray, local_or_joined_ray, mended_tune, trial_resources
+from sweeps._ray import (
+    error_of,
+    is_own_ray,
+    local_or_joined_ray,
+    mended_tune,
+    stopped_without_workers,
+    trial_resources,
+    within_memory,
+)
 from sweeps._records import Records, without_password
 from sweeps._report import as_tables, make_console, print_whole, summarize
 from sweeps._searcher import TuneSearcher
@@ -43,7 +51,7 @@ SHIP_TIMEOUT = 60.0  # seconds that the end of a sweep waits for MLflow
 def run_sweep(sweep: Sweep, command: Sequence[str] | None = None) -> dict[str, Any]:
     """See `Sweep.run`. command: what was typed, for who looks at the records and for `retry`."""
     console = make_console()
-    arms, data = sweep.check()
+    arms, data, memory = sweep.check()
     objective = task_objective(sweep)
     tracking_uri = sweep.tracking_uri or default_tracking_uri(sweep.folder.parent)
     with contextlib.ExitStack() as stack:
@@ -52,7 +60,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str] | None = None) -> dict[str, A
         if not records.plan:
             stack.enter_context(local_or_joined_ray(console))
             first = known_elsewhere(sweep) if sweep.reuse_best else {}
-            records.start_plan(first=first, num_parallel=trial_resources(sweep)[1])
+            records.start_plan(first=first, num_parallel=within_memory(*trial_resources(sweep), memory)[1])
         phases = Phases(sweep, arms, records, objective)
         shipper = Shipper(sweep.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
         announce(sweep, phases, records, tracking_uri, console)
@@ -66,7 +74,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str] | None = None) -> dict[str, A
         stack.enter_context(interrupted_on_request(records))
         try:
             if not phases.complete():
-                run_trials(sweep, phases, records, data, console, objective)
+                run_trials(sweep, phases, records, data, memory, console, objective)
         finally:
             complete = phases.complete()
             summary = summarize(records, objective=objective, target_sparsity=sweep.target_sparsity, complete=complete)
@@ -130,6 +138,20 @@ def seeds_each(sweep: Sweep) -> str:
     return f" on {sweep.num_search_seeds} seeds" if sweep.num_search_seeds > 1 else ""
 
 
+def announce_memory(
+    memory: int, resources: dict[str, float], num_fitting: int, num_parallel: int, console: Console
+) -> None:
+    """What a trial takes; in yellow, and what to do, if that lets fewer run or is more than there is."""
+    text = f"memory: about {memory / 1e9:.1f} GB a trial, {num_parallel} at once"
+    less = "for less, --accumulate 4 or a smaller --batch-size"
+    if resources.get("memory", memory) < memory:
+        console.print(f"{text}; this machine has {resources['memory'] / 1e9:.1f} GB: {less}", style="yellow")
+    elif num_parallel < num_fitting:
+        console.print(f"{text} instead of {num_fitting}, as there is no more memory; {less}", style="yellow")
+    else:
+        console.print(text)
+
+
 def report(sweep: Sweep, summary: dict, tracking_uri: str, num_waiting: int, console: Console) -> None:
     console.print()
     print_whole(console, as_tables(summary))
@@ -164,12 +186,16 @@ def run_trials(
     phases: Phases,
     records: Records,
     data: Any,
+    memory: int | None,
     console: Console,
     objective: str,
 ) -> None:
     from trainables.trial import Trial
 
-    resources, num_parallel = trial_resources(sweep)
+    resources, num_fitting = trial_resources(sweep)
+    resources, num_parallel = within_memory(resources, num_fitting, memory)
+    if memory and "gpu" not in resources:
+        announce_memory(memory, resources, num_fitting, num_parallel, console)
     searcher = TuneSearcher(phases, metric=f"{objective}_pruned")
     already = sum(records.trials[key].done for key in records.trials)
     progress = Progress(
@@ -190,6 +216,7 @@ def run_trials(
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-", ignore_cleanup_errors=True))
         stack.enter_context(progress)
         stack.enter_context(mended_tune(lambda: phases.num_to_come))
+        stack.enter_context(stopped_without_workers(phases.stop))
         tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(

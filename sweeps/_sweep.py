@@ -269,8 +269,9 @@ class Sweep(BaseModel):
 
     # ---- checks before anything starts -------------------------------------------------------------------------
 
-    def check(self) -> "tuple[list[Arm], Any]":
-        """Everything that can be found wrong before a trial starts; returns the arms and the task's data.
+    def check(self) -> "tuple[list[Arm], Any, int | None]":
+        """Everything that can be found wrong before a trial starts; returns the arms, the task's data, and the bytes
+        that a trial takes on a CPU, if they can be estimated.
 
         Builds every arm's regularizer and optimizer at the ends of its ranges on a tiny weight, so that a knob that a
         method refuses is said now. Raises ValueError.
@@ -279,6 +280,7 @@ class Sweep(BaseModel):
 
         import sparsity
         from sparsity import masks
+        from trainables.memory_estimate import training_memory
         from trainables.training import Training, make_scheme
 
         arms = self.arms()
@@ -297,7 +299,7 @@ class Sweep(BaseModel):
         task = task_class(configs[0], data)
         model = Training(task, configs[0]).model
         masks.rank([weight.detach()[:1] for weight in task.prunable(model).values()], self.scope)  # rows are alike
-        return arms, data
+        return arms, data, training_memory(task, configs[0], model)
 
     def _check_writable(self) -> None:
         try:

@@ -18,7 +18,8 @@ from ray.tune.execution import tune_controller
 from ray.tune.search import Searcher
 from ray.tune.utils.object_cache import _ObjectCache
 
-from sweeps._ray import WarmActors, init_with_token, mended_tune
+from sweeps import _ray
+from sweeps._ray import WarmActors, init_with_token, mended_tune, stopped_without_workers
 
 
 class Pairs(Searcher):
@@ -136,3 +137,47 @@ def test_another_fault_of_rays_start_is_not_tried_again(monkeypatch, fault):
     with pytest.raises(type(fault)) as raised:
         started_with(monkeypatch, fault)
     assert raised.value is fault
+
+
+@pytest.fixture
+def own_ray(monkeypatch, tmp_path):
+    """As if this process had started Ray; the list of its workers."""
+    workers = {}
+    monkeypatch.setattr(_ray, "is_own_ray", lambda: True)
+    monkeypatch.setattr(_ray, "running_session", lambda: tmp_path)
+    monkeypatch.setattr(_ray, "POLL", 0.01)
+    monkeypatch.setattr(_ray, "WORKER_TIMEOUT", 0.3)
+    monkeypatch.setattr(ray._private.state, "workers", lambda: workers)
+    return workers
+
+
+def test_a_sweep_without_workers_ends_with_the_last_error_of_rays_log(own_ray, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "raylet.err").write_text("bash: /tmp/my: No such file or directory\n")
+    reasons = []
+    with pytest.raises(KeyboardInterrupt), stopped_without_workers(reasons.append):
+        time.sleep(30)
+    (reason,) = reasons
+    assert reason.startswith("ray: a worker must register within 0.3 s, none did. The last error in ")
+    assert reason.endswith("bash: /tmp/my: No such file or directory")
+    assert tmp_path in _ray.NAMED
+
+
+def test_a_sweep_with_workers_goes_on(own_ray):
+    own_ray["a worker"] = {}
+    with stopped_without_workers(lambda reason: pytest.fail(reason)):
+        time.sleep(0.6)
+
+
+def memory_of(monkeypatch, *, total, num_parallel, estimate):
+    monkeypatch.setattr(_ray, "is_own_ray", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": float(total)})
+    return _ray.within_memory({"cpu": 1}, num_parallel, estimate)
+
+
+def test_fewer_trials_run_where_memory_would_not_do(monkeypatch):
+    assert memory_of(monkeypatch, total=16e9, num_parallel=4, estimate=None) == ({"cpu": 1}, 4)
+    assert memory_of(monkeypatch, total=16e9, num_parallel=4, estimate=int(1e9)) == ({"cpu": 1}, 4)
+    assert memory_of(monkeypatch, total=16e9, num_parallel=4, estimate=int(7e9)) == ({"cpu": 1, "memory": 7e9}, 2)
+    assert memory_of(monkeypatch, total=16e9, num_parallel=4, estimate=int(15e9)) == ({"cpu": 1, "memory": 15e9}, 1)
+    assert memory_of(monkeypatch, total=16e9, num_parallel=4, estimate=int(30e9)) == ({"cpu": 1, "memory": 16e9}, 1)

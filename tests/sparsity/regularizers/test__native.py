@@ -1,5 +1,11 @@
 import ctypes
+import hashlib
+import os
 import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,8 +97,9 @@ def test_without_kernels_the_formulas_run(monkeypatch, fresh, method, why):
     if why == "a cache that is a file":
         fresh.write_text("")
     else:
-        monkeypatch.setenv("CC", "no-such-compiler" if why == "no compiler" else "false")
-    assert _native.library() is None
+        monkeypatch.setenv("CC", "no-such-compiler" if why == "no compiler" else "false --")
+    with pytest.warns(RuntimeWarning, match="kernels: must compile and load, did not"):
+        assert _native.library() is None
     (w,) = weights_of(40_000)
     value, (gradient,) = value_and_gradient(method([w]), lam=0.1)
     exact = w.detach().double().requires_grad_()
@@ -110,6 +117,85 @@ def test_is_built_once_and_kept(monkeypatch, fresh):
     _native.library.cache_clear()
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("built again"))
     assert _native.library() is not None
+
+
+@pytest.mark.parametrize("cc", ["gcc 'unclosed", "/no/such/compiler\udcff -O2", "false --"])
+def test_a_compiler_that_cannot_be_called_is_named_once(monkeypatch, fresh, cc):
+    """udcff is what Python makes of a byte that is not UTF-8."""
+    monkeypatch.setenv("CC", cc)
+    with pytest.warns(RuntimeWarning, match="kernels: must compile and load, did not .*CC ") as caught:
+        assert [L1([torch.tensor([3.0, -4.0])])().item() for _ in range(2)] == [7.0, 7.0]
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+
+
+def test_the_formulas_can_be_chosen_without_a_warning(monkeypatch, fresh):
+    monkeypatch.setenv("CC", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _native.library() is None
+
+
+@compiled
+def test_what_a_killed_build_left_is_removed_and_a_build_that_runs_is_not(fresh):
+    for name in ("tmpkilled", "tmprunning"):
+        (fresh / name).mkdir(parents=True)
+        (fresh / name / "kernels.so.o").touch()
+    old = (fresh / "tmpkilled").stat().st_mtime - _native.BUILD_SECONDS - 1
+    os.utime(fresh / "tmpkilled", (old, old))
+    assert _native.library() is not None
+    assert sorted(path.name for path in fresh.iterdir() if path.suffix != ".so") == ["tmprunning"]
+
+
+def no_symbols(content):
+    """A library that is whole and has none of the kernels."""
+    with tempfile.NamedTemporaryFile(suffix=".so") as file:
+        subprocess.run(["cc", "-shared", "-x", "c", "-", "-o", file.name], input=b"int x;", check=True)
+        other = Path(file.name).read_bytes()
+    return other + hashlib.sha256(other).digest()
+
+
+DAMAGES = {
+    **{f"cut to {size} bytes": lambda content, size=size: content[:size] for size in (0, 4096, 13972)},
+    "without its last byte": lambda content: content[:-1],
+    "a tail of zeros": lambda content: content[:8192] + bytes(len(content) - 8192),
+    "all zeros": lambda content: bytes(len(content)),
+    "without the symbols": no_symbols,
+    "a directory": None,
+}
+# Each cache in a process of its own: loading a damaged library ends a process with SIGBUS or SIGSEGV.
+USE_CACHES = """
+import os, sys, torch
+from sparsity.regularizers import _native
+from sparsity.regularizers.l1 import L1
+for cache in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        os.environ["XDG_CACHE_HOME"] = cache
+        value = L1([torch.tensor([3.0, -4.0])])().item()
+        os._exit(10 * (_native.library() is not None) + (value == 7.0))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@compiled
+def test_a_damaged_library_is_built_again(fresh):
+    assert _native.library() is not None
+    (kept,) = fresh.iterdir()
+    whole = kept.read_bytes()
+    damaged = {}
+    for damage, change in DAMAGES.items():
+        damaged[damage] = fresh.parent / damage / "sparsity-sweeps" / kept.name
+        damaged[damage].parent.mkdir(parents=True)
+        damaged[damage].write_bytes(change(whole)) if change else damaged[damage].mkdir()
+    command = [sys.executable, "-c", USE_CACHES, *[str(path.parent.parent) for path in damaged.values()]]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(_native.__file__).parents[2])
+    ended = dict(zip(damaged, map(int, done.stdout.split()), strict=True))
+    assert ended == {damage: 11 if change else 1 for damage, change in DAMAGES.items()}, done.stderr
+    assert all(_native._is_whole(path) for damage, path in damaged.items() if DAMAGES[damage])
+    assert done.stderr.count("RuntimeWarning: kernels") == 1
+    assert "Is a directory" in done.stderr
+    assert str(damaged["a directory"]) in done.stderr
 
 
 @compiled
