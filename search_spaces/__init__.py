@@ -5,3 +5,7 @@ choices, to `{parent: {choice: distribution}}`: rho only beside SAM-family optim
 `KNOWN` has the same shape, a value in the place of a distribution: each arm's first trial. So has `FIXED`: what a
 method needs in the place of the value that a sweep gives to all.
 """
+
+import sparsity_sweeps  # noqa: F401 (its checks: this is the first of our packages that a sweep's file imports)
+
+__distribution__ = "sparsity-sweeps"

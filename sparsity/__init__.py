@@ -6,4 +6,5 @@ loading a method does.
 
 from sparsity._load import find, load, menu, names
 
+__distribution__ = "sparsity-sweeps"
 __all__ = ["find", "load", "menu", "names"]

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,21 @@ DEFAULT_RUNS = default_runs()
 Name = Annotated[str, typer.Argument(help="the sweep's name")]
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"sparsity-sweeps {metadata.version('sparsity-sweeps')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("sparsity-sweeps, not installed")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
     """Look at what the sweeps recorded. A sweep itself is run by its file: python sweeps/digits.py --help"""
 
 

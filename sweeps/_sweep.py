@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union, get_
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sparsity_sweeps import check_libraries, check_working_folder
 from trainables.config import Knobs, Lam, Sparsity, TrialConfig, check_name, with_knobs
 
 if TYPE_CHECKING:
@@ -273,6 +274,8 @@ class Sweep(BaseModel):
         goes on from there. Raises ValueError, one line a fault, before anything has started.
         command: the command line that is to be recorded with it, for `python -m sweeps retry`.
         """
+        check_libraries()
+        check_working_folder()
         gc.disable()  # what imports make stays: looking for garbage among it takes half a second
         try:
             from sweeps._run import run_sweep

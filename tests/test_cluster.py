@@ -43,6 +43,7 @@ def test_what_it_copies_is_there_and_is_the_whole_project(path):
     assert all((ROOT / source).exists() for source in mounts.values())
     assert all(target == f"~/sparsity-sweeps/{source}" for target, source in mounts.items())
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    packages |= {path.name for path in ROOT.glob("*.py")}
     read_at_install = set(re.findall(r'"(README\.md|LICENSE)"', (ROOT / "pyproject.toml").read_text()))
     assert packages | read_at_install | {"clusters", "pyproject.toml", "constraints.txt"} == set(mounts.values())
 

@@ -4,6 +4,7 @@
 checkpoint back into a plain PyTorch model.
 """
 
+__distribution__ = "sparsity-sweeps"
 __all__ = ["load_pruned"]
 
 
