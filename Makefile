@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+SUITE  ?= trixie
 # Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test test-cluster test-faults test-environments lint bench ui
+.PHONY: sweep test test-cluster test-faults test-environments test-python lint bench ui
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
@@ -25,6 +26,10 @@ test-faults: $(VENV)/.installed
 test-environments: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(filter-out %/conftest.py,$(wildcard tests/environments/*.py)) \
 	  --table docs/reliability.md
+
+# make sweep and make test in a fresh clone in a Debian chroot, with that release's Python. Root and debootstrap.
+test-python:
+	SUITE=$(SUITE) tests/environments/python_chroot.sh sweep test
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -154,4 +154,4 @@ def test_what_runs_the_model_refuses_others_weights_training_mode_and_a_batch_th
 
 
 def test_docstring_says_what_it_costs(name):
-    assert re.search(r"^    Cost: ", sparsity.load("criteria", name).__doc__, re.MULTILINE)
+    assert re.search(r"^Cost: ", inspect.getdoc(sparsity.load("criteria", name)), re.MULTILINE)
