@@ -135,8 +135,9 @@ def test_a_folder_of_the_same_name_without_a_package_is_no_fault(tmp_path, monke
 
 @pytest.mark.parametrize(("system", "machine"), [("win32", "AMD64"), ("darwin", "arm64"), ("linux", "ppc64le")])
 def test_another_platform_is_refused(system, machine):
-    pretend = f"import platform, sys; sys.platform = {system!r}; platform.machine = lambda: {machine!r}"
-    said = line(sys.executable, "-c", f"{pretend}\nimport search_spaces")
+    first = "import importlib.metadata, pathlib, platform, sys"  # they would look for that system's modules
+    pretend = f"sys.platform = {system!r}; platform.machine = lambda: {machine!r}"
+    said = line(sys.executable, "-c", f"{first}; {pretend}; import search_spaces")
     assert said.startswith("sparsity-sweeps: must run on Linux on x86-64 or arm64 ")
     assert f" on {machine}: use a Linux machine or container" in said
 
