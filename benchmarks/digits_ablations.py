@@ -1,0 +1,210 @@
+"""`python -m benchmarks.digits_ablations`: why methods differ on digits, by ablations of the study's configurations.
+
+a. Whole layers vanish under global pruning: the same networks pruned with and without that possibility.
+b. The penalty inside and outside the perturbation of SAM and CrAM+.
+c. The variance of magnitudes against lam and the weight decay, with WCR.
+d. The curvature of the dense networks.
+e. Logistic regression with relaxed masks and with l1, on two digits.
+
+Every job's result is a line of benchmarks/results/digits-ablations.jsonl. A job that has one is not repeated, so the
+same command continues after an interruption. --write computes the tables of docs/methods-on-digits.md from these lines.
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from benchmarks import digits_methods
+from benchmarks._ablation_jobs import ARMS, initial_config, training_jobs
+from benchmarks._ablation_tables import section
+from benchmarks._logistic import logistic_jobs
+from benchmarks._measure import RESULTS
+from sweeps._journal import Journal
+from sweeps._records import Records
+from trainables._memory import keep_freed_memory
+from trainables.config import TrialConfig
+
+RESULTS_FILE = RESULTS / "digits-ablations.jsonl"
+PAGE = digits_methods.PAGE
+START = "<!-- ablations: written by python -m benchmarks.digits_ablations --write -->"
+END = "<!-- ablations end -->"
+TITLE = "## Ablations"
+FIRST_SEED = 100  # the study searches on seeds 0 and 1 and confirms on 2 to 13
+NUM_SEEDS = 12
+
+Arms = dict[tuple[str, str], TrialConfig]
+
+
+class Job(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, Any]: ...
+    def run(self) -> dict[str, Any]: ...
+
+
+# ---- which configurations ------------------------------------------------------------------------------------------
+
+
+def studied_configs(runs: Path) -> Arms:
+    """The configurations that the study confirmed, from its folder in `runs`, or else from its committed records."""
+    folder = runs / digits_methods.SWEEP.name
+    with tempfile.TemporaryDirectory() as scratch:
+        if not (folder / "journal.jsonl").exists():
+            folder = Path(scratch) / digits_methods.SWEEP.name
+            digits_methods.restore(folder)
+        confirmed = digits_methods.confirmed(Records.replay(folder))
+    return {arm: TrialConfig.model_validate(trials[0].config) for arm, trials in confirmed.items()}
+
+
+def choose_arms(results: Path, runs: Path, epochs: int | None) -> Arms:
+    """Every arm's configuration: the one that the study selected, or the initial point of its search space.
+
+    The choice is recorded in `results` when it is first made and holds from then on.
+    """
+    recorded = {
+        (entry["optimizer"], entry["regularizer"]): TrialConfig.model_validate(entry["config"])
+        for entry, _ in Journal.read(results)
+        if entry["event"] == "arm"
+    }
+    studied = studied_configs(runs)
+    arms: Arms = {}
+    for arm in ARMS:
+        source = "study" if arm in studied else "initial point"
+        config = studied[arm] if arm in studied else initial_config(*arm)
+        config = config.model_copy(update={"seed": 0, "read_test": False})
+        if epochs is not None:
+            config = config.model_copy(update={"max_epochs": epochs})
+        arms[arm] = config
+        if arm not in recorded:
+            print(f"{' + '.join(arm)}: {source}, lam {config.lam:g}, {dict(config.opt)}")
+            settings = config.model_dump(mode="json", exclude_defaults=True)
+            append(results, "arm", optimizer=arm[0], regularizer=arm[1], source=source, config=settings)
+        elif source == "study" and config.key != recorded[arm].key:
+            raise ValueError(
+                f"{results}: must hold the configurations that the study selects (jobs of others do not compare), got "
+                f"another one for {' + '.join(arm)}; remove the file to train all jobs anew"
+            )
+        else:
+            arms[arm] = recorded[arm]
+    return arms
+
+
+def append(results: Path, event: str, **fields: Any) -> None:
+    journal = Journal(results)
+    journal.append(event, **fields)
+    journal.close()
+
+
+# ---- running -------------------------------------------------------------------------------------------------------
+
+
+def run(jobs: Iterable[Job], results: Path, *, num_processes: int) -> list[str]:
+    """Run the jobs that have no line in `results` yet; each adds its line when it ends.
+
+    Returns what went wrong, a line for each job that raised; those are run again next time.
+    """
+    done = {entry["job"]: entry["key"] for entry, _ in Journal.read(results) if entry["event"] == "job"}
+    jobs = list(jobs)
+    for job in jobs:
+        if done.get(job.name, job.key) != job.key:
+            raise ValueError(
+                f"{results}: must hold jobs of one configuration and length, got another one for {job.name}; choose "
+                "another --results, or remove the file to train all jobs anew"
+            )
+    left = [job for job in jobs if job.name not in done]
+    failures = []
+    for count, (job, outcome) in enumerate(outcomes(left, num_processes), len(jobs) - len(left) + 1):
+        if isinstance(outcome, BaseException):
+            failures.append(f"{job.name}: {type(outcome).__name__}: {outcome}")
+            continue
+        append(results, "job", job=job.name, key=job.key, **job.labels, **outcome)
+        print(f"[{count}/{len(jobs)}] {job.name}  {outcome['cpu_s']:g} s", flush=True)
+    return failures
+
+
+def outcomes(jobs: Sequence[Job], num_processes: int) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
+    """Each job with its result or its exception, as they end; all in this process if one is enough."""
+    if num_processes == 1:
+        prepare_process()
+        for job in jobs:
+            yield job, attempt(job)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with PyTorch's threads can hang
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=prepare_process)
+    try:
+        futures = {pool.submit(attempt, job): job for job in jobs}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise ChildProcessError("a process was killed (out of memory?): run the same command again") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def attempt(job: Job) -> dict[str, Any] | Exception:
+    try:
+        return job.run()
+    except Exception as error:
+        return error
+
+
+def prepare_process() -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+
+def write(results: Path, page: Path) -> None:
+    """Replace what stands between the markers, or append it with them."""
+    text = page.read_text()
+    if START not in text:
+        text = f"{text.rstrip()}\n\n{TITLE}\n\n{START}\n{END}\n"
+    before, _, rest = text.partition(START)
+    _, marker, after = rest.partition(END)
+    if not marker:
+        raise ValueError(f"{page}: must have {END} behind {START}, got none")
+    found = section([entry for entry, _ in Journal.read(results)])
+    page.write_text(f"{before}{START}\n\n{found}\n\n{END}{after}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2, help="jobs at once, of one thread each (default: 2)")
+    parser.add_argument(
+        "--seeds", type=int, default=NUM_SEEDS, help=f"seeds, from {FIRST_SEED} on (default: {NUM_SEEDS})"
+    )
+    parser.add_argument("--epochs", type=int, help="epochs of a training (default: the study's)")
+    parser.add_argument("--results", type=Path, default=RESULTS_FILE, help="file with a line for each job")
+    parser.add_argument("--runs", type=Path, default=digits_methods.SWEEP.runs, help="folder with the study's records")
+    parser.add_argument("--write", action="store_true", help="only write the tables, from the lines that are there")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page that --write writes to")
+    args = parser.parse_args(arguments)
+    if args.write:
+        write(args.results, args.page)
+        return 0
+    seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
+    arms = choose_arms(args.results, args.runs, args.epochs)
+    jobs = itertools.chain(training_jobs(arms, seeds), logistic_jobs(seeds))
+    failures = run(jobs, args.results, num_processes=args.processes)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
