@@ -1,9 +1,8 @@
 """Commonsense questions with a language model and LoRA: what keeps accuracy once 30% of the merged weights are removed?
 
-The defaults are the setting of the WCR paper (arXiv 2511.14282, section 5.1 and table 6) for Qwen2.5-1.5B; --model
-base=meta-llama/Llama-3.2-1B is its other model, and a folder with a checkpoint will do. Its learning rate is lost in
-the text at hand: 3e-4 is that of LLM-Adapters (arXiv 2304.01933), whose records and prompts these are: --data-root
-takes a clone of github.com/AGI-Edgerunners/LLM-Adapters, or a folder with some of its tasks.
+The defaults are the setting of the WCR paper (arXiv 2511.14282, section 5.1 and table 6) for Qwen2.5-1.5B. Its other
+model is --model base=meta-llama/Llama-3.2-1B; a folder with a checkpoint works too. The text at hand lacks the learning
+rate; 3e-4 is that of LLM-Adapters (arXiv 2304.01933), as are records and prompts: --data-root takes its clone.
 
 GPU memory: 6.8 GB to train Qwen2.5-1.5B (5.3 GB LLaMA-3.2-1B) and 41 GB (32 GB) at the peak of an evaluation, before
 activations; --protocol base_dtype=bfloat16, --protocol gradient_checkpointing=true and --accumulate 16 save some.

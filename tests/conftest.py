@@ -1,6 +1,7 @@
 """What the tests of faults and of environments report: each a row of its table in docs/reliability.md."""
 
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,13 @@ ROWS, PASSED = pytest.StashKey[dict[Table, list[tuple[str, ...]]]](), pytest.Sta
 
 def pytest_addoption(parser):
     parser.addoption("--table", type=Path, help="page whose tables get the rows of fault_row and environment_row")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Ctrl-C is a signal to these processes, also where a shell started them in the background and had it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -157,6 +157,7 @@ def test_a_signal_ends_a_start_that_waits_in_c(number):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, cwd=os.getcwd())
     try:
         assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.5)  # for the wait in C, as Python still sees a signal before it
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
     finally:

@@ -176,7 +176,7 @@ def test_collapsed_trials_and_warnings_are_shown(recorder):
     console = make_console()
     status = status_of(recorder.records.folder)
     assert status["warnings"] == summary["warnings"]
-    for shown in (as_tables(summary), as_text(status)):
+    for shown in (as_tables(summary), as_text(status, recorder.records.folder.parent)):
         with console.capture() as capture:
             console.print(shown)
         assert "collapsed: the network is constant" in capture.get()

@@ -32,6 +32,6 @@ def test_status_says_how_failed_trials_are_made_again(recorder):
     recorder.trial(None, status="error")
     folder = recorder.records.folder
     shown = CliRunner().invoke(app, ["status", "toy", "--runs", str(folder.parent)])
-    assert shown.output.rstrip().endswith("python -m sweeps retry toy")
+    assert f"python -m sweeps retry toy --runs {recorder.records.folder.parent}" in shown.output
     shown = CliRunner().invoke(app, ["status", "toy", "--runs", str(folder.parent), "--json"])
     assert [row["status"] for row in json.loads(shown.output)[0]["failed"]] == ["error"]

@@ -9,7 +9,8 @@ import pytest
 
 # Trains two steps and evaluates, in a process of its own: a peak cannot be reset.
 MEASURE = """
-import json, resource, sys
+import json, re, sys
+from pathlib import Path
 import numpy as np
 import torch
 from trainables._memory import keep_freed_memory
@@ -19,6 +20,11 @@ from trainables.datasets._slices import SPLITS, Slices
 from trainables.tasks.cnn import LoadedImages
 from trainables.memory_estimate import PROCESS_BYTES, training_memory
 from trainables.training import Training, load_task
+
+
+def peak():  # of this process; ru_maxrss would begin at the parent's
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
 
 keep_freed_memory()
 torch.set_num_threads(1)
@@ -39,11 +45,11 @@ else:
     data = LoadedImages(both, [0.5] * 3, [0.3] * 3)
 task = load_task(config, data=data)
 estimate = training_memory(task, config, task.build_model()) - PROCESS_BYTES
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 training = Training(task, config)
 training.run_epoch()
 training.evaluate((0.0, config.target_sparsity))
-print(json.dumps([estimate, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024]))
+print(json.dumps([estimate, peak() - before]))
 """
 COMMON = {
     "optimizer": "sam",
@@ -60,8 +66,8 @@ CNN = {"dataset": "cifar10", "architecture": "resnet18", "batch_size": 64}
 
 @pytest.mark.parametrize(
     ("fields", "num", "size"),
-    [(UNET, 24, 128), (UNET | {"accumulate": 4}, 24, 128), (CNN, 128, 32)],
-    ids=["unet", "unet in parts", "resnet18"],
+    [(UNET | {"accumulate": 4}, 24, 128), (CNN, 128, 32)],
+    ids=["unet in parts", "resnet18"],
 )
 def test_the_estimate_is_within_a_factor_of_the_measured_peak(fields, num, size):
     command = [sys.executable, "-c", MEASURE, json.dumps(COMMON | fields), str(num), str(size)]
