@@ -221,6 +221,8 @@ def label(proposal: Proposal) -> str:
         parts.append(f"lam {config.lam:.2g}")
     if "rho" in config.opt:
         parts.append(f"rho {config.opt['rho']:.2g}")
-    if proposal.phase != "search":
+    abbreviations = {"lr": "lr", "weight_decay": "wd"}
+    parts += [f"{abbreviations[name]} {config.opt[name]:.2g}" for name in abbreviations if name in config.opt]
+    if proposal.phase != "search" or config.seed:
         parts.append(f"seed {config.seed}")
     return " ".join(parts)

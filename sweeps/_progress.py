@@ -54,7 +54,7 @@ class Progress:
 
     def _line(self, key: str) -> str:
         row = self.rows[key]
-        start = f"{self.title} {self.num_done:>3}/{self.num_trials}  {row['label']:<48}"
+        start = f"{self.title} {self.num_done:>3}/{self.num_trials}  {row['label']:<64}"
         if row["status"] != "finished":
             return f"{start} {row['status']}: {row['reason']}"
         dense, pruned = (row[f"{self.objective}_{which}"] for which in ("dense", "pruned"))

@@ -17,13 +17,14 @@ SWEEP = Sweep(
     tuned=small_cnn.TUNED,
     target_sparsity=0.96,
     sparsities=(0.9, 0.94, 0.98),
-    max_epochs=40,
+    max_epochs=30,
     batch_size=64,
     opt={"lr": 0.1, "weight_decay": 3e-2},
     schedule="one_cycle",
     optimizer=("sgd", "s2sam"),
-    num_trials=3,
+    num_trials=2,
     num_search_seeds=2,
+    num_seeds=3,
 )
 
 if __name__ == "__main__":

@@ -214,10 +214,9 @@ class ResumableTrial:
         diagnostics |= training.penalty_ratio.describe() | training.regularizer.diagnostics()
         collapsed = collapse(config, evaluation.metrics)
         if collapsed["collapsed"]:
-            which = "dense" if evaluation.metrics[0.0]["collapsed"] else f"pruned to {config.target_sparsity:g}"
-            self.warnings.append(
-                f"collapsed: the {which} network predicts the same for every example of the validation split"
-            )
+            dense_too = evaluation.metrics[0.0]["collapsed"]
+            which = "dense network" if dense_too else f"network pruned to {config.target_sparsity:g}"
+            self.warnings.append(f"collapsed: the {which} predicts the same for every example of the validation split")
         self._illustrate(dense, apply_pruning(task, target, evaluation, config.target_sparsity))
         return self._end(
             "finished",
