@@ -134,9 +134,11 @@ def budget(records: Records) -> str:
     search = sum(trial.phase == "search" for trial in trials)
     hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
     failed = [trial for trial in trials if trial.status != "finished"]
+    planned = len(SWEEP.arms()) * (SWEEP.num_trials * SWEEP.num_search_seeds + SWEEP.num_seeds)
+    state = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
     return (
-        f"{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for each "
-        f"combination) and {len(trials) - search} in the confirmation, {hours:.1f} hours of one core together; "
+        f"{state}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for "
+        f"each combination) and {len(trials) - search} in the confirmation, {hours:.1f} hours of one core together; "
         f"{len(failed)} of them failed. Code: {records.header['software']['git_commit'][:10]}."
     )
 

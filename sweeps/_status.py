@@ -86,7 +86,7 @@ def as_text(status: dict[str, Any], runs: Path) -> Group:
     """The status as people read it."""
     from sweeps._report import number
 
-    process = f" ({status['process']}; its last news is {status['idle']:.0f} s old)" if status["process"] else ""
+    process = f" ({status['process']}; last update {status['idle']:.0f} s ago)" if status["process"] else ""
     parts: list[Any] = [Text(f"{status['sweep']}: {status['state']}{process}")]
     for phase, counts in status["phases"].items():
         others = {name: count for name, count in counts.items() if name not in ("planned", "finished")}
