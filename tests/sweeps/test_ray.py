@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import stat
 import tempfile
 import time
@@ -148,7 +149,9 @@ def own_ray(monkeypatch, tmp_path):
     monkeypatch.setattr(_ray, "POLL", 0.01)
     monkeypatch.setattr(_ray, "WORKER_TIMEOUT", 0.3)
     monkeypatch.setattr(ray._private.state, "workers", lambda: workers)
-    return workers
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run of Tune leaves its own handler
+    yield workers
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_sweep_without_workers_ends_with_the_last_error_of_rays_log(own_ray, tmp_path):
