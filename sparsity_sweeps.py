@@ -1,8 +1,8 @@
 """The `sweeps` command, and checks of the platform and of the packages that are imported.
 
-Other distributions install packages of the same names over ours (W&B's `sweeps`, PyPI's `sparsity`), and a folder of
-such a name can come first on sys.path. This module has a name that only this distribution uses, so the checks run
-whatever happened to the packages. Importing it runs them; a script that fails one ends with a single line.
+Other distributions (W&B's `sweeps`, PyPI's `sparsity`) install packages of the same names over ours, and a folder of
+such a name can come first on sys.path. Only this distribution uses this module's name, so its checks run even if the
+packages were replaced. Importing it runs the checks; a script that fails one ends with a one-line error.
 """
 
 import platform
@@ -18,7 +18,7 @@ DISTRIBUTION = "sparsity-sweeps"
 PACKAGES = ("sparsity", "trainables", "search_spaces", "sweeps")
 MARK = f'__distribution__ = "{DISTRIBUTION}"'  # in the __init__.py of each
 TRAINED_WITH = PACKAGES[:2]  # the packages that Ray's workers import
-PRIVATE_PLACES = ("ray", "optuna")  # libraries whose private places are used: see the bounds in pyproject.toml
+PRIVATE_PLACES = ("ray", "optuna")  # libraries whose private APIs we use; pyproject.toml bounds their versions
 
 
 class UnfitEnvironmentError(ImportError):
@@ -26,7 +26,7 @@ class UnfitEnvironmentError(ImportError):
 
 
 def check_platform() -> None:
-    """Raises UnfitEnvironmentError on platforms that Ray, PyTorch and our file locks do not all support."""
+    """Raise UnfitEnvironmentError on platforms other than Linux on x86-64 or arm64."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         raise UnfitEnvironmentError(
             f"{DISTRIBUTION}: must run on Linux on x86-64 or arm64 (the only platforms that it is made for), got "
@@ -35,7 +35,7 @@ def check_platform() -> None:
 
 
 def check_packages() -> None:
-    """Raises UnfitEnvironmentError if one of our packages is missing, overwritten or hidden by another one."""
+    """Raise UnfitEnvironmentError if one of our packages is missing, overwritten or hidden by another one."""
     for name in PACKAGES:
         spec = find_spec(name)
         if spec is None or spec.origin is None:  # no folder, or one without __init__.py
@@ -51,9 +51,9 @@ def check_packages() -> None:
 
 
 def check_working_folder() -> None:
-    """Raises ValueError if Ray's workers would import another copy of our packages than this process.
+    """Raise ValueError if Ray's workers would import another copy of our packages than this process.
 
-    Ray puts the working folder first on its workers' sys.path, even where it is not on that of this process.
+    Ray puts the working folder first on its workers' sys.path, even if it is not on the sys.path of this process.
     """
     for name in TRAINED_WITH:
         here, used = Path.cwd() / name / "__init__.py", find_spec(name)
@@ -65,12 +65,12 @@ def check_working_folder() -> None:
 
 
 def check_libraries() -> None:
-    """Raises ValueError if a library whose private places are used is outside of its bounds in pyproject.toml."""
+    """Raise ValueError if a library whose private APIs we use is outside its bounds in pyproject.toml."""
     from packaging.requirements import Requirement
 
     try:
         required = metadata.requires(DISTRIBUTION) or ()
-    except metadata.PackageNotFoundError:  # run from its source without an installation
+    except metadata.PackageNotFoundError:  # the source is used without an installation
         return
     for line in required:
         requirement = Requirement(line)
@@ -99,7 +99,7 @@ def reinstall() -> str:
 
 
 def main() -> None:
-    """The `sweeps` command: `python -m sweeps`, but it does not look for packages in the working folder."""
+    """The `sweeps` command: like `python -m sweeps`, but without the working folder on sys.path."""
     from sweeps.__main__ import app
 
     app()

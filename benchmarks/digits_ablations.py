@@ -1,13 +1,14 @@
-"""`python -m benchmarks.digits_ablations`: why methods differ on digits, by ablations of the study's configurations.
+"""`python -m benchmarks.digits_ablations`: ablations of the study's configurations on digits.
 
-a. Whole layers vanish under global pruning: the same networks pruned with and without that possibility.
+a. Global pruning can remove whole layers: the same networks pruned with and without that possibility.
 b. The penalty inside and outside the perturbation of SAM and CrAM+.
-c. The variance of magnitudes against lam and the weight decay, with WCR.
+c. The variance of weight magnitudes against lam and the weight decay, with WCR.
 d. The curvature of the dense networks.
 e. Logistic regression with relaxed masks and with l1, on two digits.
 
-Every job's result is a line of benchmarks/results/digits-ablations.jsonl. A job that has one is not repeated, so the
-same command continues after an interruption. --write computes the tables of docs/methods-on-digits.md from these lines.
+Every job writes its result as a line of benchmarks/results/digits-ablations.jsonl. Jobs with a line are not repeated,
+so the same command continues after an interruption. --write makes the ablation tables of docs/methods-on-digits.md
+from these lines.
 """
 
 import argparse
@@ -58,7 +59,7 @@ class Job(Protocol):
 
 
 def studied_configs(runs: Path) -> Arms:
-    """The configurations that the study confirmed, from its folder in `runs`, or else from its committed records."""
+    """The configurations that the study confirmed, from its folder in `runs` or, without one, its committed records."""
     folder = runs / digits_methods.SWEEP.name
     with tempfile.TemporaryDirectory() as scratch:
         if not (folder / "journal.jsonl").exists():
@@ -69,9 +70,12 @@ def studied_configs(runs: Path) -> Arms:
 
 
 def choose_arms(results: Path, runs: Path, epochs: int | None) -> Arms:
-    """Every arm's configuration: the one that the study selected, or the initial point of its search space.
+    """Every arm's configuration: the one that the study confirmed or, without one, the arm's initial point.
 
-    The choice is recorded in `results` when it is first made and holds from then on.
+    The choice is recorded in `results` the first time and does not change afterwards.
+
+    Raises:
+        ValueError: If the study has since confirmed another configuration.
     """
     recorded = {
         (entry["optimizer"], entry["regularizer"]): TrialConfig.model_validate(entry["config"])
@@ -111,9 +115,10 @@ def append(results: Path, event: str, **fields: Any) -> None:
 
 
 def run(jobs: Iterable[Job], results: Path, *, num_processes: int) -> list[str]:
-    """Run the jobs that have no line in `results` yet; each adds its line when it ends.
+    """Run the jobs that have no line in `results` yet; each job adds its line when it ends.
 
-    Returns what went wrong, a line for each job that raised; those are run again next time.
+    Returns:
+        One line for each job that raised an exception. The next call runs these jobs again.
     """
     done = {entry["job"]: entry["key"] for entry, _ in Journal.read(results) if entry["event"] == "job"}
     jobs = list(jobs)
@@ -135,7 +140,7 @@ def run(jobs: Iterable[Job], results: Path, *, num_processes: int) -> list[str]:
 
 
 def outcomes(jobs: Sequence[Job], num_processes: int) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
-    """Each job with its result or its exception, as they end; all in this process if one is enough."""
+    """Each job with its result or exception, in the order in which they end; one process means this one."""
     if num_processes == 1:
         prepare_process()
         for job in jobs:
@@ -170,7 +175,7 @@ def prepare_process() -> None:
 
 
 def write(results: Path, page: Path) -> None:
-    """Replace what stands between the markers, or append it with them."""
+    """Write the tables between the page's markers; append both if the page has no markers."""
     text = page.read_text()
     if START not in text:
         text = f"{text.rstrip()}\n\n{TITLE}\n\n{START}\n{END}\n"
@@ -184,14 +189,14 @@ def write(results: Path, page: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=2, help="jobs at once, of one thread each (default: 2)")
+    parser.add_argument("--processes", type=int, default=2, help="jobs at once, with one thread each (default: 2)")
     parser.add_argument(
-        "--seeds", type=int, default=NUM_SEEDS, help=f"seeds, from {FIRST_SEED} on (default: {NUM_SEEDS})"
+        "--seeds", type=int, default=NUM_SEEDS, help=f"number of seeds, from {FIRST_SEED} on (default: {NUM_SEEDS})"
     )
     parser.add_argument("--epochs", type=int, help="epochs of a training (default: the study's)")
     parser.add_argument("--results", type=Path, default=RESULTS_FILE, help="file with a line for each job")
     parser.add_argument("--runs", type=Path, default=digits_methods.SWEEP.runs, help="folder with the study's records")
-    parser.add_argument("--write", action="store_true", help="only write the tables, from the lines that are there")
+    parser.add_argument("--write", action="store_true", help="write the tables from the existing lines; run nothing")
     parser.add_argument("--page", type=Path, default=PAGE, help="page that --write writes to")
     args = parser.parse_args(arguments)
     if args.write:

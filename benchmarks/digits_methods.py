@@ -1,7 +1,8 @@
 """`python -m benchmarks.digits_methods`: every optimizer with every regularizer on digits, and the page about it.
 
-Runs sweeps/digits_methods.py, or continues it from the records that are committed in benchmarks/results/, and rewrites
-the tables of docs/methods-on-digits.md. --export writes the records so far in compact form, --write the page alone.
+Runs sweeps/digits_methods.py and rewrites the study's tables in docs/methods-on-digits.md. Without local records it
+continues from those committed in benchmarks/results/. --export writes the compact records and the page without running
+anything; --write writes the page alone.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def committed(name: str) -> Path:
 
 
 def export(folder: Path) -> None:
-    """Write what continuing and reporting need: outcomes and the state of the search, and no path of this machine."""
+    """Write what continuing and reporting need (outcomes and search state), without paths of this machine."""
     entries = [entry for entry, _ in Journal.read(folder / "journal.jsonl") if entry["event"] in KEPT_EVENTS]
     lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
     committed("journal.jsonl").write_bytes(gzip.compress(lines.encode(), mtime=0))
@@ -52,7 +53,7 @@ def export(folder: Path) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Continue from the committed records where this machine has none."""
+    """Copy the committed records to `folder` if it has none."""
     if (folder / "journal.jsonl").exists() or not committed("journal.jsonl").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ def restore(folder: Path) -> None:
 
 
 def confirmed(records: Records) -> dict[tuple[str, str], list[TrialRecord]]:
-    """(optimizer, regularizer) -> the trials of its best configuration, by seed; unfinished ones are left out."""
+    """(optimizer, regularizer) -> the finished confirmation trials of its best configuration, ordered by seed."""
     configurations = [trials for group in by_arm(records.finished("confirm")).values() for trials in group]
     return {(trials[0].config["optimizer"], trials[0].config["regularizer"]): trials for trials in configurations}
 
@@ -138,13 +139,13 @@ def budget(records: Records) -> str:
     state = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
     return (
         f"{state}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for "
-        f"each combination) and {len(trials) - search} in the confirmation, {hours:.1f} hours of one core together; "
+        f"each combination) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
         f"{len(failed)} of them failed. Code: {records.header['software']['git_commit'][:10]}."
     )
 
 
 def draw(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequence[float]) -> Figure:
-    """A panel for each optimizer, a line for each regularizer with its 95% interval, every seed a dot."""
+    """A panel for each optimizer, with a line and 95% interval for each regularizer and a dot for each seed."""
     figure = Figure(figsize=(12, 7.5), layout="constrained")
     grid = figure.subfigures(2, 3)
     for panel, optimizer in zip(grid.flat, SWEEP.optimizer, strict=True):
@@ -175,8 +176,8 @@ def section(records: Records) -> str:
     parts = [budget(records)]
     if arms:
         parts += [
-            f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, in the order of the validation "
-            f"accuracy at {SWEEP.target_sparsity:g}.",
+            f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, ordered by validation accuracy "
+            f"at {SWEEP.target_sparsity:g}.",
             method_table(arms, levels),
             "![test accuracy against sparsity, a panel for each optimizer](methods-on-digits.png)",
             f"The planned comparisons: paired differences of test accuracy at {SWEEP.target_sparsity:g}.",
@@ -197,8 +198,8 @@ def write(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--export", action="store_true", help="only write the compact records of what is there")
-    parser.add_argument("--write", action="store_true", help="only rewrite the page from the records")
+    parser.add_argument("--export", action="store_true", help="write the compact records and the page; run nothing")
+    parser.add_argument("--write", action="store_true", help="rewrite the page from the records; run nothing")
     parser.add_argument("--runs", type=Path, default=SWEEP.runs, help="folder of all records")
     args: Any = parser.parse_args()
     sweep = SWEEP.model_copy(update={"runs": args.runs})

@@ -1,13 +1,15 @@
-"""Where to search, as data: parameter name -> Optuna distribution, and the values that are known to work.
+"""Search spaces as data: parameter name -> Optuna distribution, and initial values.
 
-A file is an architecture family. `SPACE` maps a parameter to its distribution, or, where it exists only beside certain
-choices, to `{parent: {choice: distribution}}`: rho only beside SAM-family optimizers, each with a range of its own.
-`TUNED` has the same shape, and holds what the fair protocol searches for every combination, baselines included: the
-learning rate and the weight decay. `--tuning paper` leaves it out and trains with the sweep's own values.
-`KNOWN` has a value in the place of a distribution: each combination's first trial; that of a `TUNED` parameter is the
-sweep's own value. `FIXED` has what a method needs in the place of the value that a sweep gives to all.
+Each file covers one architecture family. `SPACE` maps a parameter to its distribution. A parameter that exists only
+with certain choices maps to `{parent: {choice: distribution}}`; for example, each optimizer of the SAM family has its
+own range of rho.
+`TUNED` has the same structure. It holds the learning rate and the weight decay, which `--tuning fair` searches for
+every combination, baselines included. `--tuning paper` ignores it and trains with the sweep's own values.
+`KNOWN` has values in place of distributions: the initial point, each combination's first configuration. `TUNED`
+parameters start from the sweep's own values instead. `FIXED` has values that replace the sweep's own for the methods
+that need others.
 """
 
-import sparsity_sweeps  # noqa: F401 (its checks: this is the first of our packages that a sweep's file imports)
+import sparsity_sweeps  # noqa: F401 (its checks: a sweep's file imports this package first)
 
 __distribution__ = "sparsity-sweeps"

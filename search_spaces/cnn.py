@@ -1,7 +1,7 @@
 """CIFAR-sized CNNs (ResNet-18, ResNet-50, WideResNet) trained for 200 epochs: the values of the WCR paper.
 
 Source: Yun, Jo & Lee 2025 (arXiv 2511.14282). Table 1 names the five optimizers, tables 4 and 5 their settings, table
-11 the regularizers. The paper does not state its weight decay, so the fair protocol searches it.
+11 the regularizers. The paper does not state its weight decay, so `--tuning fair` searches it.
 """
 
 from optuna.distributions import CategoricalDistribution as Categorical
@@ -14,7 +14,7 @@ SPACE = {
     "regularizer": Categorical(("none", "l1", "hoyer_square", "wcr")),
     "lam": {
         "regularizer": {
-            # Table 11 tries 1e-6 to 1e-4 with SAM; 1e-6, its lowest value, is best for both controls, so go lower.
+            # Table 11 tries 1e-6 to 1e-4 with SAM. Its lowest value is best for l1 and Hoyer-square, so go lower.
             "l1": Float(1e-8, 1e-4, log=True),
             "hoyer_square": Float(1e-8, 1e-4, log=True),
             "wcr": Float(1e-6, 1e-3, log=True),  # table 9
@@ -32,9 +32,10 @@ SPACE = {
 }
 
 KNOWN = {
-    "lam": {"regularizer": {"l1": 1e-6, "hoyer_square": 1e-6, "wcr": 1e-5}},  # best at 0.96 in table 11; table 4
+    # l1 and Hoyer-square: best at sparsity 0.96 in table 11. WCR: table 4.
+    "lam": {"regularizer": {"l1": 1e-6, "hoyer_square": 1e-6, "wcr": 1e-5}},
     "opt/rho": {"optimizer": {"sam": 0.5, "s2sam": 0.5, "cram": 0.05}},  # table 5
-    # SFW's own values, for 200 epochs. Short runs need less (small_cnn.py).
+    # The defaults of SFW, for 200 epochs. Short runs need smaller values (small_cnn.py).
     "opt/tau": {"optimizer": {"sfw": 15.0}},
     "opt/k_fraction": {"optimizer": {"sfw": 0.05}},
 }
@@ -46,7 +47,7 @@ TUNED = {
 }
 
 FIXED = {
-    "opt/lr": {"optimizer": {"sfw": 1.0}},  # table 5: the steps of Frank-Wolfe have a scale of their own
-    "opt/weight_decay": {"optimizer": {"sfw": 0.0}},  # appendix C.1: the polytope takes its place
+    "opt/lr": {"optimizer": {"sfw": 1.0}},  # table 5: Frank-Wolfe's lr has a scale of its own
+    "opt/weight_decay": {"optimizer": {"sfw": 0.0}},  # appendix C.1: the polytope replaces it
     "opt/sparsities": {"optimizer": {"cram": 0.95}},  # the authors' configuration of CrAM for ResNet-18 on CIFAR-10
 }

@@ -1,13 +1,14 @@
-"""Language models fine-tuned with LoRA: the arms of the WCR paper, AdamW alone, and what its authors left open.
+"""Language models fine-tuned with LoRA: the combinations of the WCR paper, with our ranges.
 
 Source: Yun, Jo & Lee 2025 (arXiv 2511.14282), section 5.1, tables 6 and 12: AdamW with no penalty, l1, Hoyer-square and
-WCR, of which three values of lam each were tried on Qwen2.5-1.5B. Which, the text at hand has lost, and the paper has
-no SAM for language models: all ranges here are ours. SAM's family works on AdamW (--optimizer sam).
+WCR, with three values of lam each on Qwen2.5-1.5B. Our copy of the paper's text lacks these values, so all ranges are
+ours. The paper does not use SAM for language models. Here SAM, S2SAM and CrAM use AdamW as base (--optimizer sam).
 
-WCR on the factors has eps 1e-4. B starts at 0 and AdamW's first step makes its magnitudes nearly equal, so that V is
-near 0: with eps 1e-8 the penalty's gradient is 72 times the loss's at lam 1e-6 on a tiny network, and AdamW's second
-moment does not recover from it; with 1e-4 it is at most 0.06 times. At lam 1e-4, the end of the range, it is 6 times.
-Merged weights (--protocol regularize=merged) have an ordinary variance: give --reg eps=1e-8 and --regularizer wcr.
+WCR on the LoRA factors uses eps 1e-4. B starts at 0, and AdamW's first step makes its magnitudes nearly equal, so V is
+near 0. On a tiny network at lam 1e-6, the penalty's gradient is then 72 times the loss's with eps 1e-8, and AdamW's
+second moment does not recover; with eps 1e-4 it is at most 0.06 times. At lam 1e-4, the end of the range, it is 6
+times. The variance of merged weights (--protocol regularize=merged) is not near 0: use --reg eps=1e-8 with
+--regularizer wcr.
 """
 
 from optuna.distributions import CategoricalDistribution as Categorical
@@ -41,7 +42,7 @@ KNOWN = {
 
 OPTIMIZERS = ("adamw", "sam", "s2sam", "cram")
 TUNED = {
-    "opt/lr": {"optimizer": dict.fromkeys(OPTIMIZERS, Float(5e-5, 2e-3, log=True))},  # lost in the text of table 6
+    "opt/lr": {"optimizer": dict.fromkeys(OPTIMIZERS, Float(5e-5, 2e-3, log=True))},  # our copy of table 6 lacks it
     "opt/weight_decay": {"optimizer": dict.fromkeys(OPTIMIZERS, Float(1e-4, 1e-1, log=True))},  # table 6: 0
 }
 

@@ -1,7 +1,7 @@
 """Lottery tickets: iterative magnitude pruning against relaxed masks with a concave (log) and a convex (l1) penalty.
 
 Source of the methods: Fracastoro et al. 2025 (arXiv 2501.11135). Ranges and values are ours, for small networks and
-rounds of some hundred steps: how far a mask closes goes with lam times lr times the number of steps.
+rounds of a few hundred steps: how far a mask closes depends on lam times lr times the number of steps.
 """
 
 from optuna.distributions import CategoricalDistribution as Categorical

@@ -1,7 +1,7 @@
 """UNets for segmentation: the values of the WCR paper, and ranges around them.
 
 Source: Yun, Jo & Lee 2025 (arXiv 2511.14282), tables 2, 4 and 5. The ranges are ours, and so are l1 and Hoyer-square,
-which the paper does not try on segmentation. It does not state its weight decay, so the fair protocol searches it.
+which the paper does not try on segmentation. It does not state its weight decay, so `--tuning fair` searches it.
 """
 
 from optuna.distributions import CategoricalDistribution as Categorical

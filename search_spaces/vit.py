@@ -1,8 +1,8 @@
 """Pretrained Vision Transformers, fine-tuned: the ranges and values of the WCR paper.
 
 Source: Yun, Jo & Lee 2025 (arXiv 2511.14282), tables 1, 4, 5 and 10. The ranges of rho are ours, and so are l1 and
-Hoyer-square, which the paper tries on CNNs and language models alone. The paper does not state its weight decay, so the
-fair protocol searches it.
+Hoyer-square, which the paper tries only on CNNs and language models. The paper does not state its weight decay, so
+`--tuning fair` searches it.
 """
 
 from optuna.distributions import CategoricalDistribution as Categorical

@@ -1,4 +1,4 @@
-"""What Ray needs of this machine, checked before it starts: each fault in one line that says what to do."""
+"""Checks of what Ray needs from this machine, before it starts. Each error is one line that names the remedy."""
 
 import contextlib
 import importlib.util
@@ -19,14 +19,14 @@ from urllib.parse import urlsplit
 __all__ = ["check_head", "check_machine", "ends_promptly", "last_log_line", "own_session", "remove_session"]
 
 CONNECT_TIMEOUT = 5.0  # seconds for the head of a cluster to accept a connection
-NUM_THREADS = 160  # Ray's own processes have about 170 with one worker (2.60); without them it waits for minutes
+NUM_THREADS = 160  # Ray 2.60 with one worker starts about 170; if it cannot, it waits for minutes
 NUM_BYTES = 8 << 20  # for Ray's logs and Tune's state
 GRACE = 3.0  # seconds for Python to see a signal while Ray starts
-MOST_SOCKET_BYTES = 107  # of the path of a Unix socket, on Linux
+MOST_SOCKET_BYTES = 107  # longest path of a Unix socket on Linux
 
 
 def check_machine() -> None:
-    """ValueError if Ray cannot start on this machine, where it would only say so after minutes, or never."""
+    """Raise ValueError if Ray cannot start on this machine. Ray itself reports this after minutes, or never."""
     _check_interpreter()
     _check_temporary_folder()
     _check_loopback()
@@ -34,16 +34,16 @@ def check_machine() -> None:
 
 
 def check_head() -> bool:
-    """Whether Ray will join a cluster. ValueError if that does not answer: Ray tries for up to 14 minutes."""
+    """Whether Ray will join a cluster. ValueError if its head does not answer; Ray would try for up to 14 minutes."""
     address, origin = os.environ.get("RAY_ADDRESS", ""), "RAY_ADDRESS"
     if not address:
-        origin = str(temporary_folder() / "ray" / "ray_current_cluster")  # of `ray start` on this machine
+        origin = str(temporary_folder() / "ray" / "ray_current_cluster")  # `ray start` on this machine writes it
         with contextlib.suppress(OSError):
             address = Path(origin).read_text().strip()
     if address in ("", "local"):
         return False
     host = port = None
-    with contextlib.suppress(ValueError):  # Ray says what an address must be
+    with contextlib.suppress(ValueError):  # Ray reports a malformed address
         parts = urlsplit(address if "://" in address else f"//{address}")
         host, port = parts.hostname, parts.port
     if host and port:
@@ -59,17 +59,17 @@ def check_head() -> bool:
 
 
 def temporary_folder() -> Path:
-    """The folder below which Ray puts the folders of its sessions."""
+    """The folder in which Ray creates its session folders."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
 
 
 def own_session() -> Path | None:
-    """The folder of the last Ray that this process has started."""
+    """The session folder of the last Ray instance that this process started."""
     return max((temporary_folder() / "ray").glob(f"session_*_{os.getpid()}"), default=None)
 
 
 def remove_session(session: Path) -> None:
-    """Remove the folder of a Ray that has ended. Its last processes may still write for a moment."""
+    """Remove the session folder of a Ray instance that has ended; its last processes may still write to it briefly."""
     latest = session.parent / "session_latest"
     with contextlib.suppress(OSError):
         if Path(os.readlink(latest)).name == session.name:
@@ -83,9 +83,9 @@ def remove_session(session: Path) -> None:
 
 @contextlib.contextmanager
 def ends_promptly() -> Iterator[None]:
-    """End the process on Ctrl-C or SIGTERM although Ray's C++ waits, up to minutes, before Python sees the signal.
+    """End the process soon after Ctrl-C or SIGTERM, even while Ray's C++ code blocks Python's signal handlers.
 
-    Ray's own processes end with it. An interactive session, which has more to lose, waits instead.
+    Ray's own processes end with it. An interactive session waits instead, because ending it would lose the user's work.
     """
     if threading.current_thread() is not threading.main_thread() or hasattr(sys, "ps1"):
         yield
@@ -99,7 +99,7 @@ def ends_promptly() -> Iterator[None]:
         while received := os.read(reader, 1):
             if received[0] in (signal.SIGINT, signal.SIGTERM) and not over.wait(GRACE):
                 if sys.stdout.isatty():
-                    os.write(1, b"\x1b[?25h")  # the cursor, which the status line hides
+                    os.write(1, b"\x1b[?25h")  # show the cursor, which the status line hides
                 os.write(2, b"Stopped. The same command goes on from here.\n")
                 os._exit(130)
 
@@ -116,7 +116,7 @@ def ends_promptly() -> Iterator[None]:
 
 
 def last_log_line(session: Path) -> str:
-    """The last line that says something in the log of Ray's scheduler, which starts the workers."""
+    """The last informative line in the log of Ray's raylet, which starts the workers: an error if it has one."""
     lines = []
     for name in ("raylet.out", "raylet.err"):
         with contextlib.suppress(OSError):
@@ -169,7 +169,7 @@ def _check_loopback() -> None:
 
 
 def _check_threads() -> None:
-    """Start as many threads as Ray needs at least: what is counted against a limit differs between the limits."""
+    """Start the threads that Ray needs at least: limits count processes and threads in ways that cannot be compared."""
     end, threads = threading.Event(), []
     before = threading.stack_size(256 << 10)
     try:

@@ -1,4 +1,4 @@
-"""Which trials a sweep makes, in which order, and what of them is still to come."""
+"""Which trials a sweep makes, in which order, and how many are left."""
 
 import contextlib
 import math
@@ -13,14 +13,14 @@ from sweeps._sweep import Sweep
 
 __all__ = ["STORAGE_HINT", "Phases", "known_elsewhere"]
 
-STORAGE_HINT = "No more trials are started. Make room, or the folder writable, and run the same command again."
+STORAGE_HINT = "No more trials are started. Free space or make the folder writable, then run the same command again."
 
 
 class Phases:
-    """The search, then the confirmation: each combination's best configuration on unseen seeds, with the test split.
+    """The search, then the confirmation, which trains each combination's best configuration on unseen seeds.
 
-    The confirmation runs in stages (see `sweeps._race`). A stage starts when the one before it has ended, so the trials
-    are a function of the results and not of which trial ended first.
+    Only trials of the confirmation read the test split. The confirmation runs in stages (see `sweeps._race`). A stage
+    starts when the previous one has ended, so the trials depend on the results, not on which trial ended first.
     """
 
     def __init__(self, sweep: Sweep, arms: list[Arm], records: Records, objective: str):
@@ -39,8 +39,8 @@ class Phases:
             num_seeds=sweep.num_search_seeds,
         )
         self.num_search = self.search.num_all
-        self.num_confirm = self._most_confirmations() * sweep.num_seeds  # less if the race ends early
-        self._proposed: set[str] = set()  # keys of the confirmation's trials, by this process
+        self.num_confirm = self._most_confirmations() * sweep.num_seeds  # fewer if the race ends early
+        self._proposed: set[str] = set()  # keys of confirmation trials that this process proposed
         self.stopped_because = ""
         self._launched: dict[str, Proposal] = {}  # by this process
         self._again: list[Proposal] = []
@@ -52,8 +52,8 @@ class Phases:
         return trial.report[f"{self.objective}_pruned"] if trial.status == "finished" else float("nan")
 
     def next(self) -> Any:
-        """The next proposal, recorded as started; None while one has to wait for a result, or may yet have to be made
-        again."""
+        """The next proposal, recorded as started, or FINISHED. None while the next proposal depends on a running trial,
+        or while a running trial may have to be repeated."""
         proposal: Any = FINISHED
         with self.stopping_on_storage_faults():
             proposal = self._again.pop(0) if self._again else self._next()
@@ -90,7 +90,7 @@ class Phases:
         return FINISHED if self.confirmed() else None
 
     def _most_confirmations(self) -> int:
-        """How many combinations are confirmed at most."""
+        """The largest number of combinations that may be confirmed."""
         if self.sweep.num_confirm is None:
             return len(self.arms)
         if self.sweep.num_confirm == 0:
@@ -99,7 +99,7 @@ class Phases:
         return min(len(self.arms), self.sweep.num_confirm + baselines)
 
     def contenders(self) -> list[Proposal]:
-        """Each confirmed combination's best configuration: by its mean objective in the search, on validation."""
+        """The best configuration of each combination to confirm, by its mean validation objective in the search."""
         best_slot: dict[int, tuple[float, tuple[int, int]]] = {}
         for slot in self.search.slots:
             value = self.search.value(slot)
@@ -117,9 +117,9 @@ class Phases:
         return proposals
 
     def confirmations(self) -> list[Proposal]:
-        """The trials of the confirmation that the results so far call for, in the order in which they start.
+        """The confirmation's trials that follow from the results so far, in the order in which they start.
 
-        All combinations have the same unseen seeds, so that they can be compared in pairs.
+        All combinations take the same unseen seeds in the same order, so that they can be compared in pairs.
         """
         contenders = self.contenders()
         baselines = {i for i, p in enumerate(contenders) if p.config.regularizer == "none"}
@@ -147,7 +147,7 @@ class Phases:
         return proposals
 
     def _with_seed(self, proposal: Proposal, repeat: int) -> Proposal:
-        """The configuration with the unseen seed number `repeat`; the seeds follow those of the search."""
+        """The configuration with unseen seed number `repeat`, counted from the first seed after the search's."""
         seed = self.sweep.seed + self.sweep.num_search_seeds + repeat
         return replace(proposal, config=proposal.config.model_copy(update={"seed": seed, "read_test": True}))
 
@@ -157,7 +157,7 @@ class Phases:
 
     @property
     def num_to_come(self) -> int:
-        """Trials still to be proposed, as far as can be told before the search has ended."""
+        """Number of trials still to be proposed; an upper bound if the race may end early."""
         if self.stopped_because:
             return 0
         confirmation = 0
@@ -177,7 +177,7 @@ class Phases:
 
     @contextlib.contextmanager
     def stopping_on_storage_faults(self) -> Iterator[None]:
-        """Where the records cannot be written nothing more is started; what is on the disk stays good."""
+        """Start no more trials once the records cannot be written; what is on disk stays valid."""
         try:
             yield
         except OSError as error:
@@ -191,8 +191,8 @@ class Phases:
 def known_elsewhere(sweep: Sweep) -> dict[str, list[dict[str, float]]]:
     """For each combination, the best values that other sweeps recorded for this architecture at this sparsity.
 
-    Records of the same dataset come first, then those whose setting (network, data, epochs, batch size, schedule)
-    differs from this sweep's in the fewest places, then longer trainings.
+    They are ordered by dataset (this sweep's first), then by the number of fields of `SETTING` that differ from this
+    sweep's, then by training length (longest first).
     """
     pruning = {"scheme": sweep.scheme, "criterion": sweep.criterion, "scope": sweep.scope}
     rows = [

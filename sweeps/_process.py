@@ -1,4 +1,4 @@
-"""What every command needs of its process: a home, output that can be printed, and commands as a user types them."""
+"""What every command needs from its process: a home folder, printable output, and the command lines to show users."""
 
 import codecs
 import io
@@ -14,10 +14,10 @@ SPELLED_OUT = {"±": "+-", "…": "...", "×": "x", "λ": "lam", "ρ": "rho", "�
 
 
 def prepare_process() -> None:
-    """Make the process fit to import Ray and MLflow and to print results. Call it before either is imported."""
+    """Set HOME if it is missing, and make output encodable. Call it before Ray and MLflow are imported."""
     try:
         Path.home()
-    except RuntimeError:  # HOME is unset and the user has no account: container runtimes set / then
+    except RuntimeError:  # HOME is unset and the user has no account; container runtimes then set /
         os.environ["HOME"] = "/"
     codecs.register_error("spell_out", spell_out)
     for stream in (sys.stdout, sys.stderr):
@@ -26,22 +26,22 @@ def prepare_process() -> None:
 
 
 def spell_out(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Replace one character that the output's encoding lacks, so that no result is lost to its `±`."""
+    """Replace a character that the output's encoding lacks, so that a `±` does not prevent a result from printing."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]
-    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not text
+    if "\udc80" <= character <= "\udcff":  # an undecodable byte of a file name
         return bytes([ord(character) - 0xDC00]), error.start + 1
     return SPELLED_OUT.get(character, ascii(character)[1:-1]), error.start + 1
 
 
 def default_runs() -> Path:
-    """A cluster sets SPARSITY_SWEEPS_RUNS to a folder that all of its nodes see."""
+    """The records' folder: SPARSITY_SWEEPS_RUNS, which a cluster sets to a folder that all nodes share, or `runs`."""
     return Path(os.environ.get("SPARSITY_SWEEPS_RUNS") or "runs")
 
 
 def this_python() -> str:
-    """How a user who has not activated the environment calls the Python that runs this."""
+    """The command that starts this Python: `python` if that is the one on PATH, else its path."""
     if shutil.which("python") == sys.executable:
         return "python"
     here = Path(sys.executable)
@@ -49,11 +49,11 @@ def this_python() -> str:
 
 
 def sweeps_command(*words: str, runs: Path) -> str:
-    """`python -m sweeps ...` for a shell, with --runs where that is not the default."""
+    """`python -m sweeps ...` quoted for a shell, with --runs if `runs` is not the default."""
     flags = [] if runs == default_runs() else ["--runs", str(runs)]
     return shlex.join([this_python(), "-m", "sweeps", *words, *flags])
 
 
 def typed_command() -> list[str]:
-    """The command that runs this process, its Python in full: as typed it may mean another one elsewhere."""
+    """The command line of this process, with the full path of its Python, because `python` may differ elsewhere."""
     return [sys.executable, *sys.orig_argv[1:]]

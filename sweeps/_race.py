@@ -1,8 +1,8 @@
 """The confirmation as a race: which combination gets another unseen seed.
 
-Every combination starts with the same few seeds. Then, one seed a stage, the seeds of combinations that are clearly
-beaten go to the others, so that the comparisons that matter rest on more seeds at the same total cost. Racing decides
-where seeds are spent and nothing else: whether a difference is established is for `sweeps._statistics` to say.
+Every combination starts with the same few seeds. Each later stage adds one seed to every contender. Clearly beaten
+combinations get no more, so the comparisons that matter rest on more seeds at the same total cost. Racing decides how
+many seeds each combination gets; `sweeps._statistics` decides whether a difference is established.
 """
 
 import math
@@ -18,13 +18,13 @@ MARGIN = 3.0  # standard errors of a difference by which a combination must trai
 def next_stage(
     values: Sequence[Sequence[float]], *, baselines: Collection[int], num_seeds: int, race: bool = True
 ) -> dict[int, int]:
-    """How many more seeds each combination gets now; empty when the confirmation is complete.
+    """Number of further seeds for each combination; empty when the confirmation is complete.
 
     Args:
-        values: For each combination its objective on the seeds so far; nan where a trial failed.
-        baselines: Combinations without a regularizer. The best of them always stays in the race, because it is what
-            the winner is compared with.
-        num_seeds: Seeds of each combination on average. The total is at most `num_seeds * len(values)`, and no
+        values: Each combination's objective on its seeds so far; nan where a trial failed.
+        baselines: Combinations without a regularizer. The best of those still racing stays in the race, because the
+            winner is compared with it.
+        num_seeds: Average number of seeds of a combination. The total is at most `num_seeds * len(values)`, and no
             combination gets more than twice `num_seeds`.
         race: False gives every combination exactly `num_seeds`.
 
@@ -43,10 +43,11 @@ def next_stage(
 
 
 def contenders(values: Sequence[Sequence[float]], baselines: Collection[int]) -> list[int]:
-    """The combinations that still race: with as many seeds as any, and not clearly behind the best of those.
+    """The combinations that still race.
 
-    Clearly behind means a mean that is lower by more than MARGIN sqrt(2 s^2 / n), where s^2 is the variance between
-    seeds pooled over the combinations that are left and n the number of their seeds.
+    Only combinations with the most seeds, n, and without a failed trial can race. Of these, a combination is dropped
+    if its mean is lower than the best mean by more than MARGIN sqrt(2 s^2 / n), where s^2 is their pooled variance
+    between seeds.
     """
     n = max(len(row) for row in values)
     left = [i for i, row in enumerate(values) if len(row) == n and all(map(math.isfinite, row))]

@@ -1,4 +1,4 @@
-"""What came out: one summary value, made from the records, and its tables for terminal, MLflow and papers."""
+"""The result of a sweep: a summary made from the records, and its tables for terminal, MLflow and papers."""
 
 import shutil
 from collections import Counter
@@ -20,17 +20,17 @@ ALPHA = 0.05
 
 
 def make_console() -> Console:
-    """A terminal's own width; elsewhere (a file, a pipe) wide enough that no line breaks."""
+    """A console with the terminal's width, or 160 columns if the output is a file or a pipe."""
     console = Console(highlight=False)
     if console.is_dumb_terminal:
-        console.size = shutil.get_terminal_size()  # Rich takes 80 columns there, and no other width, unless told both
+        console.size = shutil.get_terminal_size()  # Rich assumes 80 columns unless both width and height are set
     if not console.is_terminal:
         console.width = 160
     return console
 
 
 def print_whole(console: Console, renderable: RenderableType) -> None:
-    """Print tables at their own width, also in a narrower terminal: a line that wraps can be read, one cut off not."""
+    """Print tables at their full width: in a narrow terminal, wrap long lines instead of truncating them."""
     width = console.width
     unlimited = console.options.update(max_width=1000)
     console.width = max(width, Measurement.get(console, unlimited, renderable).maximum)
@@ -57,14 +57,16 @@ def describe(trial: TrialRecord) -> dict[str, Any]:
 def summarize(records: Records, *, objective: str, target_sparsity: float, complete: bool) -> dict[str, Any]:
     """The sweep's result so far.
 
-    arms: each combination's best configuration of the search, by the mean objective at the target sparsity over the
-        seeds of the search (validation), with its curve; num_configurations and num_trials are what it cost.
-    confirmed: configurations trained again on unseen seeds; mean, standard deviation and n over those seeds alone, for
-        validation and test; `against` compares each with the same optimizer without a regularizer, on test, in pairs.
-    winner: the best of those with the most seeds by *validation*, so that its test numbers were not chosen by looking
-        at them; without a confirmation, the best of the search. `against_baseline` compares it, on test, with the
-        combination without a regularizer that is best by validation.
-    metrics: what else was measured, dense and at the target sparsity.
+    arms: each combination's best configuration in the search, with its curve. The best has the highest mean validation
+        objective at the target sparsity over the seeds of the search. num_configurations counts the finished
+        configurations, and num_trials all trials of the combination's search.
+    confirmed: the configurations trained again on unseen seeds, with mean, standard deviation and n over those seeds
+        alone, for validation and test. `against` compares each with the same optimizer without a regularizer: paired
+        by seed, on test, at the target sparsity.
+    winner: of the confirmed configurations with the most seeds, the best on *validation*, so that its test numbers do
+        not select it; without a confirmation, the best of the search. `against_baseline` compares it on test with a
+        combination without a regularizer: of those with the most seeds, the best on validation.
+    metrics: the other metrics, dense and at the target sparsity.
     """
     search = records.finished("search")
     measured = search[0].curve if search else []
@@ -146,7 +148,7 @@ def summarize(records: Records, *, objective: str, target_sparsity: float, compl
 
 
 def by_arm(trials: Sequence[TrialRecord]) -> dict[str, list[list[TrialRecord]]]:
-    """For each combination its configurations, each as its trials in the order of their seeds."""
+    """Combination -> its configurations, each a list of trials ordered by seed."""
     groups: dict[str, dict[str, list[TrialRecord]]] = {}
     for trial in sorted(trials, key=lambda t: (t.number, t.config["seed"])):
         groups.setdefault(trial.arm, {}).setdefault(without_seed(trial.config), []).append(trial)
@@ -158,7 +160,7 @@ def by_seed(row: Mapping[str, Any]) -> dict[int, float]:
 
 
 def add_comparisons(confirmations: Sequence[dict[str, Any]]) -> None:
-    """Compare each combination with its optimizer alone; p_holm is corrected over all rows that have enough seeds."""
+    """Compare each combination with its optimizer alone; p_holm is corrected over all pairs with enough seeds."""
     alone = {row["optimizer"]: row for row in confirmations if row["regularizer"] == "none"}
     for row in confirmations:
         if row["regularizer"] != "none" and row["optimizer"] in alone:
@@ -177,10 +179,10 @@ def with_spread(cell: Mapping[str, Any]) -> str:
 
 
 def tabulate(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, header, rows of text) of each table."""
+    """The tables, each as title, header and rows of text."""
     levels, objective = summary["levels"], summary["objective"]
     rows = [*summary["arms"], *summary["confirmed"]]
-    # A learning rate or weight decay that is the same in every row says nothing.
+    # Leave out a learning rate or weight decay that is the same in every row.
     keys = ["lam", "rho", *(key for key in ("lr", "weight_decay") if len({row[key] for row in rows}) > 1)]
 
     def settings(row: Mapping[str, Any]) -> list[str]:
@@ -247,7 +249,7 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
 def with_collapsed(
     table: tuple[str, list[str], list[list[str]]], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[str, list[str], list[list[str]]]:
-    """The table with a column of how many trials of each row collapsed, where any did."""
+    """The table, with a column for the number of collapsed trials of each row if there are any."""
     title, header, cells = table
     counts = [row.get("num_collapsed", 0) for row in rows]
     if not any(counts):

@@ -1,4 +1,4 @@
-"""Intervals and paired tests over seeds, and when they may be called a finding."""
+"""Confidence intervals and paired tests over seeds."""
 
 import functools
 import math
@@ -10,12 +10,12 @@ from scipy import stats
 
 __all__ = ["MIN_SEEDS", "compare", "holm", "interval_of_mean"]
 
-MIN_SEEDS = 6  # an exact paired test has p >= 0.0625 with five pairs or fewer
+MIN_SEEDS = 6  # with five pairs or fewer, a two-sided sign-flip test has p >= 0.0625
 LEVEL = 0.95
 
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's t interval of the mean at 95%, over seeds; None for fewer than two values."""
+    """95% Student's t interval of the mean over seeds; None for fewer than two values."""
     if len(values) < 2:
         return None
     mean, error = float(np.mean(values)), float(stats.sem(values))
@@ -24,12 +24,16 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def compare(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any] | None:
-    """The paired difference of two configurations over the seeds that both have: seed -> value.
+    """The paired difference of two configurations over the seeds that both have.
+
+    Args:
+        ours: Seed -> value.
+        theirs: Seed -> value.
 
     Returns:
-        n; difference, the mean of ours - theirs; p of the exact two-sided sign-flip permutation test that it is zero;
-        interval, all differences that this test does not reject at 5%, None below MIN_SEEDS, where it rejects nothing.
-        None without a common seed.
+        None without a common seed; otherwise n, the number of pairs; difference, the mean of ours - theirs; p of
+        `sign_flip_p` for a difference of zero; and interval, the differences that this test does not reject at the 5%
+        level, None below MIN_SEEDS pairs, where the test rejects nothing.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
@@ -44,9 +48,9 @@ def compare(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str,
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Two-sided p of the sign-flip permutation test on the mean, exact up to 14 pairs, else 20,000 random flips.
+    """Two-sided p of the sign-flip permutation test on the mean: exact up to 14 pairs, else from 20,000 random flips.
 
-    Ties count as extreme, with a tolerance for rounding, so that p is never too small.
+    Ties count as extreme, with a tolerance for rounding errors, so rounding never makes p too small.
     """
     sums = np.abs(signs(len(differences)) @ differences)
     return float(np.mean(sums >= abs(differences.sum()) - 1e-12 * (1 + np.abs(differences).sum())))
@@ -69,7 +73,7 @@ def exact_interval(differences: np.ndarray) -> tuple[float, float] | None:
     width = float(np.abs(differences - mean).max())
 
     def end(direction: int) -> float:
-        inside, outside = 0.0, 2 * width + 1e-9  # beyond all differences every flip is less extreme
+        inside, outside = 0.0, 2 * width + 1e-9  # outside: all differences have one sign, so p is minimal
         for _ in range(40):
             middle = (inside + outside) / 2
             kept = sign_flip_p(differences - mean - direction * middle) > 1 - LEVEL
@@ -80,7 +84,7 @@ def exact_interval(differences: np.ndarray) -> tuple[float, float] | None:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values: below alpha they bound the chance of any false alarm among them by alpha.
+    """Holm's step-down adjusted p-values: calling those below alpha findings bounds the family-wise error by alpha.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics, 1979.
     """

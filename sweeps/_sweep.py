@@ -1,4 +1,4 @@
-"""A sweep: one frozen, validated value, what it runs, and its command line, which is made from its fields."""
+"""A sweep as one frozen, validated value; how to run it; and its command line, which is made from its fields."""
 
 import atexit
 import gc
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweep", "fail"]
 
-# TrialConfig's fields that hold the arguments of something: what `opt/rho` and `--opt rho=0.1` name.
+# TrialConfig's fields that hold keyword arguments: the `opt` of `opt/rho` and `--opt rho=0.1`.
 KNOB_GROUPS = tuple(name for name, field in TrialConfig.model_fields.items() if get_origin(field.annotation) is dict)
 SEARCH_DATA = ("space", "tuned", "known", "fixed")  # Sweep's fields that come from a file of search_spaces/
-FAILURES_IN_A_ROW = 3  # trials that fail before their first epoch, after which nothing more is launched
+FAILURES_IN_A_ROW = 3  # a sweep stops after so many trials in a row that fail before their first epoch
 
 
 def knob(default: Any, panel: str, help: str, flag: str = "", **rules: Any) -> Any:
-    """A field that is also a flag: its help and its place in `--help` stand beside it."""
+    """A field that is also a command-line flag, with its help text and its panel in `--help`."""
     return Field(default, description=help, json_schema_extra={"panel": panel, "flag": flag}, **rules)
 
 
@@ -40,8 +40,8 @@ WHAT, SEARCH, BUDGET, WHERE = "What is trained", "What is searched", "How much",
 class Sweep(BaseModel):
     """Which task, which search space, which budget. A file of sweeps/ makes one and calls its `main()`.
 
-    space, tuned, known and fixed are data from `search_spaces/`, which says what each of them holds.
-    ValueError (pydantic's, or `run`'s) has one line a fault.
+    space, tuned, known and fixed are data from `search_spaces/`, whose docstring defines them.
+    A ValueError (pydantic's, or from `run`) has one line for each fault.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -59,19 +59,23 @@ class Sweep(BaseModel):
     architecture: str = knob(..., WHAT, "network")
     model: Knobs = knob({}, WHAT, "argument of the network, KEY=VALUE, e.g. width=16; repeatable")
     train_size: int | None = knob(None, WHAT, "training examples used; all by default", ge=1)
-    eval_size: int | None = knob(None, WHAT, "validation and test examples used, of each; all by default", ge=1)
-    scheme: str = knob("one_shot", WHAT, "how often it is trained and pruned: once, or in rounds (imp, concave_mask)")
+    eval_size: int | None = knob(None, WHAT, "validation examples used, and test examples; all by default", ge=1)
+    scheme: str = knob("one_shot", WHAT, "train and prune once (one_shot) or in rounds (imp, concave_mask)")
     sch: Knobs = knob({}, WHAT, "argument of the scheme, KEY=VALUE, e.g. rounds=3; repeatable")
     max_epochs: int = knob(..., WHAT, "epochs of a trial, or of a round of its scheme", "epochs", ge=1)
-    patience: int | None = knob(None, WHAT, "stop a trial after so many rungs without a better dense objective", ge=1)
+    patience: int | None = knob(
+        None, WHAT, "stop a trial after so many evaluations without a better dense objective", ge=1
+    )
     batch_size: int = knob(128, WHAT, "examples a step", ge=1)
-    accumulate: int = knob(1, WHAT, "parts a step's batch is computed in, to save memory", ge=1)
+    accumulate: int = knob(1, WHAT, "parts that each batch is split into, to save memory (gradient accumulation)", ge=1)
     opt: Knobs = knob({"lr": 0.1}, WHAT, "argument of every optimizer, KEY=VALUE, e.g. weight_decay=5e-4; repeatable")
     schedule: str = knob("constant", WHAT, "learning-rate schedule")
     sched: Knobs = knob({}, WHAT, "argument of the schedule, KEY=VALUE; repeatable")
 
-    optimizer: tuple[str, ...] = knob((), SEARCH, "try this optimizer; repeatable; the space's by default")
-    regularizer: tuple[str, ...] = knob((), SEARCH, "try this regularizer; repeatable; the space's by default")
+    optimizer: tuple[str, ...] = knob((), SEARCH, "search with this optimizer; repeatable; all of the space by default")
+    regularizer: tuple[str, ...] = knob(
+        (), SEARCH, "search with this regularizer; repeatable; all of the space by default"
+    )
     reg: Knobs = knob({}, SEARCH, "argument of the regularizers, KEY=VALUE; repeatable")
     tuning: Literal["fair", "paper"] = knob(
         "fair",
@@ -85,46 +89,52 @@ class Sweep(BaseModel):
     rho: float | None = knob(None, SEARCH, "hold the SAM-family radius (units of w) at this value instead of searching")
     criterion: str = knob("magnitude", SEARCH, "what ranks weights for pruning")
     crit: Knobs = knob({}, SEARCH, "argument of the criterion, KEY=VALUE; repeatable")
-    min_kept: int = knob(0, SEARCH, "weights that each tensor keeps at least", ge=0)
-    recalibrate: bool = knob(False, SEARCH, "also record what BatchNorm statistics estimated anew after pruning give")
+    min_kept: int = knob(0, SEARCH, "smallest number of weights that each tensor keeps", ge=0)
+    recalibrate: bool = knob(False, SEARCH, "also record metrics with BatchNorm statistics re-estimated after pruning")
     num_sharpness_batches: int = knob(
         0,
         SEARCH,
-        "batches of 1024 over which the largest Hessian eigenvalue is averaged at a trial's end",
+        "average the largest Hessian eigenvalue over this many batches of 1024 at a trial's end",
         "sharpness",
         ge=0,
     )
-    scope: str = knob("global", SEARCH, "what is ranked together: global, uniform (each tensor), or N:M as 2:4")
+    scope: str = knob("global", SEARCH, "weights ranked together: global, uniform (per tensor), or N:M, e.g. 2:4")
     target_sparsity: Sparsity = knob(0.96, SEARCH, "fraction of prunable weights removed for the objective, in [0, 1)")
     sparsities: tuple[Sparsity, ...] = knob((), SEARCH, "also evaluate at this sparsity; repeatable", "sparsity")
-    reuse_best: bool = knob(False, SEARCH, "start from the best lam and rho recorded for this architecture")
+    reuse_best: bool = knob(False, SEARCH, "start from the best values recorded for this architecture")
 
-    num_trials: int = knob(6, BUDGET, "configurations searched for each combination, of equal number", "trials", ge=1)
+    num_trials: int = knob(6, BUDGET, "configurations searched for each combination", "trials", ge=1)
     num_search_seeds: int = knob(
-        1, BUDGET, "seeds that each of them is trained with; the search maximizes the mean", "search-seeds", ge=1
+        1,
+        BUDGET,
+        "seeds for each configuration of the search, which maximizes the mean over them",
+        "search-seeds",
+        ge=1,
     )
     num_confirm: int | None = knob(
         None,
         BUDGET,
-        "combinations whose best configuration is trained again on unseen seeds, and every baseline; all by default",
+        "train the best configuration of so many combinations, and of every baseline, on unseen seeds; all by default",
         "confirm",
         ge=0,
     )
-    num_seeds: int = knob(5, BUDGET, "unseen seeds for each of them, the same for all", "seeds", ge=1)
+    num_seeds: int = knob(5, BUDGET, "unseen seeds for each confirmed combination, on average if racing", "seeds", ge=1)
     race: bool = knob(
         True, BUDGET, "give the seeds of clearly beaten combinations to the contenders, each up to twice --seeds"
     )
     num_rungs: int = knob(8, BUDGET, "evaluations and checkpoints during a trial", "rungs", ge=1)
-    seed: int = knob(0, BUDGET, "of the search and of its trials; the unseen seeds follow it", ge=0)
+    seed: int = knob(0, BUDGET, "seed of the search and its trials; the unseen seeds are the next ones", ge=0)
 
-    runs: Path = knob(default_runs(), WHERE, "folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs")
-    data_root: Path | None = knob(None, WHERE, "folder with the dataset; downloaded by default where there is one")
-    cpus_per_trial: float = knob(1, WHERE, "CPUs of a trial, and its threads", "cpus", gt=0)
+    runs: Path = knob(default_runs(), WHERE, "folder of all records; $SPARSITY_SWEEPS_RUNS by default, else runs")
+    data_root: Path | None = knob(None, WHERE, "folder with the dataset; by default it is downloaded if possible")
+    cpus_per_trial: float = knob(1, WHERE, "CPUs, and threads, of a trial", "cpus", gt=0)
     gpus_per_trial: float | None = knob(
-        None, WHERE, "GPUs of a trial: 0 or a fraction in (0, 1]; 1 by default where there are any", "gpus"
+        None, WHERE, "GPUs of a trial: 0 or a fraction in (0, 1]; 1 by default if there are any", "gpus"
     )
-    max_concurrent: int | None = knob(None, WHERE, "trials at once; as many as fit by default", "concurrent", ge=1)
-    keep: Literal["target", "all", "none"] = knob("target", WHERE, "pruned checkpoints kept: of the target, all, none")
+    max_concurrent: int | None = knob(
+        None, WHERE, "trials that run at once; as many as fit by default", "concurrent", ge=1
+    )
+    keep: Literal["target", "all", "none"] = knob("target", WHERE, "pruned checkpoints kept: at the target, all, none")
     tracking_uri: str = knob("", WHERE, "MLflow server; a database in --runs by default (or MLFLOW_TRACKING_URI)")
     study_uri: str = knob("", WHERE, "Optuna storage, e.g. postgresql://...; a file in the sweep's folder by default")
 
@@ -187,7 +197,8 @@ class Sweep(BaseModel):
         return expanded(self.runs, "runs").resolve() / self.name
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trials, as JSON: a folder holds one of it. Budget and place may change from run to run."""
+        """The fields that determine the trials, as JSON: a folder holds the records of one identity. Most of the budget
+        and the places of data and records may change between runs."""
         fields = {
             name
             for name, field in type(self).model_fields.items()
@@ -199,7 +210,7 @@ class Sweep(BaseModel):
         return self.model_dump(mode="json", include=fields) | json.loads(json.dumps(described))
 
     def arms(self) -> "list[Arm]":
-        """The combinations that are searched, each with the parameters that are left to search beside it."""
+        """The combinations to search, each with the parameters to search for it."""
         from sweeps._searcher import Arm, make_arms, resolve
 
         arms: list[Arm] = []
@@ -231,14 +242,14 @@ class Sweep(BaseModel):
         return self._choices(choices)["regularizer"] == "none"
 
     def _choices(self, chosen: Mapping[str, str]) -> dict[str, str]:
-        """An arm's choices with those that they bring along (see `fixed`) and the defaults of the others."""
+        """An arm's choices, completed by the choices that `fixed` adds and by the defaults."""
         from sweeps._searcher import resolve
 
         brought = {name: resolve(self.fixed.get(name), chosen) for name in ("regularizer", "optimizer")}
         return {"regularizer": "none", "optimizer": "sgd", **{k: v for k, v in brought.items() if v}, **chosen}
 
     def _held(self, choices: Mapping[str, str]) -> dict[str, float]:
-        """--lam and --rho, of the methods chosen that have them."""
+        """The values of --lam and --rho, for the chosen methods that have them."""
         import sparsity
 
         held = {}
@@ -270,11 +281,11 @@ class Sweep(BaseModel):
     # ---- checks before anything starts -------------------------------------------------------------------------
 
     def check(self) -> "tuple[list[Arm], Any, int | None]":
-        """Everything that can be found wrong before a trial starts; returns the arms, the task's data, and the bytes
-        that a trial takes on a CPU, if they can be estimated.
+        """Find errors before a trial starts. Returns the arms, the task's data, and the estimated bytes of a trial on a
+        CPU, None if there is no estimate.
 
-        Builds every arm's regularizer and optimizer at the ends of its ranges on a tiny weight, so that a knob that a
-        method refuses is said now. Raises ValueError.
+        Builds every arm's regularizer and optimizer at the ends of its ranges on a tiny weight, so that a value that a
+        method rejects raises ValueError now.
         """
         import torch
 
@@ -315,16 +326,16 @@ class Sweep(BaseModel):
     # ---- running -----------------------------------------------------------------------------------------------
 
     def run(self, command: Sequence[str] | None = None) -> dict[str, Any]:
-        """Run what is left of the sweep and return its summary (see `sweeps._report.summarize`).
+        """Run the remaining trials and return the summary (see `sweeps._report.summarize`).
 
-        A trial that fails is recorded and the sweep goes on. KeyboardInterrupt after a clean stop; running it again
-        goes on from there. Raises ValueError, one line a fault, before anything has started.
-        command: the command line that is to be recorded with it, for `python -m sweeps retry`.
+        A failed trial is recorded and the sweep continues. Raises ValueError, one line for each fault, before anything
+        starts, and KeyboardInterrupt after a clean stop, from which the next call continues.
+        command: the command line to record for `python -m sweeps retry`.
         """
         prepare_process()
         check_libraries()
         check_working_folder()
-        gc.disable()  # what imports make stays: looking for garbage among it takes half a second
+        gc.disable()  # imported objects stay alive: searching them for garbage takes half a second
         try:
             from sweeps._run import run_sweep
         finally:
@@ -332,10 +343,10 @@ class Sweep(BaseModel):
         return run_sweep(self, command)
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
-        """The command line: a flag for each knob.
+        """The command line, with a flag for each knob.
 
-        Exit codes: 0 done; 1 no trial finished, or it had to stop; 2 bad input; 130 stopped by Ctrl-C, by `python -m
-        sweeps stop` or by a termination signal.
+        Exit codes: 0 complete; 1 no trial finished, or the sweep stopped early because of a fault; 2 invalid input;
+        130 stopped by Ctrl-C, `python -m sweeps stop` or a termination signal.
         """
         prepare_process()
         atexit.register(end_quickly)
@@ -345,8 +356,8 @@ class Sweep(BaseModel):
 
 
 def end_quickly() -> None:
-    """At the end of a process Python looks for garbage among all that was ever imported, for two seconds: not any more.
-    Except where triton is loaded, which would list each of its objects as leaked."""
+    """Skip the garbage collection at exit, which takes two seconds, unless triton is loaded: it would list each of its
+    objects as leaked."""
     if "triton" not in sys.modules:
         gc.freeze()
 
@@ -359,7 +370,7 @@ def describe_space(space: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_command(sweep: Sweep) -> Callable[..., None]:
-    """A function whose signature has a typer option for each knob, with the sweep's own values as defaults."""
+    """A function whose signature has a typer option for each knob; each help text shows the sweep's own value."""
     parameters = []
     for name, field in Sweep.model_fields.items():
         if not isinstance(field.json_schema_extra, dict):
@@ -409,7 +420,7 @@ def make_command(sweep: Sweep) -> Callable[..., None]:
 
 
 def option_type(annotation: Any) -> Any:
-    """The type typer parses for a field's type: text for KEY=VALUE pairs, a list for a tuple."""
+    """The type that typer parses for a field's type: a list of strings for KEY=VALUE pairs, a list for a tuple."""
     if get_origin(annotation) is Annotated:
         return option_type(get_args(annotation)[0])
     if get_origin(annotation) is dict:
@@ -447,7 +458,7 @@ def parse_knobs(group: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Say what is wrong, a line each, and leave with exit code 2."""
+    """Print one line for each fault and leave with exit code 2."""
     if isinstance(error, ValidationError):
         lines = []
         for fault in error.errors():

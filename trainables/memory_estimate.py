@@ -1,4 +1,4 @@
-"""What training takes in memory on a CPU, estimated from one forward pass of two examples."""
+"""An estimate of the memory that training needs on a CPU, from one forward pass of two examples."""
 
 import torch
 from torch import Tensor
@@ -8,21 +8,22 @@ from trainables.tasks._base import Task
 
 __all__ = ["training_memory"]
 
-NUM_EXAMPLES = 2  # BatchNorm needs more than one
+NUM_EXAMPLES = 2  # BatchNorm needs more than one example
 PROCESS_BYTES = 700 << 20  # Python with PyTorch and Ray, measured before the first step
 
 
 def training_memory(task: Task, config: TrialConfig, model: torch.nn.Module) -> int | None:
-    """Bytes of a process that trains `model`, the data set's not included; None where that cannot be said.
+    """Bytes of a process that trains `model`, without the dataset; None if the forward pass fails.
 
-    Activations: those that backpropagation keeps of NUM_EXAMPLES examples and three more of the largest one, for its
-    gradients, scaled to a batch. Of each trained weight: its gradient and two tensors of the optimizer's state. Three
-    networks: the trained one, and at an evaluation one more before pruning and one after it.
+    The estimate is the sum of the process itself; the activations that autograd saves for NUM_EXAMPLES examples plus
+    three times the largest of them (for gradients), scaled to the batch; a gradient and two tensors of optimizer state
+    for each trained weight; and three copies of the network (an evaluation holds one before pruning and one after it,
+    beside the trained one).
     """
     kept: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other takes its address
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # keep it alive, so that its address is not reused
         return tensor
 
     weights = [*model.parameters(), *model.buffers()]
@@ -34,7 +35,7 @@ def training_memory(task: Task, config: TrialConfig, model: torch.nn.Module) -> 
                 task.loss(model, batch)
             for buffer, before in zip(model.buffers(), state, strict=True):
                 buffer.copy_(before)
-    except Exception:  # an estimate is not worth a sweep: what is wrong with the task, its trials say
+    except Exception:  # a failed estimate must not stop the sweep; its trials report what is wrong with the task
         return None
     for weight in weights:
         kept.pop(weight.untyped_storage().data_ptr(), None)

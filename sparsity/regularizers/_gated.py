@@ -1,7 +1,7 @@
-"""What regularizers with gates share: the weight a model computes with is theta * z, z the gates.
+"""Base classes of regularizers with gates: the model computes with theta * z, where z are the gates.
 
-`Gate` is a torch parametrization of one weight, so no model needs a change; `Gated` puts one on each weight and folds
-them into plain weights again.
+`Gate` is a torch parametrization of one weight, so models need no change. `Gated` puts one on each weight and folds
+them back into plain weights.
 """
 
 import math
@@ -18,11 +18,11 @@ __all__ = ["Gate", "Gated"]
 
 
 class Gate(torch.nn.Module):
-    """theta -> theta * z, of theta's shape, type and memory format; a subclass defines `values(training)`, its z.
+    """theta -> theta * z, with theta's shape, type and memory format. A subclass defines z in `values(training)`.
 
-    num_gates: one gate a weight, or one a row (a filter: the index of the first dimension). The trained numbers behind
-    z are one-dimensional, (num_gates,) in row-major order: what acts on weights and takes a tensor of more than one
-    dimension for one (CrAM's top-k, SFW's polytope) leaves them alone.
+    num_gates: one gate per weight or, with per_row, one per index of the first dimension (for a convolution, a filter).
+    The trained parameter behind z is one-dimensional, (num_gates,) in row-major order, so that methods that treat every
+    tensor of more than one dimension as weights (CrAM's top-k, SFW's polytope) leave it alone.
     """
 
     def __init__(self, weight: Tensor, *, per_row: bool = False):
@@ -31,12 +31,12 @@ class Gate(torch.nn.Module):
         self.num_gates = math.prod(self.shape)
 
     def parameter(self, weight: Tensor, start: float) -> torch.nn.Parameter:
-        """(num_gates,) numbers, all `start`, on the weight's device and in its type, or float32 if that is shorter."""
+        """A parameter of shape (num_gates,) filled with `start`, on the weight's device, in at least float32."""
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return torch.nn.Parameter(torch.full((self.num_gates,), start, dtype=dtype, device=weight.device))
 
     def values(self, training: bool) -> Tensor:
-        """z, (num_gates,), as training or as evaluation sees it."""
+        """z of shape (num_gates,), as used in training or in evaluation."""
         raise NotImplementedError(f"{type(self).__name__} must define values(training)")
 
     def forward(self, theta: Tensor) -> Tensor:
@@ -44,19 +44,18 @@ class Gate(torch.nn.Module):
 
 
 class Gated(Regularizer):
-    """A regularizer of gates: `penalty` is a function of them, and `attach` brings them into the model.
+    """A regularizer whose penalty is a function of gates; `attach` puts the gates on the model's weights.
 
     make_gate: weight -> its `Gate`. A subclass defines `gate_penalty(gate, num_weights)`.
-    gate_lr: learning rate of the gates, > 0; None for that of the weights. A training loop gives the gates a parameter
-        group with it, so a schedule scales it as it scales the weights'.
-    Choosing lam and gate_lr: without a gradient from the task, the distance that a gate travels depends on lam * S
-    alone, where S is the sum of the gates' learning rate over the steps, divided by 1 - momentum for SGD and the
-    optimizers based on it (not for SFW, whose d is an average). Each class states the value at which all such gates
-    close. At the weights' learning rate, a short run reaches it only with a lam that outweighs the task's gradients:
-    all gates then close together or none does. The larger gate_lr, the smaller that lam, and the more the task's
-    gradients decide which gates close. To keep the behaviour when the number of steps changes, keep gate_lr times the
-    number of steps. AdamW divides gradients by their size, so this does not apply: there a gate moves by about gate_lr
-    a step.
+    gate_lr: learning rate of the gates, > 0; None for the learning rate of the weights. The training loop gives the
+        gates their own parameter group, so a schedule scales both learning rates by the same factor.
+    Choosing lam and gate_lr: without a gradient from the task, the distance that a gate moves depends only on lam * S,
+    where S is the sum of the gates' learning rate over the steps, divided by 1 - momentum for SGD and the optimizers
+    based on it (not for SFW, whose d is an average). Each class states the lam * S at which such gates close. At the
+    weights' learning rate, a short run reaches it only with a lam that outweighs the task's gradients, so the gates
+    close all together or not at all. A larger gate_lr needs a smaller lam, and the task's gradients then have more
+    influence on which gates close. If the number of steps changes, keep the product of gate_lr and the number of steps
+    constant. None of this applies to AdamW, which normalizes gradients: a gate moves by about gate_lr a step.
     """
 
     def __init__(self, weights: Iterable[Tensor], make_gate: Callable[[Tensor], Gate], *, gate_lr: float | None = None):
@@ -69,14 +68,14 @@ class Gated(Regularizer):
         self.gates = torch.nn.ModuleList(make_gate(weight) for weight in self.weights)
 
     def gate_values(self) -> list[Tensor]:
-        """z as evaluation sees it, one tensor for each weight and of its shape (views, not to be written to)."""
+        """z in evaluation, expanded to the shape of each weight (read-only views)."""
         return [
             gate.values(training=False).view(gate.shape).expand(weight.shape).detach()
             for weight, gate in zip(self.weights, cast(Iterable[Gate], self.gates), strict=True)
         ]
 
     def diagnostics(self) -> dict[str, float]:
-        """gates_closed: the fraction of gated weights whose gate is exactly 0 in evaluation; 0 of no weights."""
+        """gates_closed: the fraction of gated weights whose gate is exactly 0 in evaluation; 0 without weights."""
         num_closed = sum(int((z == 0).sum()) for z in self.gate_values())
         return {"gates_closed": num_closed / max(1, sum(weight.numel() for weight in self.weights))}
 
@@ -89,14 +88,14 @@ class Gated(Regularizer):
         )
 
     def gate_penalty(self, gate: Gate, num_weights: int) -> Tensor:
-        """The term of one gated tensor of `num_weights` elements: a scalar."""
+        """The penalty of one gated tensor of `num_weights` elements, a scalar."""
         raise NotImplementedError(f"{self._where} must define gate_penalty(gate, num_weights)")
 
     def attach(self, model: torch.nn.Module) -> None:
-        """From now on `module.weight` is theta * z; theta is the parameter that it was, of the same values and type.
+        """Make `module.weight` theta * z, where theta is the existing parameter.
 
         ValueError unless each weight belongs to exactly one module of the model (found by identity) and has no
-        parametrization yet, so also when called twice.
+        parametrization yet; calling `attach` twice therefore raises.
         """
         owners: dict[Tensor, list[tuple[torch.nn.Module, str]]] = {weight: [] for weight in self.weights}
         for module in model.modules():
@@ -111,7 +110,7 @@ class Gated(Regularizer):
                 )
         for weight, gate in zip(self.weights, self.gates, strict=True):
             ((module, name),) = owners[weight]
-            parametrize.register_parametrization(module, name, gate, unsafe=True)  # a check of it would draw noise
+            parametrize.register_parametrization(module, name, gate, unsafe=True)  # torch's check would draw noise
 
     def fold(self, model: torch.nn.Module) -> None:
         for module in list(model.modules()):

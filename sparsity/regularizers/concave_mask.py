@@ -8,26 +8,28 @@ __all__ = ["ConcaveMask"]
 
 
 class ConcaveMask(Gated):
-    """R = sum over weights of r(m), m in [0, 1] a relaxed mask that is trained with theta; the model sees w = m theta.
+    """R = sum over weights of r(m), m in [0, 1] a relaxed mask trained together with theta; the model uses w = m theta.
 
-    r(m) = log(1 + m/delta) / log(1 + 1/delta) ("log", strictly concave: r(0) = 0, r(1) = 1, and a mask that is half
-    closed costs more than half), or r(m) = m ("l1", the convex control). Projected gradient: `project()`, called
-    after each optimizer step, clamps m to [0, 1], so masks become exactly 0.
+    r(m) = log(1 + m/delta) / log(1 + 1/delta) ("log", strictly concave, with r(0) = 0, r(1) = 1 and r(1/2) > 1/2), or
+    r(m) = m ("l1", the convex control). Projected gradient: `project()`, called after each optimizer step, clamps m to
+    [0, 1], so masks can become exactly 0.
     Source: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
     2025, arXiv 2501.11135. A lottery method: train, prune where m < alpha (alpha much below 1, `gate_values()`), rewind
     theta, retrain.
     weights: tensors of any shape, each the parameter of one module; `attach(model)` puts the masks there.
-    r: "log" or "l1". delta: > 0, in units of m, ours; a smaller one is closer to counting: r'(0) / r'(1) = 1 + 1/delta.
-    start: in (0, 1], every m at first; the paper's is 0.5 or 1. theta is not rescaled for it.
-    An optimizer that perturbs m (SAM) can carry it below 0: there r is continued with its slope at 0.
-    Weight decay acts on theta alone in the training loop, which gives m none.
-    gate_lr: learning rate of m, > 0; None for that of the weights. Without the task's gradient, log takes m from 1 to 0
-        where lam * S = log(1 + 1/delta) (delta + 1/2), 1.44 at delta 0.1, and l1 where lam * S = 1 (`_gated.py` defines
-        S). Since log pulls harder the lower m is, the change is steep in lam. Scikit-learn's digits, 640 steps of SGD:
-        gate_lr 10 closes 0.02, 0.09, 0.24, 0.95 and 0.98 of the masks at lam 1e-5, 3e-5, 4e-5, 6e-5 and 1e-4.
+    r: "log" or "l1". delta: > 0, in units of m; its value is ours. The smaller delta, the closer r is to counting the
+        nonzero masks: r'(0) / r'(1) = 1 + 1/delta.
+    start: in (0, 1], the initial value of every m; 0.5 or 1 in the paper. theta is not rescaled for it.
+    An optimizer that perturbs m (SAM) can move it below 0; there r continues linearly with its slope at 0.
+    The training loop applies weight decay to theta but not to m.
+    gate_lr: learning rate of m, > 0; None for the learning rate of the weights. Without the task's gradient, "log"
+        takes m from 1 to 0 at lam * S = log(1 + 1/delta) (delta + 1/2), 1.44 at delta 0.1, and "l1" at lam * S = 1
+        (`_gated.py` defines S). The slope of log is steepest at 0, so the fraction of closed masks rises steeply with
+        lam. Scikit-learn's digits, 640 steps of SGD: gate_lr 10 closes 0.02, 0.09, 0.24, 0.95 and 0.98 of the masks at
+        lam 1e-5, 3e-5, 4e-5, 6e-5 and 1e-4.
     Returns a scalar in [0, number of weights].
-    Cost: no gradient more a step; 1 x the weights of memory (m, trained: with a gradient and an optimizer's state of
-        its own) and 1 x in the graph of a pass (w), 2 x more for the penalty's.
+    Cost: no extra gradient evaluation; 1 x the weights of memory (m, which also has a gradient and optimizer state) and
+        1 x in the graph of a pass (w), 2 x more in the penalty's.
     ValueError for delta <= 0, start outside (0, 1], gate_lr <= 0, an unknown r.
     """
 
@@ -46,7 +48,7 @@ class ConcaveMask(Gated):
     def gate_penalty(self, gate, num_weights):
         if self.r == "l1":
             return gate.m.sum()
-        above = gate.m.relu()  # whatever its slope at m = 0, that of the sum is 1/delta
+        above = gate.m.relu()  # the subgradient at m = 0 cancels: the slope of the sum is 1/delta there
         return ((above / self.delta).log1p() + (gate.m - above) / self.delta).sum() / math.log1p(1 / self.delta)
 
     @torch.no_grad()
@@ -56,7 +58,7 @@ class ConcaveMask(Gated):
 
 
 class Mask(Gate):
-    """The mask of one weight: `m`, one number a weight."""
+    """The mask of one weight tensor: `m` has one element for each of its elements."""
 
     def __init__(self, weight, start: float):
         super().__init__(weight)

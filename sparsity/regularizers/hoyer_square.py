@@ -12,7 +12,7 @@ class HoyerSquare(ClosedForm):
     Source: Yang, Wen & Li, "DeepHoyer", ICLR 2020, the Hoyer-Square measure H_S(W) and its gradient.
     weights: tensors of any shape; the caller leaves out biases and norm scales.
     eps: added to the denominator, in units of w^2, so an all-zero tensor scores 0 (ours).
-    Cost: no gradient more a step; up to 1 x the weights of memory in the backward pass (its gradient).
+    Cost: no extra gradient evaluation; up to 1 x the weights of memory in the backward pass (its gradient).
     Returns a scalar in [0, number of weights], same for w and c*w up to eps. ValueError if eps <= 0.
     """
 

@@ -10,37 +10,39 @@ __all__ = ["L0HardConcrete"]
 
 
 class L0HardConcrete(Gated):
-    """R = sum over gates of |g| P(z_g != 0), P(z != 0) = sigmoid(log_alpha - beta log(-gamma / zeta)): the expected
-    number of weights that are not switched off, |g| being the number of weights that gate g switches.
+    """R = sum over gates g of |g| P(z_g != 0), the expected number of weights that are on, where g gates |g| weights.
 
-    The model computes with w = theta z. In training mode, anew each time the weight is used:
+    P(z != 0) = sigmoid(log_alpha - beta log(-gamma / zeta)). The model computes with w = theta z. In training mode,
+    each use of the weight draws new gates:
         u ~ U(0, 1), s = sigmoid((log u - log(1 - u) + log_alpha) / beta), z = clamp(s (zeta - gamma) + gamma, 0, 1);
     in evaluation mode, and when folded, z = clamp(sigmoid(log_alpha) (zeta - gamma) + gamma, 0, 1). u comes from
-    torch's global generator. theta and log_alpha are trained together; an optimizer of several gradients a step draws
-    new noise for each, as with dropout.
-    Weight decay: log_alpha has none, and theta has the expected one, as in the authors' code: `backward` adds the
-    gradient of weight_decay / 2 * sum theta^2 P(z != 0), in theta and in log_alpha, once `take_decay(weight_decay)` has
-    told it the optimizer's (the training loop does). A weight behind a closed gate is then not decayed, and a large one
-    costs its gate more. With AdamW this decay is coupled, as with the authors' Adam.
+    torch's global generator. theta and log_alpha are trained together. An optimizer that takes several gradients a step
+    draws new noise for each, as with dropout.
+    Weight decay: log_alpha has none, and theta has the expected decay, as in the authors' code. The training loop
+    passes the optimizer's weight decay to `take_decay`; `backward` then adds the gradient of
+    weight_decay / 2 * sum theta^2 P(z != 0) to theta and log_alpha. The smaller P(z != 0), the less a weight is
+    decayed, and large weights push their gates to close. With AdamW this decay is coupled, as with the authors' Adam.
     Source: Louizos, Welling & Kingma, "Learning sparse neural networks through L0 regularization", 2017, arXiv
     1712.01312; |g| as in the authors' code, which counts the weights behind a gate, so that lam means the same per
     weight and per row. Departures: log_alpha starts without their N(0, 0.01^2) noise and is not clamped to
     [log 0.01, log 100]; the weight decay is not divided by 1 - droprate_init.
     weights: tensors of any shape, each the parameter of one module; `attach(model)` puts the gates there.
-    per: "weight", a gate each, or "row", a gate for each index of the first dimension (an output unit, a filter).
-    droprate_init: in (0, 1), log_alpha starts at log(1 - droprate_init) - log(droprate_init), where P(z != 0) is above
+    per: "weight", one gate for each weight, or "row", one for each index of the first dimension (an output unit, a
+        filter).
+    droprate_init: in (0, 1). log_alpha starts at log(1 - droprate_init) - log(droprate_init), where P(z != 0) is above
         1 - droprate_init (0.83 at 0.5). The authors' code: 0.5 for layers in general, 0.2 for an MLP's inputs, 0.3 for
         WideResNets.
-    gate_lr: learning rate of log_alpha, > 0; None for that of the weights. A gate is closed in evaluation at log_alpha
-        < -2.40. It gets there from 0 without the task's gradient where lam * S = 11.3 per weight behind it
-        (`_gated.py` defines S). Scikit-learn's digits, 640 steps of SGD: gate_lr 100 closes 0.06, 0.09, 0.40, 0.97
-        and 0.99 of the gates at lam 1e-6, 1e-5, 3e-5, 1e-4 and 3e-4.
-    decay: "expected", as above, or "plain", all of theta decayed by the optimizer alone.
-    beta: temperature, in (0, 1]. gamma < 0, zeta > 1: what s is stretched to, so that 0 and 1 have a probability.
+    gate_lr: learning rate of log_alpha, > 0; None for the learning rate of the weights. A gate is closed in evaluation
+        if log_alpha < -2.40. Without the task's gradient, a gate of one weight gets there from 0 at lam * S = 11.3 (a
+        gate of |g| weights at 11.3 / |g|; `_gated.py` defines S). Scikit-learn's digits, 640 steps of SGD: gate_lr 100
+        closes 0.06, 0.09, 0.40, 0.97 and 0.99 of the gates at lam 1e-6, 1e-5, 3e-5, 1e-4 and 3e-4.
+    decay: "expected", as above, or "plain": the optimizer alone decays all of theta.
+    beta: temperature, in (0, 1]. gamma < 0, zeta > 1: s is stretched to (gamma, zeta), so that z is exactly 0 or 1 with
+        positive probability.
     Returns a scalar in [0, number of weights].
-    Cost: no gradient more a step; per "weight" 1 x the weights of memory (log_alpha, trained: with a gradient and an
-        optimizer's state of its own) and 5 x in the graph of a pass; per "row" 1 x in the graph (w). The decay's graph
-        has 3 x more, before the penalty's is made.
+    Cost: no extra gradient evaluation; per "weight" 1 x the weights of memory (log_alpha, which also has a gradient and
+        optimizer state) and 5 x in the graph of a pass; per "row" 1 x in the graph (w). The decay's graph takes 3 x
+        more and is freed before the penalty's is built.
     ValueError for gamma >= 0, zeta <= 1, beta outside (0, 1], droprate_init outside (0, 1), gate_lr <= 0, an
     unknown per or decay.
     """
@@ -98,7 +100,7 @@ class L0HardConcrete(Gated):
 
 
 class HardConcrete(Gate):
-    """The gates of one weight; `log_alpha`, (num_gates,), is what is trained."""
+    """The gates of one weight, with the trained parameter `log_alpha` of shape (num_gates,)."""
 
     def __init__(self, weight, per_row: bool, droprate_init: float, beta: float, gamma: float, zeta: float):
         super().__init__(weight, per_row=per_row)

@@ -10,7 +10,7 @@ class L1(ClosedForm):
     A baseline of the WCR paper (arXiv 2511.14282, table 11).
     weights: tensors of any shape; the caller leaves out biases and norm scales.
     Returns a scalar >= 0, in units of w.
-    Cost: no gradient more a step; up to 1 x the weights of memory in the backward pass (its gradient).
+    Cost: no extra gradient evaluation; up to 1 x the weights of memory in the backward pass (its gradient).
     """
 
     kernel = ("l1",)

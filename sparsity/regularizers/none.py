@@ -10,7 +10,7 @@ __all__ = ["NoRegularizer"]
 class NoRegularizer(Regularizer):
     """R(W) = 0, a scalar on the weights' device, so that `loss + lam * R()` needs no case of its own.
 
-    Cost: no gradient more a step; 0 x the weights of memory.
+    Cost: no extra gradient evaluation and no extra memory.
     """
 
     def forward(self) -> torch.Tensor:

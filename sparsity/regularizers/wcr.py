@@ -17,7 +17,7 @@ class WCR(ClosedForm):
     The gradient is (1 + eps/V)^-2 times that at eps = 0, so eps makes a relative difference of about 2 eps/V where V is
     well above eps. As V falls the gradient grows like V^-1.5 until V is near eps: LoRA's B, whose first AdamW step
     makes all magnitudes nearly equal, needs eps = 1e-4 (search_spaces/lora.py).
-    Cost: no gradient more a step; up to 1 x the weights of memory in the backward pass (its gradient).
+    Cost: no extra gradient evaluation; up to 1 x the weights of memory in the backward pass (its gradient).
     Returns a scalar in (0, number of tensors / eps], in units of 1/w^2. ValueError if smooth <= 0 or eps <= 0.
     """
 

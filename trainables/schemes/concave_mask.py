@@ -7,19 +7,19 @@ __all__ = ["ConcaveMaskLottery"]
 
 
 class ConcaveMaskLottery(Scheme):
-    """Rounds of: train a relaxed mask m with the weights, remove where it is lowest, rewind, retrain what is left.
+    """In rounds: train a relaxed mask m with the weights, remove those with the lowest m, rewind and retrain the rest.
 
     Source: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
     2025, arXiv 2501.11135.
 
     The mask and its penalty are the regularizer `concave_mask` (r = log, or l1 as control). A dense training comes
-    first: it gives the accuracy to compare with, and the early checkpoint. In each round's second training there is
-    neither mask nor penalty, so that its network is comparable with `imp`'s of the same sparsity.
-    select: "threshold" removes where m < alpha, as the source does: the mask decides how much is left, and at each of
-        the configuration's sparsities stands the first network that is at least as sparse (beyond the last one, that
-        one pruned once more, without retraining). "rank" removes the lowest m, among equal ones the lowest |w|, down
-        to the next of the configuration's sparsities: a round for each of them.
-    alpha: in (0, 1), in units of the mask. rounds: at least 1, of threshold. rewind_epoch: see `Scheme`.
+    first: it gives the accuracy to compare with, and the early checkpoint. Each round's second training has neither
+    mask nor penalty, so that its network is comparable with `imp`'s of the same sparsity.
+    select: "threshold" removes weights with m < alpha, as the source does, so the mask decides how many are left. Each
+        of the configuration's sparsities reports the first network that is at least as sparse; above the last network's
+        sparsity, that network is pruned once more, without retraining. "rank" has a round for each of the
+        configuration's sparsities and removes the weights with the lowest m down to it, by |w| where m is equal.
+    alpha: in (0, 1), in units of m. rounds: at least 1, for "threshold" only. rewind_epoch: see `Scheme`.
     Cost: 2 x rounds + 1 trainings.
     ValueError for a knob out of bounds, another regularizer, or lam = 0 (nothing would close the mask).
     """
