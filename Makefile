@@ -33,10 +33,6 @@ test-environments: $(VENV)/.installed
 test-python:
 	SUITE=$(SUITE) tests/environments/python_chroot.sh sweep test
 
-# make sweep and make test in a fresh clone in a Debian chroot, with that release's Python. Root and debootstrap.
-test-python:
-	SUITE=$(SUITE) tests/environments/python_chroot.sh sweep test
-
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -140,7 +140,7 @@ def budget(records: Records) -> str:
     return (
         f"{state}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for "
         f"each combination) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
-        f"{len(failed)} of them failed. Code: {records.header['software']['git_commit'][:10]}."
+        f"{len(failed)} of them diverged or failed. Code: {records.header['software']['git_commit'][:10]}."
     )
 
 
