@@ -1,9 +1,9 @@
 """Confidence intervals and paired tests over seeds.
 
 The tests take the number of seeds as given. Under racing it depends on validation results (see `_race.py`), while the
-differences tested are of the test split: the p-values are approximate there, and exact with `--no-race`. The interval of
-a difference is for that comparison alone. After Holm's correction over several comparisons, a difference may not be
-established although its interval excludes zero.
+differences tested are of the test split: the p-values are approximate there, and exact with `--no-race`. The interval
+of a difference is for that comparison alone. After Holm's correction over several comparisons, a difference may not
+be established although its interval excludes zero.
 """
 
 import functools
