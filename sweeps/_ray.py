@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 WORKER_TIMEOUT = 120.0  # seconds for the first worker to register: it imports Ray, perhaps from a cold or shared disk
+START_TIMEOUT = 240.0  # seconds for Ray to start on this machine with its first workers
 POLL = 0.5  # seconds between looks for it
 NAMED: set[Path] = set()  # folders of Ray's sessions that a message points to: they are kept
 
@@ -47,7 +48,7 @@ def local_or_joined_ray(console: Console) -> Iterator[None]:
     if not joins:
         check_machine()
     try:
-        with console.status("Starting Ray ..."), ends_promptly():
+        with console.status("Starting Ray ..."), ends_promptly(), gives_up(when=not joins):
             init_with_token(
                 include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
             )
@@ -134,6 +135,30 @@ def within_memory(resources: dict[str, float], num_parallel: int, estimate: int 
         return resources, num_parallel
     reserved = min(float(estimate), total)
     return resources | {"memory": reserved}, max(1, int(total // reserved))
+
+
+@contextlib.contextmanager
+def gives_up(*, when: bool) -> Iterator[None]:
+    """End the process with one line if Ray does not start here within START_TIMEOUT.
+
+    `ray.init` waits in C++ for the first workers, for ever if none can start, and no exception reaches it there.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        if over.wait(START_TIMEOUT):
+            return
+        session = own_session()
+        logged = f" The last error in {session / 'logs'}: {last_log_line(session)}" if session else ""
+        os.write(2, f"ray: must start within {START_TIMEOUT:g} s, it did not.{logged}\n".encode())
+        os._exit(1)
+
+    if when:
+        threading.Thread(target=watch, name="does Ray start?", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextlib.contextmanager

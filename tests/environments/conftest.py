@@ -23,7 +23,8 @@ import pytest
 
 from tests._digits import REPOSITORY
 
-QUICK = ["--epochs", "1", "--rungs", "1", "--model", "width=4", "--trials", "2", "--confirm", "0"]
+QUICK = ["--epochs", "1", "--rungs", "1", "--model", "width=4"]
+QUICK += ["--trials", "1", "--search-seeds", "1", "--confirm", "0"]
 ARMS = ["--optimizer", "sgd", "--regularizer", "none", "--regularizer", "wcr"]
 
 
@@ -77,13 +78,13 @@ def open_to_all():
 
 
 @pytest.fixture
-def tmpfs(tmp_path):
+def tmpfs(runs):
     if os.geteuid() != 0:
         pytest.skip("it must run as root (it mounts a file system)")
     folders = []
 
     def make(size, *options):
-        folder = tmp_path / f"tmpfs{len(folders)}"
+        folder = runs.parent / f"tmpfs{len(folders)}"  # pytest's own folders are too long for Ray's sockets
         folder.mkdir()
         options = ",".join((f"size={size}", *options))
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)

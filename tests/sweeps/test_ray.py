@@ -4,6 +4,8 @@ import errno
 import os
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -164,6 +166,21 @@ def test_a_sweep_without_workers_ends_with_the_last_error_of_rays_log(own_ray, t
     assert reason.startswith("ray: a worker must register within 0.3 s, none did. The last error in ")
     assert reason.endswith("bash: /tmp/my: No such file or directory")
     assert tmp_path in _ray.NAMED
+
+
+def test_a_start_that_waits_for_workers_ends_with_the_last_error_of_rays_log(tmp_path):
+    code = (
+        "import ctypes, os, pathlib; from sweeps import _ray\n"
+        "logs = pathlib.Path(os.environ['TMPDIR'], 'ray', f'session_2026_{os.getpid()}', 'logs')\n"
+        "logs.mkdir(parents=True); (logs / 'raylet.err').write_text('bash: /tmp/my: No such file or directory')\n"
+        "_ray.START_TIMEOUT = 0.5\n"
+        "with _ray.gives_up(when=True): ctypes.CDLL(None).pause()"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ray: must start within 0.5 s, it did not. The last error in ")
+    assert done.stderr.endswith("bash: /tmp/my: No such file or directory\n")
 
 
 def test_a_sweep_with_workers_goes_on(own_ray):
