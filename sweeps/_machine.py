@@ -16,7 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["check_head", "check_machine", "ends_promptly", "last_log_line", "own_session", "remove_session"]
+__all__ = [
+    "check_head",
+    "check_machine",
+    "ends_promptly",
+    "last_log_line",
+    "own_session",
+    "remove_session",
+    "temporary_folder",
+]
 
 CONNECT_TIMEOUT = 5.0  # seconds for the head of a cluster to accept a connection
 NUM_THREADS = 160  # Ray 2.60 with one worker starts about 170; if it cannot, it waits for minutes

@@ -8,6 +8,8 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,7 +23,15 @@ from ray.tune.execution import tune_controller
 from ray.tune.utils.object_cache import _ObjectCache
 from rich.console import Console
 
-from sweeps._machine import check_head, check_machine, ends_promptly, last_log_line, own_session, remove_session
+from sweeps._machine import (
+    check_head,
+    check_machine,
+    ends_promptly,
+    last_log_line,
+    own_session,
+    remove_session,
+    temporary_folder,
+)
 from sweeps._preflight import may_come, wait_for_hosts
 from sweeps._sweep import Sweep
 
@@ -137,28 +147,37 @@ def within_memory(resources: dict[str, float], num_parallel: int, estimate: int 
     return resources | {"memory": reserved}, max(1, int(total // reserved))
 
 
+# Ends its parent unless its standard input is closed in time.
+WATCH_START = """
+import os, select, signal, sys
+from pathlib import Path
+from sweeps._machine import last_log_line
+parent, timeout, folder = os.getppid(), float(sys.argv[1]), Path(sys.argv[2])
+if not select.select([0], [], [], timeout)[0] and os.getppid() == parent:
+    session = max(folder.glob(f"session_*_{parent}"), default=None)
+    logged = f" The last error in {session / 'logs'}: {last_log_line(session)}" if session else ""
+    print(f"ray: must start within {timeout:g} s, it did not.{logged}", file=sys.stderr)
+    os.kill(parent, signal.SIGKILL)
+"""
+
+
 @contextlib.contextmanager
 def gives_up(*, when: bool) -> Iterator[None]:
-    """End the process with one line if Ray does not start here within START_TIMEOUT.
+    """End the process with one line if Ray does not start on this machine within START_TIMEOUT.
 
-    `ray.init` waits in C++ for the first workers, for ever if none can start, and no exception reaches it there.
+    `ray.init` waits in C++ for the first workers, for ever if none can start. Meanwhile it holds the interpreter's
+    lock, so neither a thread nor a signal handler runs. Another process has to watch.
     """
-    over = threading.Event()
-
-    def watch() -> None:
-        if over.wait(START_TIMEOUT):
-            return
-        session = own_session()
-        logged = f" The last error in {session / 'logs'}: {last_log_line(session)}" if session else ""
-        os.write(2, f"ray: must start within {START_TIMEOUT:g} s, it did not.{logged}\n".encode())
-        os._exit(1)
-
-    if when:
-        threading.Thread(target=watch, name="does Ray start?", daemon=True).start()
-    try:
+    if not when:
         yield
-    finally:
-        over.set()
+        return
+    command = [sys.executable, "-c", WATCH_START, str(START_TIMEOUT), str(temporary_folder() / "ray")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as watcher:
+        try:
+            yield
+        finally:
+            assert watcher.stdin is not None
+            watcher.stdin.close()
 
 
 @contextlib.contextmanager

@@ -174,13 +174,22 @@ def test_a_start_that_waits_for_workers_ends_with_the_last_error_of_rays_log(tmp
         "logs = pathlib.Path(os.environ['TMPDIR'], 'ray', f'session_2026_{os.getpid()}', 'logs')\n"
         "logs.mkdir(parents=True); (logs / 'raylet.err').write_text('bash: /tmp/my: No such file or directory')\n"
         "_ray.START_TIMEOUT = 0.5\n"
-        "with _ray.gives_up(when=True): ctypes.CDLL(None).pause()"
+        "with _ray.gives_up(when=True): ctypes.PyDLL(None).pause()  # PyDLL keeps the lock"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
+    assert done.returncode == -signal.SIGKILL
     assert done.stderr.startswith("ray: must start within 0.5 s, it did not. The last error in ")
     assert done.stderr.endswith("bash: /tmp/my: No such file or directory\n")
+
+
+def test_a_start_in_time_is_not_ended(monkeypatch):
+    monkeypatch.setattr(_ray, "START_TIMEOUT", 0.5)
+    begin = time.monotonic()
+    with _ray.gives_up(when=True):
+        pass
+    assert time.monotonic() - begin < 20  # does not wait for the timeout of the watcher either
+    time.sleep(1)
 
 
 def test_a_sweep_with_workers_goes_on(own_ray):
