@@ -91,9 +91,10 @@ def remove_session(session: Path) -> None:
 
 @contextlib.contextmanager
 def ends_promptly() -> Iterator[None]:
-    """End the process soon after Ctrl-C or SIGTERM, even while Ray's C++ code blocks Python's signal handlers.
+    """End the process soon after Ctrl-C or SIGTERM while Ray's C++ code keeps Python's signal handlers from running.
 
-    Ray's own processes end with it. An interactive session waits instead, because ending it would lose the user's work.
+    This needs a thread, so it has no effect where that code also holds the interpreter's lock. Ray's own processes
+    end with it. An interactive session waits instead, because ending it would lose the user's work.
     """
     if threading.current_thread() is not threading.main_thread() or hasattr(sys, "ps1"):
         yield

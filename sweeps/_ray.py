@@ -172,7 +172,8 @@ def gives_up(*, when: bool) -> Iterator[None]:
         yield
         return
     command = [sys.executable, "-c", WATCH_START, str(START_TIMEOUT), str(temporary_folder() / "ray")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as watcher:
+    # In a session of its own, so that Ctrl-C does not reach the watcher.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
         try:
             yield
         finally:
