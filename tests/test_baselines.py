@@ -1,21 +1,89 @@
-"""A dense loss curve per task: training that silently learns less than it did is found here, not in a sweep."""
+"""Recorded trainings: three for each task. `python -m tests.test_baselines` records them anew.
 
+A change that is not meant to change what is computed must reproduce them bit for bit. Other processors and other
+versions of torch round differently, so there the loss curves are compared with a tolerance.
+"""
+
+import hashlib
 import json
+import platform
 from pathlib import Path
 
 import pytest
+import torch
 
-from trainables.config import TrialConfig
-from trainables.training import load_task, train
+from tests.trainables._tiny_tasks import make_tiny_task, tiny_config
+from trainables.training import Training
 
-BASELINES = sorted((Path(__file__).parent / "baselines").glob("*.json"))
+FILE = Path(__file__).parent / "baselines" / "trainings.json"
+ARCHITECTURES = {"cnn": "small_resnet", "vit": "vit", "unet": "unet", "lora": "causal_lm"}
+METHODS = {
+    "sgd": {"optimizer": "sgd", "opt": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}, "schedule": "cosine"},
+    "s2sam_wcr": {"optimizer": "s2sam", "opt": {"lr": 0.05, "rho": 0.1}, "regularizer": "wcr", "lam": 1e-5},
+    "sam_adamw_hoyer_square": {
+        "optimizer": "sam",
+        "opt": {"lr": 0.003, "rho": 0.05, "base": "adamw"},
+        "regularizer": "hoyer_square",
+        "lam": 1e-6,
+        "schedule": "one_cycle",
+    },
+}
+EPOCHS = {"cnn": 6, "vit": 6, "unet": 2, "lora": 4}
+CASES = [(task, method) for task in ARCHITECTURES for method in METHODS]
 
 
-@pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
-def test_the_dense_loss_curve_is_the_recorded_one(path):
-    baseline = json.loads(path.read_text())
-    config = TrialConfig.model_validate(baseline["config"])
+def measure(task: str, method: str) -> dict:
+    """Train a tiny network; its loss curve, its metrics by sparsity, and a hash of its trained weights."""
+    fields = {**METHODS[method], "train_size": 256, "eval_size": 64, "max_epochs": EPOCHS[task]}
+    if task == "lora":
+        fields |= {"train_size": 40, "reg": {"eps": 1e-4}} if method == "s2sam_wcr" else {"train_size": 40}
+    if task == "unet":
+        fields |= {"train_size": 16, "eval_size": 8}
+    config = tiny_config(ARCHITECTURES[task], num_rungs=1, **fields)
+    training = Training(make_tiny_task(config), config)
     losses = []
-    _, evaluation = train(load_task(config), config, report=lambda report: losses.append(report["loss"]))
-    assert losses == pytest.approx(baseline["loss"], rel=0.1)  # another CPU rounds otherwise; learning is the same
-    assert evaluation.metrics[0.0]["acc"] == pytest.approx(baseline["acc_dense"], abs=0.03)
+    while not training.finished:
+        losses.append(training.run_epoch()["loss"])
+    metrics = training.evaluate((0.0, config.target_sparsity)).metrics
+    digest = hashlib.sha256()
+    for weight in training.trained_model().state_dict().values():
+        digest.update(weight.contiguous().numpy().tobytes())
+    objective = training.task.objective
+    return {
+        "loss": losses,
+        "dense": metrics[0.0][objective],
+        "pruned": metrics[config.target_sparsity][objective],
+        "weights": digest.hexdigest(),
+    }
+
+
+def machine() -> str:
+    """What decides how floating-point sums are rounded."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    return f"torch {torch.__version__}, {platform.machine()}, {cpu.partition(': ')[2]}"
+
+
+@pytest.mark.parametrize(("task", "method"), CASES)
+def test_a_training_is_the_recorded_one(task, method):
+    recorded = json.loads(FILE.read_text())
+    expected, found = recorded["trainings"][f"{task}/{method}"], measure(task, method)
+    if recorded["machine"] == machine():
+        assert found == expected
+    else:
+        assert found["loss"] == pytest.approx(expected["loss"], rel=0.1)
+        assert found["dense"] == pytest.approx(expected["dense"], abs=0.15)  # of few examples
+
+
+def test_the_recorded_trainings_learn():
+    recorded = json.loads(FILE.read_text())["trainings"]
+    assert all(training["loss"][-1] < training["loss"][0] for training in recorded.values())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    trainings = {f"{task}/{method}": measure(task, method) for task, method in CASES}
+    FILE.write_text(json.dumps({"machine": machine(), "trainings": trainings}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
