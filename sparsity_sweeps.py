@@ -15,7 +15,7 @@ from types import TracebackType
 __all__ = ["UnfitEnvironmentError", "check_libraries", "check_working_folder", "main"]
 
 DISTRIBUTION = "sparsity-sweeps"
-PACKAGES = ("sparsity", "trainables", "search_spaces", "sweeps")
+PACKAGES = ("sparsity", "trainables", "search_spaces", "service", "sweeps")
 MARK = f'__distribution__ = "{DISTRIBUTION}"'  # in the __init__.py of each
 TRAINED_WITH = PACKAGES[:2]  # the packages that Ray's workers import
 PRIVATE_PLACES = ("ray", "optuna")  # libraries whose private APIs we use; pyproject.toml bounds their versions
@@ -100,7 +100,7 @@ def reinstall() -> str:
 
 def main() -> None:
     """The `sweeps` command: like `python -m sweeps`, but without the working folder on sys.path."""
-    from sweeps.__main__ import app
+    from service.commands import app
 
     app()
 

@@ -16,9 +16,9 @@ import sparsity
 from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
 from sweeps.digits_methods import SWEEP
 from trainables.config import TrialConfig
+from trainables.loop import Diverged, Training, load_task
 from trainables.pruning import evaluate_pruned
-from trainables.tasks._base import Task
-from trainables.training import Diverged, Training, load_task
+from trainables.task import Task
 
 __all__ = [
     "ARMS",
@@ -85,7 +85,7 @@ class TrainingJob:
             add_penalty_outside(training, self.num_outside)
         try:
             while not training.finished:
-                training.run_rung(evaluate=False)
+                training.train_to_evaluation(evaluate=False)
             result = measure(task, training.trained_model().eval(), self.config)
             if self.curvature:
                 result["hessian"] = rounded(curvature(task, training.trained_model().eval(), self.config.seed))

@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks import _ablation_jobs as trainings
 from benchmarks import _logistic as logistic
 from benchmarks.digits_methods import table, with_interval
-from sweeps._report import number
-from sweeps._statistics import compare, holm, interval_of_mean
+from service.statistics import compare, holm, interval_of_mean
+from service.views.tables import number
 from sweeps.digits_methods import SWEEP
 from trainables.config import TrialConfig
 

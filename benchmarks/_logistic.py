@@ -95,8 +95,8 @@ def split(seed: int) -> Split:
 def descend(method: str, data: Split, lam: float, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(data.train_x.shape[1], 1)).double()
-    name, knobs = METHODS[method]
-    regularizer = sparsity.load("regularizers", name)([model[0].weight], **knobs).double()
+    name, arguments = METHODS[method]
+    regularizer = sparsity.load("regularizers", name)([model[0].weight], **arguments).double()
     regularizer.attach(model)
     parameters = list(dict.fromkeys([*model.parameters(), *regularizer.parameters()]))
     optimizer = sparsity.load("optimizers", "sgd")(parameters, lr=LR, momentum=0.0)
@@ -118,15 +118,15 @@ def descend(method: str, data: Split, lam: float, seed: int) -> dict[str, Any]:
 
 def optimum(data: Split, lam: float) -> tuple[Tensor, Tensor]:
     """scikit-learn's minimizer of the mean logistic loss + lam |w|_1, the intercept free."""
-    knobs: dict[str, Any] = {"solver": "saga", "C": 1 / (lam * len(data.train_y)), "tol": 1e-7, "max_iter": 100_000}
-    knobs["random_state"] = 0  # of the order in which saga visits the images
+    arguments: dict[str, Any] = {"solver": "saga", "C": 1 / (lam * len(data.train_y)), "tol": 1e-7, "max_iter": 100_000}
+    arguments["random_state"] = 0  # of the order in which saga visits the images
     if inspect.signature(LogisticRegression).parameters["l1_ratio"].default is None:
-        knobs |= {"penalty": "l1"}  # before scikit-learn 1.8, where l1_ratio alone says it
+        arguments |= {"penalty": "l1"}  # before scikit-learn 1.8, where l1_ratio alone says it
     else:
-        knobs |= {"l1_ratio": 1.0}
+        arguments |= {"l1_ratio": 1.0}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # not converged
-        solved = LogisticRegression(**knobs).fit(data.train_x.numpy(), data.train_y.numpy())
+        solved = LogisticRegression(**arguments).fit(data.train_x.numpy(), data.train_y.numpy())
     return torch.from_numpy(solved.coef_[0]), torch.from_numpy(solved.intercept_)
 
 

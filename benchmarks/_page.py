@@ -224,7 +224,7 @@ milliseconds on one thread, ResNet-18:
 ## A step on a CPU
 
 Images and convolutions are channels last (it was for GPUs alone), and a trial's process keeps the memory that it frees
-(`trainables/_memory.py`): glibc gives what is larger than 32 MB back to the system, which clears its pages anew for
+(`trainables/malloc.py`): glibc gives what is larger than 32 MB back to the system, which clears its pages anew for
 each activation of each step. It stays as large as its peak, 5% more here. Results differ from those of earlier commits
 by rounding; the tables that are dated by such a commit stay as they are.
 

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 import sparsity
 from benchmarks._measure import RESULTS, compare, device_name, slug
 from sparsity.regularizers import _native
-from trainables._memory import keep_freed_memory
+from trainables.malloc import keep_freed_memory
 
 __all__ = ["Batched", "Grouped", "Vmapped", "batched"]
 
-KNOBS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 3e-2}
+ARGUMENTS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 3e-2}
 CASES: dict[str, dict[str, Any]] = {
     "digits": {"model": {"width": 16, "depth": 3}, "shape": (64, 1, 8, 8), "sizes": {"repeats": 20}},
     "small CIFAR": {
@@ -66,10 +66,10 @@ class Batched:
                     self._gradients(images, labels)
                 torch._foreach_copy_(self.parameters, kept)
             gradients = [p.grad for p in self.parameters]
-            torch._foreach_add_(gradients, self.parameters, alpha=KNOBS["weight_decay"])
-            torch._foreach_mul_(self.velocity, KNOBS["momentum"])
+            torch._foreach_add_(gradients, self.parameters, alpha=ARGUMENTS["weight_decay"])
+            torch._foreach_mul_(self.velocity, ARGUMENTS["momentum"])
             torch._foreach_add_(self.velocity, gradients)
-            torch._foreach_add_(self.parameters, self.velocity, alpha=-KNOBS["lr"])
+            torch._foreach_add_(self.parameters, self.velocity, alpha=-ARGUMENTS["lr"])
 
     def _gradients(self, images: Tensor, labels: Tensor) -> None:
         for p in self.parameters:
@@ -154,8 +154,8 @@ def single(case: str, optimizer: str) -> Callable[[], None]:
     images = images.contiguous(memory_format=torch.channels_last)
     model = build(case).to(memory_format=torch.channels_last)
     R = sparsity.load("regularizers", "wcr")([p for p in model.parameters() if p.ndim > 1])
-    knobs = KNOBS if optimizer == "sgd" else {**KNOBS, "rho": 0.1}
-    made = sparsity.load("optimizers", optimizer)(model.parameters(), **knobs)
+    arguments = ARGUMENTS if optimizer == "sgd" else {**ARGUMENTS, "rho": 0.1}
+    made = sparsity.load("optimizers", optimizer)(model.parameters(), **arguments)
 
     def closure():
         made.zero_grad(set_to_none=True)

@@ -29,10 +29,10 @@ from benchmarks._ablation_jobs import ARMS, initial_config, training_jobs
 from benchmarks._ablation_tables import section
 from benchmarks._logistic import logistic_jobs
 from benchmarks._measure import RESULTS
-from sweeps._journal import Journal
-from sweeps._records import Records
-from trainables._memory import keep_freed_memory
+from service.records.events import EventLog
+from service.records.state import Records
 from trainables.config import TrialConfig
+from trainables.malloc import keep_freed_memory
 
 RESULTS_FILE = RESULTS / "digits-ablations.jsonl"
 PAGE = digits_methods.PAGE
@@ -62,7 +62,7 @@ def studied_configs(runs: Path) -> Arms:
     """The configurations that the study confirmed, from its folder in `runs` or, without one, its committed records."""
     folder = runs / digits_methods.SWEEP.name
     with tempfile.TemporaryDirectory() as scratch:
-        if not (folder / "journal.jsonl").exists():
+        if not (folder / "events.jsonl").exists():
             folder = Path(scratch) / digits_methods.SWEEP.name
             digits_methods.restore(folder)
         confirmed = digits_methods.confirmed(Records.replay(folder))
@@ -79,7 +79,7 @@ def choose_arms(results: Path, runs: Path, epochs: int | None) -> Arms:
     """
     recorded = {
         (entry["optimizer"], entry["regularizer"]): TrialConfig.model_validate(entry["config"])
-        for entry, _ in Journal.read(results)
+        for entry, _ in EventLog.read(results)
         if entry["event"] == "arm"
     }
     studied = studied_configs(runs)
@@ -106,7 +106,7 @@ def choose_arms(results: Path, runs: Path, epochs: int | None) -> Arms:
 
 
 def append(results: Path, event: str, **fields: Any) -> None:
-    journal = Journal(results)
+    journal = EventLog(results)
     journal.append(event, **fields)
     journal.close()
 
@@ -120,7 +120,7 @@ def run(jobs: Iterable[Job], results: Path, *, num_processes: int) -> list[str]:
     Returns:
         One line for each job that raised an exception. The next call runs these jobs again.
     """
-    done = {entry["job"]: entry["key"] for entry, _ in Journal.read(results) if entry["event"] == "job"}
+    done = {entry["job"]: entry["key"] for entry, _ in EventLog.read(results) if entry["event"] == "job"}
     jobs = list(jobs)
     for job in jobs:
         if done.get(job.name, job.key) != job.key:
@@ -183,7 +183,7 @@ def write(results: Path, page: Path) -> None:
     _, marker, after = rest.partition(END)
     if not marker:
         raise ValueError(f"{page}: must have {END} behind {START}, got none")
-    found = section([entry for entry, _ in Journal.read(results)])
+    found = section([entry for entry, _ in EventLog.read(results)])
     page.write_text(f"{before}{START}\n\n{found}\n\n{END}{after}")
 
 

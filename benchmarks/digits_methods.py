@@ -17,12 +17,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks._measure import RESULTS
+from service.records.events import EventLog
+from service.records.state import Records, TrialRecord
+from service.statistics import compare, holm, interval_of_mean
+from service.views.figures import COLOURS, label_levels, sparsity_axes
+from service.views.tables import by_arm, number
 from sweeps import digits_methods
-from sweeps._figures import COLOURS, label_levels, sparsity_axes
-from sweeps._journal import Journal
-from sweeps._records import Records, TrialRecord
-from sweeps._report import by_arm, number
-from sweeps._statistics import compare, holm, interval_of_mean
 
 SWEEP = digits_methods.SWEEP
 PAGE = Path(__file__).parents[1] / "docs" / "methods-on-digits.md"
@@ -46,18 +46,18 @@ def committed(name: str) -> Path:
 
 def export(folder: Path) -> None:
     """Write what continuing and reporting need (outcomes and search state), without paths of this machine."""
-    entries = [entry for entry, _ in Journal.read(folder / "journal.jsonl") if entry["event"] in KEPT_EVENTS]
+    entries = [entry for entry, _ in EventLog.read(folder / "events.jsonl") if entry["event"] in KEPT_EVENTS]
     lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
-    committed("journal.jsonl").write_bytes(gzip.compress(lines.encode(), mtime=0))
+    committed("events.jsonl").write_bytes(gzip.compress(lines.encode(), mtime=0))
     committed("study.log").write_bytes(gzip.compress((folder / "study.log").read_bytes(), mtime=0))
 
 
 def restore(folder: Path) -> None:
     """Copy the committed records to `folder` if it has none."""
-    if (folder / "journal.jsonl").exists() or not committed("journal.jsonl").exists():
+    if (folder / "events.jsonl").exists() or not committed("events.jsonl").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("study.log", "journal.jsonl"):
+    for name in ("study.log", "events.jsonl"):
         (folder / name).write_bytes(gzip.decompress(committed(name).read_bytes()))
 
 

@@ -29,10 +29,10 @@ from torch import Tensor
 import sparsity
 from benchmarks._measure import RESULTS, device_name, slug
 from trainables.config import TrialConfig
-from trainables.datasets._images import DataError, Images
-from trainables.resumable import ResumableTrial
+from trainables.data.images import DataError, Images
+from trainables.loop import Training, batchnorm_frozen, load_task, train_step
+from trainables.runner import ResumableTrial
 from trainables.tasks.cnn import LoadedImages
-from trainables.training import Training, batchnorm_frozen, load_task, train_step
 
 __all__ = ["concurrent", "penalty", "runs", "speed", "tasks"]
 
@@ -44,8 +44,8 @@ CIFAR10: dict[str, Any] = {
     "architecture": "resnet18",
     "max_epochs": 200,
     "batch_size": 128,
-    "schedule": "dynamic_tuning",
-    "num_rungs": 20,
+    "lr_schedule": "dynamic_tuning",
+    "num_evaluations": 20,
     "target_sparsity": 0.96,
     "sparsities": SPARSITIES,
 }
@@ -294,7 +294,7 @@ def make_vit(device: str, small: bool) -> Training:
 
 
 def make_unet(device: str, small: bool) -> Training:
-    from trainables.datasets._slices import Slices
+    from trainables.data.slices import Slices
 
     size, encoder, width = (32, "resnet18", 2) if small else (256, "resnet50", 16)
     config = TrialConfig.model_validate(
@@ -340,10 +340,10 @@ def make_lora(device: str, small: bool) -> Training:
     network = QWEN2 | (tiny if small else {})
     length, num = (24, 40) if small else (256, 2000)
     config = TrialConfig.model_validate(
-        {"task": "lora", "dataset": "commonsense", "architecture": "causal_lm", "protocol": {"base_dtype": "bfloat16"}}
+        {"task": "lora", "dataset": "commonsense", "architecture": "causal_lm", "task_args": {"base_dtype": "bfloat16"}}
         | {"optimizer": "adamw", "opt": {"lr": 2e-4}, "regularizer": "wcr", "lam": 1e-5}
         | {"max_epochs": 2, "batch_size": 4 if small else 64, "accumulate": 2 if small else 4, "target_sparsity": 0.2}
-    ).model_copy(update={"model": {"config": network}})  # a dictionary is no knob
+    ).model_copy(update={"model": {"config": network}})  # a dictionary is no argument
     rng = np.random.default_rng(0)
     rows = [rng.integers(1, network["vocab_size"], length - 9).tolist() for _ in range(num)]
     answers = [[*rng.integers(1, network["vocab_size"], 8).tolist(), 0] for _ in range(2)]
@@ -364,7 +364,7 @@ def runs(
     data: LoadedImages, device: str, folder: Path, *, until: float, seeds=(0,), epochs: int = 200, **fields: Any
 ) -> Iterator:
     """(name, what was measured) of each whole training that is done by `until` (time.monotonic()); one that is not is
-    left at its last rung in `folder`, from where it goes on. Accuracies are of the test split."""
+    left at its last evaluation in `folder`, from where it goes on. Accuracies are of the test split."""
     for seed in seeds:
         for regularizer in REGULARIZERS:
             for optimizer in ("sgd", "s2sam", "sam"):

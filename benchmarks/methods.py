@@ -16,7 +16,7 @@ import sparsity
 from benchmarks._measure import compare
 from benchmarks._ways import WAYS
 from sparsity import masks
-from trainables._memory import keep_freed_memory
+from trainables.malloc import keep_freed_memory
 
 __all__ = ["BENCHMARKS"]
 
@@ -143,8 +143,8 @@ OPTIMIZERS = ("sgd", "s2sam", "sam", "cram")
 
 
 def make_optimizer(name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    knobs = {} if name == "sgd" else {"rho": 0.1}
-    return sparsity.load("optimizers", name)(parameters, lr=1e-3, weight_decay=5e-4, **knobs)
+    arguments = {} if name == "sgd" else {"rho": 0.1}
+    return sparsity.load("optimizers", name)(parameters, lr=1e-3, weight_decay=5e-4, **arguments)
 
 
 def training_step(

@@ -2,7 +2,7 @@
 
 One arm of lam and rho, whose trials take 0.8 to 1.2 units of time, every tenth 0.4 of that (they diverge), and give a
 smooth function of both with a noise of 0.01, whose best value, 1, lies elsewhere in each of 40 searches. Beside the
-rule of `sweeps._searcher.lag`: no trial ahead of the workers, twice the rule's, and Optuna's TPE as one would run it
+rule of `service.search.proposals.lag`: no trial ahead of the workers, twice the rule's, and Optuna's TPE as one would run it
 by hand, which sees whatever has ended, so that its trials depend on who was first.
 The numbers go to benchmarks/results/DATE-searches.json, where docs/performance.md has its table from.
 """
@@ -22,7 +22,7 @@ import optuna
 from optuna.distributions import FloatDistribution
 
 from benchmarks._measure import RESULTS
-from sweeps._searcher import FINISHED, Arm, Search, lag
+from service.search.proposals import FINISHED, Arm, Search, lag
 from trainables.config import TrialConfig
 
 __all__ = ["optuna_by_hand", "ours", "simulate"]

@@ -27,7 +27,7 @@ TRIAL: dict[str, Any] = {
     "model": {"width": 16, "depth": 3},
     "optimizer": "sam",
     "regularizer": "wcr",
-    "schedule": "one_cycle",
+    "lr_schedule": "one_cycle",
     "max_epochs": 40,
     "batch_size": 64,
     "target_sparsity": 0.96,
@@ -42,7 +42,7 @@ def objective(lam: float, rho: float) -> tuple[float, float]:
     import torch
 
     from trainables.config import TrialConfig
-    from trainables.training import load_task, train
+    from trainables.loop import load_task, train
 
     torch.set_num_threads(1)
     begin = time.perf_counter()
@@ -199,7 +199,7 @@ def evaluations() -> dict:
     import torch
 
     from trainables.config import TrialConfig
-    from trainables.training import Training, load_task
+    from trainables.loop import Training, load_task
 
     torch.set_num_threads(1)
     config = TrialConfig.model_validate({**TRIAL, "lam": 1e-5, "opt": {"lr": 0.1, "weight_decay": 3e-2, "rho": 0.1}})
@@ -212,13 +212,13 @@ def evaluations() -> dict:
     levels = (0.0, config.target_sparsity)
     begin = time.perf_counter()
     training.evaluate(levels)
-    rung = time.perf_counter() - begin
+    evaluation = time.perf_counter() - begin
     begin = time.perf_counter()
     training.evaluate(config.levels)
     end = time.perf_counter() - begin
-    spent = rung * (len(config.rungs) - 1) + end
+    spent = evaluation * (len(config.evaluation_epochs) - 1) + end
     share = spent / (spent + epoch * config.max_epochs)
-    return {"evaluations": {"digits, SAM": {"epoch_s": epoch, "rung_s": rung, "end_s": end, "share": share}}}
+    return {"evaluations": {"digits, SAM": {"epoch_s": epoch, "rung_s": evaluation, "end_s": end, "share": share}}}
 
 
 def memory() -> dict:
@@ -246,7 +246,7 @@ class Measured:
 
     def train(self, data: Any) -> dict[str, float]:
         from benchmarks.gpu import Plain, cifar10_config
-        from trainables.training import Training, load_task
+        from trainables.loop import Training, load_task
 
         config = cifar10_config("sgd", "wcr", batch_size=2)
         training = Training(load_task(config, data=data), config)

@@ -25,7 +25,7 @@ import torch
 from benchmarks._measure import RESULTS, device_name, slug
 from benchmarks._servers import MlflowServer, postgresql
 
-__all__ = ["write_journal"]
+__all__ = ["write_events"]
 
 LEVELS = (0.0, 0.9, 0.94, 0.96, 0.98)
 RUNNING = 8  # trials whose lines alternate in the journal, as of a sweep that runs so many at once
@@ -33,9 +33,9 @@ CHECKPOINT_BYTES = 250_000  # about the digits network's
 IDENTITY = {"task": "cnn", "architecture": "small_resnet", "dataset": "digits", "criterion": "magnitude"}
 
 
-def write_journal(folder: Path, *, num_trials: int, num_points: int, figures: bool) -> int:
+def write_events(folder: Path, *, num_trials: int, num_points: int, figures: bool) -> int:
     """A sweep of finished trials, written by `Records`; returns the number of metric points in it."""
-    from sweeps._records import Records
+    from service.records.state import Records
     from trainables.config import TrialConfig
 
     rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def write_journal(folder: Path, *, num_trials: int, num_points: int, figures: bo
     ]
     records = Records(folder, IDENTITY)
     num_at_end = 3 + 6 + 1 + 2 * len(LEVELS)  # lam, log10_lam, rho; the last report; loss_gap; the curve
-    num_rungs, rest = divmod(num_points - num_at_end, 6)
+    num_evaluations, rest = divmod(num_points - num_at_end, 6)
     written = 0
 
     def report(epoch: int) -> dict[str, Any]:
@@ -63,22 +63,22 @@ def write_journal(folder: Path, *, num_trials: int, num_points: int, figures: bo
                 opt={"lr": 0.1, "weight_decay": 3e-2, "rho": 0.1},
                 regularizer="wcr",
                 lam=1e-6 * (number + 1),
-                max_epochs=num_rungs + 1,
+                max_epochs=num_evaluations + 1,
                 batch_size=64,
                 target_sparsity=0.96,
             )
             values = config.model_dump(mode="json")
             records.start(config.key, phase="search", arm="sam + wcr", number=number, config=values)
             keys[config.key] = values
-        for epoch in range(1, num_rungs + 1):
+        for epoch in range(1, num_evaluations + 1):
             for key in keys:
-                records.rung(key, report(epoch))
+                records.evaluation(key, report(epoch))
         for key, config in keys.items():
             trial = records.trial_folder(key)
             trial.mkdir(parents=True)
             curve = [{"sparsity": s, "acc": float(rng.uniform()), "f1": float(rng.uniform())} for s in LEVELS]
             result = {
-                "report": report(num_rungs + 1) | {"status": "finished", "reason": ""},
+                "report": report(num_evaluations + 1) | {"status": "finished", "reason": ""},
                 "notes": [],
                 "config": config,
                 "curve": curve,
@@ -87,7 +87,7 @@ def write_journal(folder: Path, *, num_trials: int, num_points: int, figures: bo
             }
             (trial / "result.json").write_text(json.dumps(result))
             records.end(key)
-            written += num_at_end + 6 * num_rungs + rest
+            written += num_at_end + 6 * num_evaluations + rest
             if figures:
                 pruned = trial / "pruned" / "0.96"
                 pruned.mkdir(parents=True)
@@ -107,7 +107,7 @@ def ship(folder: Path, uri: str) -> None:
     """What the driver of a sweep does, in this process: prints seconds, CPU seconds, and its memory on the way."""
     from mlflow import MlflowClient
 
-    from sweeps._tracking import Shipper
+    from service.tracking.shipper import Shipper
 
     MlflowClient(uri).search_experiments(max_results=1)  # the database is set up; mlflow is imported
     memory = [resident_bytes()]
@@ -180,8 +180,8 @@ def run(num_trials: int, points_per_trial: int, figures: bool, given: str) -> di
     with tempfile.TemporaryDirectory(prefix="shipping-") as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary) / "runs" / "long"
         begin = time.perf_counter()
-        points = write_journal(folder, num_trials=num_trials, num_points=points_per_trial, figures=figures)
-        size = (folder / "journal.jsonl").stat().st_size
+        points = write_events(folder, num_trials=num_trials, num_points=points_per_trial, figures=figures)
+        size = (folder / "events.jsonl").stat().st_size
         print(
             f"journal: {num_trials} trials, {points} points, {size / 1e6:.0f} MB, {time.perf_counter() - begin:.0f} s"
         )

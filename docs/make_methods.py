@@ -29,9 +29,9 @@ def first_sentence(text: str) -> str:
 def page() -> str:
     parts = [INTRODUCTION]
     packages = {kind: f"sparsity.{kind}" for kind in ("regularizers", "optimizers", "criteria")}
-    for kind, package in {**packages, "schemes": "trainables.schemes"}.items():
+    for kind, package in {**packages, "pruning_schedules": "trainables.pruning_schedules"}.items():
         rows = [f"\n## {kind.capitalize()}\n", "| name | what it is | source | cost |", "| --- | --- | --- | --- |"]
-        for name in sparsity.menu(package):
+        for name in sparsity.choices(package):
             text = inspect.getdoc(sparsity.find(package, name)) or ""
             cells = [f"`{name}`", first_sentence(text), section(text, "Source"), section(text, "Cost")]
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

@@ -7,7 +7,7 @@ ours. The paper does not use SAM for language models. Here SAM, S2SAM and CrAM u
 WCR on the LoRA factors uses eps 1e-4. B starts at 0, and AdamW's first step makes its magnitudes nearly equal, so V is
 near 0. On a tiny network at lam 1e-6, the penalty's gradient is then 72 times the loss's with eps 1e-8, and AdamW's
 second moment does not recover; with eps 1e-4 it is at most 0.06 times. At lam 1e-4, the end of the range, it is 6
-times. The variance of merged weights (--protocol regularize=merged) is not near 0: use --reg eps=1e-8 with
+times. The variance of merged weights (--task-arg regularize=merged) is not near 0: use --reg eps=1e-8 with
 --regularizer wcr.
 """
 

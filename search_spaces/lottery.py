@@ -13,20 +13,20 @@ from search_spaces.small_cnn import TUNED
 __all__ = ["FIXED", "KNOWN", "SPACE", "TUNED"]
 
 SPACE = {
-    "scheme": Categorical(("imp", "concave_mask")),
-    "sch/select": {"scheme": {"concave_mask": Categorical(("rank", "threshold"))}},
-    "reg/r": {"scheme": {"concave_mask": Categorical(("log", "l1"))}},
+    "pruning_schedule": Categorical(("imp", "concave_mask")),
+    "pruning_sched/select": {"pruning_schedule": {"concave_mask": Categorical(("rank", "threshold"))}},
+    "reg/r": {"pruning_schedule": {"concave_mask": Categorical(("log", "l1"))}},
     "lam": {"reg/r": {"log": Float(5e-4, 3e-2, log=True), "l1": Float(3e-4, 1.5e-2, log=True)}},
-    "sch/alpha": {"sch/select": {"threshold": Float(0.01, 0.5, log=True)}},
-    "sch/rounds": {"sch/select": {"threshold": Int(1, 4)}},
+    "pruning_sched/alpha": {"pruning_sched/select": {"threshold": Float(0.01, 0.5, log=True)}},
+    "pruning_sched/rounds": {"pruning_sched/select": {"threshold": Int(1, 4)}},
     "opt/rho": {"optimizer": {"sam": Float(0.02, 0.5, log=True), "s2sam": Float(0.02, 0.5, log=True)}},
 }
 
 KNOWN = {
     "lam": {"reg/r": {"log": 3e-3, "l1": 3e-3}},
-    "sch/alpha": {"sch/select": {"threshold": 0.1}},
-    "sch/rounds": {"sch/select": {"threshold": 3}},
+    "pruning_sched/alpha": {"pruning_sched/select": {"threshold": 0.1}},
+    "pruning_sched/rounds": {"pruning_sched/select": {"threshold": 3}},
     "opt/rho": {"optimizer": {"sam": 0.1, "s2sam": 0.1}},
 }
 
-FIXED = {"regularizer": {"scheme": {"concave_mask": "concave_mask"}}}
+FIXED = {"regularizer": {"pruning_schedule": {"concave_mask": "concave_mask"}}}

@@ -4,7 +4,7 @@ A method is found by its file name: `sparsity.load("regularizers", "wcr")`. Impo
 loading a method does.
 """
 
-from sparsity._load import find, load, menu, names
+from sparsity.registry import choices, find, load, names
 
 __distribution__ = "sparsity-sweeps"
-__all__ = ["find", "load", "menu", "names"]
+__all__ = ["choices", "find", "load", "names"]

@@ -5,7 +5,7 @@ The defaults are the setting of the WCR paper (arXiv 2511.14282, tables 4 and 5)
 """
 
 from search_spaces import cnn
-from sweeps._sweep import Sweep
+from service.spec import Sweep
 
 SWEEP = Sweep(
     dataset="cifar100",
@@ -20,7 +20,7 @@ SWEEP = Sweep(
     max_epochs=200,
     batch_size=128,
     opt={"lr": 0.1, "weight_decay": 5e-4},
-    schedule="dynamic_tuning",
+    lr_schedule="dynamic_tuning",
     num_trials=6,
 )
 

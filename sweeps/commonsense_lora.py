@@ -5,17 +5,17 @@ model is --model base=meta-llama/Llama-3.2-1B; a folder with a checkpoint works 
 rate; 3e-4 is that of LLM-Adapters (arXiv 2304.01933), as are records and prompts: --data-root takes its clone.
 
 GPU memory: 6.8 GB to train Qwen2.5-1.5B (5.3 GB LLaMA-3.2-1B) and 41 GB (32 GB) at the peak of an evaluation, before
-activations; --protocol base_dtype=bfloat16, --protocol gradient_checkpointing=true and --accumulate 16 save some.
+activations; --task-arg base_dtype=bfloat16, --task-arg gradient_checkpointing=true and --accumulate 16 save some.
 Without any download or GPU: --model base=tiny-qwen2 or tiny-llama, random and small; accuracy is near chance then.
 """
 
 from search_spaces import lora
-from sweeps._sweep import Sweep
+from service.spec import Sweep
 
 SWEEP = Sweep(
     name="commonsense_lora",
     task="lora",
-    protocol={"r": 32, "alpha": 64, "dropout": 0.05, "regularize": "factors"},
+    task_args={"r": 32, "alpha": 64, "dropout": 0.05, "regularize": "factors"},
     dataset="commonsense",
     data={"cutoff": 256},
     architecture="causal_lm",
@@ -31,8 +31,8 @@ SWEEP = Sweep(
     batch_size=64,
     accumulate=4,
     opt={"lr": 3e-4, "weight_decay": 0.0},
-    schedule="linear_warmup",
-    sched={"num_warmup_steps": 100},
+    lr_schedule="linear_warmup",
+    lr_sched={"num_warmup_steps": 100},
     num_trials=4,
 )
 

@@ -5,7 +5,7 @@ layers vanish under magnitude pruning, as they do in long training with a usual 
 """
 
 from search_spaces import small_cnn
-from sweeps._sweep import Sweep
+from service.spec import Sweep
 
 SWEEP = Sweep(
     dataset="digits",
@@ -20,7 +20,7 @@ SWEEP = Sweep(
     max_epochs=30,
     batch_size=64,
     opt={"lr": 0.1, "weight_decay": 3e-2},
-    schedule="one_cycle",
+    lr_schedule="one_cycle",
     optimizer=("sgd", "s2sam"),
     num_trials=2,
     num_search_seeds=2,

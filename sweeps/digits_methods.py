@@ -5,7 +5,7 @@ Eight configurations of two seeds for each of 36 combinations, then twelve unsee
 """
 
 from search_spaces import small_cnn
-from sweeps._sweep import Sweep
+from service.spec import Sweep
 
 SWEEP = Sweep(
     name="digits_methods",
@@ -23,8 +23,8 @@ SWEEP = Sweep(
     max_epochs=40,
     batch_size=64,
     opt={"lr": 0.1, "weight_decay": 3e-2},
-    schedule="one_cycle",
-    num_rungs=1,
+    lr_schedule="one_cycle",
+    num_evaluations=1,
     num_trials=8,
     num_search_seeds=2,
     num_seeds=12,

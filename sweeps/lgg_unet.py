@@ -7,7 +7,7 @@ its folder or its archive. For a laptop: --data image_size=64 --model encoder=mo
 """
 
 from search_spaces import unet
-from sweeps._sweep import Sweep
+from service.spec import Sweep
 
 SWEEP = Sweep(
     name="lgg_unet",
@@ -24,10 +24,10 @@ SWEEP = Sweep(
     sparsities=(0.5, 0.7, 0.8, 0.88, 0.92, 0.96),
     max_epochs=200,
     patience=6,
-    num_rungs=40,
+    num_evaluations=40,
     batch_size=64,
     opt={"lr": 1e-2, "weight_decay": 5e-4},
-    schedule="step_decay",  # x0.5 every 50 epochs
+    lr_schedule="step_decay",  # x0.5 every 50 epochs
     num_trials=6,
 )
 

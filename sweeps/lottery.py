@@ -5,7 +5,7 @@ each sparsity or by threshold. Unlike in the other sweeps, what is left is rewou
 """
 
 from search_spaces import lottery
-from sweeps._sweep import Sweep
+from service.spec import Sweep
 
 SWEEP = Sweep(
     name="lottery",
@@ -21,8 +21,8 @@ SWEEP = Sweep(
     max_epochs=15,
     batch_size=64,
     opt={"lr": 0.1, "weight_decay": 5e-4},
-    schedule="one_cycle",
-    num_rungs=1,
+    lr_schedule="one_cycle",
+    num_evaluations=1,
     num_trials=4,
 )
 

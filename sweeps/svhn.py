@@ -5,7 +5,7 @@ weight decay; 5e-4 is usual for these networks.
 """
 
 from search_spaces import cnn
-from sweeps._sweep import Sweep
+from service.spec import Sweep
 
 SWEEP = Sweep(
     dataset="svhn",
@@ -19,7 +19,7 @@ SWEEP = Sweep(
     max_epochs=200,
     batch_size=128,
     opt={"lr": 0.1, "weight_decay": 5e-4},
-    schedule="dynamic_tuning",
+    lr_schedule="dynamic_tuning",
     num_trials=6,
 )
 

@@ -1,7 +1,7 @@
 """CIFAR-100 with a pretrained ViT-B/32: which optimizer, regularizer, lam and rho keep accuracy with 80% removed?
 
 The defaults are the setting of the WCR paper (arXiv 2511.14282, tables 4 and 5), pruned uniformly over query, key,
-value, projection and FFN; --protocol prune=q, qk or qkv is its section D.2. It states neither the checkpoint nor the
+value, projection and FFN; --task-arg prune=q, qk or qkv is its section D.2. It states neither the checkpoint nor the
 weight decay: these are Google's ImageNet-21k weights, and none, as in the ViT paper's fine-tuning.
 
 Without the hub: --model pretrained=FOLDER, of a checkpoint as transformers saves it. From random weights: --model
@@ -9,7 +9,7 @@ pretrained= and, to scale it down, sizes: --model image_size=32 --model patch_si
 """
 
 from search_spaces import vit
-from sweeps._sweep import Sweep
+from service.spec import Sweep
 
 SWEEP = Sweep(
     name="vit_cifar100",
@@ -27,7 +27,7 @@ SWEEP = Sweep(
     max_epochs=200,
     batch_size=128,
     opt={"lr": 1e-3, "weight_decay": 0.0},
-    schedule="step_decay",
+    lr_schedule="step_decay",
     num_trials=6,
 )
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import optuna
 
-from sweeps._journal import Journal
-from sweeps._records import Records
-from sweeps._searcher import open_storage
-from sweeps._tracking import default_tracking_uri
+from service.records.events import EventLog
+from service.records.state import Records
+from service.search.proposals import open_storage
+from service.tracking.shipper import default_tracking_uri
 
 REPOSITORY = Path(__file__).parents[1]
-SMALL = ["--epochs", "8", "--rungs", "4", "--model", "width=4", "--trials", "2", "--search-seeds", "1"]
+SMALL = ["--epochs", "8", "--evaluations", "4", "--model", "width=4", "--trials", "2", "--search-seeds", "1"]
 SMALL += ["--tuning", "paper", "--seeds", "1"]  # 1 + 3 x 2 trials of the search, 4 on an unseen seed
 LONGER = ["--epochs", "40"]  # trials of some seconds
 ARMS = ["--optimizer", "sgd", "--optimizer", "sam", "--regularizer", "none", "--regularizer", "wcr"]
@@ -41,7 +41,7 @@ def start(runs, *flags, shown=None, **more):
 
 def events(runs, name="digits"):
     """How many of each kind the journal has."""
-    return Counter(entry["event"] for entry, _ in Journal.read(runs / name / "journal.jsonl"))
+    return Counter(entry["event"] for entry, _ in EventLog.read(runs / name / "events.jsonl"))
 
 
 def wait_until(when, process=None, timeout=120):
@@ -105,7 +105,16 @@ def results(runs, name="digits"):
     """Everything that a sweep says, but for seconds: those differ from run to run."""
     records = Records.replay(runs / name)
     return {
-        key: (t.phase, t.arm, t.number, t.config, t.status, [{**r, "seconds": 0} for r in t.rungs], t.curve, t.test)
+        key: (
+            t.phase,
+            t.arm,
+            t.number,
+            t.config,
+            t.status,
+            [{**r, "seconds": 0} for r in t.evaluations],
+            t.curve,
+            t.test,
+        )
         for key, t in records.trials.items()
     }
 
@@ -140,7 +149,7 @@ def recorded(runs, name="digits", uri=None):
 
 
 def assert_as_undisturbed(runs, undisturbed, uri=None):
-    """Journal, studies and MLflow have what those of an undisturbed sweep have, each thing once, and no trial is left
+    """EventLog, studies and MLflow have what those of an undisturbed sweep have, each thing once, and no trial is left
     running. MLflow's parent run has the winner's value at each end of the sweep, so it may have more points."""
     assert results(runs) == results(undisturbed)
     assert studies(runs) == studies(undisturbed)
@@ -154,11 +163,11 @@ def assert_as_undisturbed(runs, undisturbed, uri=None):
 
 
 def num_repeated(runs, name="digits"):
-    """Starts, rungs and ends that the journal has twice: none, however often a sweep was disturbed."""
+    """Starts, evaluations and ends that the journal has twice: none, however often a sweep was disturbed."""
     seen = Counter(
         (e["event"], e["trial"], e.get("report", {}).get("epoch"))
-        for e, _ in Journal.read(runs / name / "journal.jsonl")
-        if e["event"] in ("start", "rung", "end")
+        for e, _ in EventLog.read(runs / name / "events.jsonl")
+        if e["event"] in ("start", "evaluation", "end")
     )
     return sum(count - 1 for count in seen.values())
 

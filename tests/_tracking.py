@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from sweeps._journal import Journal
-from sweeps._tracking import metrics_of
+from service.records.events import EventLog
+from service.tracking.shipper import metrics_of
 
 
 def runs_of(client, folder):
@@ -14,10 +14,10 @@ def runs_of(client, folder):
     return {run.data.tags["trial"]: run for run in found}
 
 
-def assert_as_the_journal_says(client, folder, without=()):
+def assert_as_the_events_say(client, folder, without=()):
     """Each trial has one run, and each (metric, step) of it is there once, with the value that came first."""
     expected = {}
-    for entry, _ in Journal.read(folder / "journal.jsonl"):
+    for entry, _ in EventLog.read(folder / "events.jsonl"):
         if entry.get("trial", "") not in ("", *without):
             points = expected.setdefault(entry["trial"], {})
             for name, value, step in metrics_of(entry):

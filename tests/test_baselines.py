@@ -13,19 +13,19 @@ import pytest
 import torch
 
 from tests.trainables._tiny_tasks import make_tiny_task, tiny_config
-from trainables.training import Training
+from trainables.loop import Training
 
 FILE = Path(__file__).parent / "baselines" / "trainings.json"
 ARCHITECTURES = {"cnn": "small_resnet", "vit": "vit", "unet": "unet", "lora": "causal_lm"}
 METHODS = {
-    "sgd": {"optimizer": "sgd", "opt": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}, "schedule": "cosine"},
+    "sgd": {"optimizer": "sgd", "opt": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}, "lr_schedule": "cosine"},
     "s2sam_wcr": {"optimizer": "s2sam", "opt": {"lr": 0.05, "rho": 0.1}, "regularizer": "wcr", "lam": 1e-5},
     "sam_adamw_hoyer_square": {
         "optimizer": "sam",
         "opt": {"lr": 0.003, "rho": 0.05, "base": "adamw"},
         "regularizer": "hoyer_square",
         "lam": 1e-6,
-        "schedule": "one_cycle",
+        "lr_schedule": "one_cycle",
     },
 }
 EPOCHS = {"cnn": 6, "vit": 6, "unet": 2, "lora": 4}
@@ -39,7 +39,7 @@ def measure(task: str, method: str) -> dict:
         fields |= {"train_size": 40, "reg": {"eps": 1e-4}} if method == "s2sam_wcr" else {"train_size": 40}
     if task == "unet":
         fields |= {"train_size": 16, "eval_size": 8}
-    config = tiny_config(ARCHITECTURES[task], num_rungs=1, **fields)
+    config = tiny_config(ARCHITECTURES[task], num_evaluations=1, **fields)
     training = Training(make_tiny_task(config), config)
     losses = []
     while not training.finished:

@@ -19,19 +19,19 @@ import torch
 from safetensors.torch import save_file
 
 import sparsity
-from sweeps._records import Records
-from sweeps._searcher import open_storage
-from sweeps._tracking import Shipped, Shipper
+from service.records.state import Records
+from service.search.proposals import open_storage
+from service.tracking.shipper import Shipped, Shipper
 from trainables import load_pruned
 from trainables.architectures.causal_lm import causal_lm, network_config
 from trainables.architectures.small_resnet import small_resnet
 from trainables.architectures.unet import unet
 from trainables.architectures.vit import read_checkpoint
 from trainables.config import TrialConfig
-from trainables.datasets._generated import generate
-from trainables.resumable import ResumableTrial, read_result
+from trainables.data.generate import generate
+from trainables.loop import load_task
+from trainables.runner import ResumableTrial, read_result
 from trainables.tasks._tokens import read_tokenizer
-from trainables.training import load_task
 
 
 class Bomb:
@@ -104,7 +104,7 @@ CONFIG = TrialConfig(
     opt={"lr": 0.1},
     regularizer="none",
     max_epochs=2,
-    num_rungs=2,
+    num_evaluations=2,
     batch_size=64,
     target_sparsity=0.5,
 )
@@ -127,9 +127,9 @@ def test_a_trials_result(tmp_path, bomb):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_pruned_checkpoint(tmp_path, bomb, name):
-    knobs = {"num_classes": 10, "in_channels": 1, "width": 4, "depth": 1}
-    save_file(small_resnet(**knobs).state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "small_resnet", "model": knobs}))
+    arguments = {"num_classes": 10, "in_channels": 1, "width": 4, "depth": 1}
+    save_file(small_resnet(**arguments).state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "small_resnet", "model": arguments}))
     load_pruned(tmp_path)
     (tmp_path / name).write_bytes(bomb)
     with pytest.raises(ValueError, match=rf"{name} must "):
@@ -137,7 +137,7 @@ def test_a_pruned_checkpoint(tmp_path, bomb, name):
 
 
 def test_the_journal(tmp_path, bomb):
-    (tmp_path / "journal.jsonl").write_bytes(bomb + b"\n")
+    (tmp_path / "events.jsonl").write_bytes(bomb + b"\n")
     with pytest.raises(ValueError, match=r"."):
         Records(tmp_path, {"seed": 0})
 

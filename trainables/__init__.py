@@ -1,6 +1,6 @@
 """What is trained and how: tasks, their data and networks, the loop, and the thin adapter that Ray drives.
 
-`trainables.training.train(task, config)` runs in a plain Python process. `load_pruned(folder)` turns a pruned
+`trainables.loop.train(task, config)` runs in a plain Python process. `load_pruned(folder)` turns a pruned
 checkpoint back into a plain PyTorch model.
 """
 

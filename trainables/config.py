@@ -13,12 +13,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 import sparsity
 
-__all__ = ["TrialConfig", "check_name", "check_sparsity", "expanded", "with_knobs"]
+__all__ = ["TrialConfig", "check_name", "check_sparsity", "construct", "expanded"]
 
 
 def check_name(package: str, name: str, where: str) -> str:
     """`name` if `package` has a file of that name, else ValueError with what it has."""
-    choices = sparsity.menu(package)
+    choices = sparsity.choices(package)
     if name not in choices:
         raise ValueError(f"{where}: must be one of {', '.join(choices)}, got {name!r}")
     return name
@@ -38,13 +38,13 @@ def check_sparsity(value: float) -> float:
     return value
 
 
-def check_knobs(knobs: Any, info: ValidationInfo) -> Any:
-    for name, value in knobs.items() if isinstance(knobs, dict) else ():
+def check_arguments(arguments: Any, info: ValidationInfo) -> Any:
+    for name, value in arguments.items() if isinstance(arguments, dict) else ():
         if not isinstance(value, bool | int | float | str):
             raise ValueError(f"{info.field_name}/{name}: must be a number, true, false or a word, got {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{info.field_name}/{name}: must be finite, got {value}")
-    return knobs
+    return arguments
 
 
 def check_lam(value: float) -> float:
@@ -59,61 +59,63 @@ def named(package: str, where: str) -> AfterValidator:
 
 Sparsity = Annotated[float, AfterValidator(check_sparsity)]
 Lam = Annotated[float, AfterValidator(check_lam)]
-Knobs = Annotated[dict[str, bool | int | float | str], BeforeValidator(check_knobs)]
+Arguments = Annotated[dict[str, bool | int | float | str], BeforeValidator(check_arguments)]
 
 
-def with_knobs(where: str, make: Callable[..., Any], *args: Any, knobs: Mapping[str, Any], **given: Any) -> Any:
-    """`make(*args, **given, **knobs)`, a constructor with the knobs of the configuration's group `where`.
+def construct(where: str, make: Callable[..., Any], *args: Any, arguments: Mapping[str, Any], **given: Any) -> Any:
+    """`make(*args, **given, **arguments)`, a constructor with the arguments of the configuration's group `where`.
 
-    ValueError names a knob that it does not take, or lacks, and says what those are that it takes.
+    ValueError names a argument that it does not take, or lacks, and says what those are that it takes.
     """
     parameters = list(inspect.signature(make).parameters.values())
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     own = {p.name: p for p in parameters[len(args) :] if p.kind in kinds and p.name not in given}
     taken = ", ".join(own) or "(none)"
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):  # else it refuses them itself
-        for knob in knobs:
-            if knob not in own:
-                raise ValueError(f"{where}: knobs of {make.__name__} must be among {taken}, got {knob!r}")
+        for argument in arguments:
+            if argument not in own:
+                raise ValueError(f"{where}: arguments of {make.__name__} must be among {taken}, got {argument!r}")
     for name, parameter in own.items():
-        if parameter.default is inspect.Parameter.empty and name not in knobs:
-            raise ValueError(f"{where}: knobs of {make.__name__} must include {name}, got {dict(knobs)}")
+        if parameter.default is inspect.Parameter.empty and name not in arguments:
+            raise ValueError(f"{where}: arguments of {make.__name__} must include {name}, got {dict(arguments)}")
     try:
-        return make(*args, **given, **knobs)
+        return make(*args, **given, **arguments)
     except TypeError as error:
-        raise ValueError(f"{where}: knobs must be what {make.__name__} takes, got {dict(knobs)} ({error})") from error
+        raise ValueError(
+            f"{where}: arguments must be what {make.__name__} takes, got {dict(arguments)} ({error})"
+        ) from error
 
 
 class TrialConfig(BaseModel):
-    """What one trial trains, prunes and measures. Knobs are grouped as the objects that take them: `opt/rho` is
+    """What one trial trains, prunes and measures. Arguments are grouped as the objects that take them: `opt/rho` is
     `config.opt["rho"]` and SAM's `rho`. ValueError (pydantic's) names the field, the rule and the value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Annotated[str, named("trainables.tasks", "task")] = "cnn"
-    protocol: Knobs = {}
+    task_args: Arguments = {}
     dataset: str
-    data: Knobs = {}
+    data: Arguments = {}
     architecture: Annotated[str, named("trainables.architectures", "architecture")]
-    model: Knobs = {}
+    model: Arguments = {}
     train_size: int | None = Field(None, ge=1)
     eval_size: int | None = Field(None, ge=1)
     optimizer: Annotated[str, named("sparsity.optimizers", "optimizer")] = "sgd"
-    opt: Knobs = {"lr": 0.1}
+    opt: Arguments = {"lr": 0.1}
     regularizer: Annotated[str, named("sparsity.regularizers", "regularizer")] = "none"
-    reg: Knobs = {}
+    reg: Arguments = {}
     lam: Lam = 0.0
-    schedule: Annotated[str, named("trainables.schedules", "schedule")] = "constant"
-    sched: Knobs = {}
-    scheme: Annotated[str, named("trainables.schemes", "scheme")] = "one_shot"
-    sch: Knobs = {}
+    lr_schedule: Annotated[str, named("trainables.lr_schedules", "lr_schedule")] = "constant"
+    lr_sched: Arguments = {}
+    pruning_schedule: Annotated[str, named("trainables.pruning_schedules", "pruning_schedule")] = "one_shot"
+    pruning_sched: Arguments = {}
     max_epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     accumulate: int = Field(1, ge=1)
     patience: int | None = Field(None, ge=1)
-    num_rungs: int = Field(8, ge=1)
+    num_evaluations: int = Field(8, ge=1)
     criterion: Annotated[str, named("sparsity.criteria", "criterion")] = "magnitude"
-    crit: Knobs = {}
+    crit: Arguments = {}
     scope: str = "global"
     min_kept: int = Field(0, ge=0)
     recalibrate: bool = False
@@ -127,8 +129,10 @@ class TrialConfig(BaseModel):
     def _parts_and_rounds_go_together(self) -> "TrialConfig":
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate: must be at most the batch size {self.batch_size}, got {self.accumulate}")
-        if self.patience is not None and self.scheme != "one_shot":
-            raise ValueError(f"patience: must not be given with scheme {self.scheme} (its rounds are of equal length)")
+        if self.patience is not None and self.pruning_schedule != "one_shot":
+            raise ValueError(
+                f"patience: must not be given with pruning_schedule {self.pruning_schedule} (its rounds are of equal length)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -176,7 +180,7 @@ class TrialConfig(BaseModel):
         return tuple(sorted({0.0, *self.sparsities, self.target_sparsity}))
 
     @property
-    def rungs(self) -> tuple[int, ...]:
+    def evaluation_epochs(self) -> tuple[int, ...]:
         """The epochs (counted as done) after which the pruned copy is evaluated and a checkpoint is written."""
-        num = min(self.num_rungs, self.max_epochs)
+        num = min(self.num_evaluations, self.max_epochs)
         return tuple(round(self.max_epochs * (i + 1) / num) for i in range(num))

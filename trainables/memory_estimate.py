@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from trainables.config import TrialConfig
-from trainables.tasks._base import Task
+from trainables.task import Task
 
 __all__ = ["training_memory"]
 

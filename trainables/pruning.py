@@ -21,9 +21,9 @@ from torch import Tensor, nn
 import sparsity
 from sparsity import masks
 from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
-from trainables.config import TrialConfig, with_knobs
-from trainables.datasets._images import one_line
-from trainables.tasks._base import Task
+from trainables.config import TrialConfig, construct
+from trainables.data.images import one_line
+from trainables.task import Task
 
 __all__ = ["Evaluation", "evaluate_pruned", "load_pruned", "save_pruned"]
 
@@ -61,7 +61,7 @@ def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
     }
     asked = inspect.signature(criterion).parameters
     given = {name: give() for name, give in givers.items() if name in asked}
-    return with_knobs("crit", criterion, weights, knobs=config.crit, **given)
+    return construct("crit", criterion, weights, arguments=config.crit, **given)
 
 
 def recalibrated(task: Task, pruned: nn.Module, config: TrialConfig) -> nn.Module:
@@ -225,12 +225,12 @@ def load_pruned(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
-        architecture, knobs = config["architecture"], dict(config["model"])
+        architecture, arguments = config["architecture"], dict(config["model"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"
         ) from error
-    model = with_knobs(f"{folder}: model", sparsity.find("trainables.architectures", architecture), knobs=knobs)
+    model = construct(f"{folder}: model", sparsity.find("trainables.architectures", architecture), arguments=arguments)
     try:
         add_biases(model, config.get("added_biases", ()))
     except (AttributeError, TypeError, ValueError) as error:
@@ -241,6 +241,6 @@ def load_pruned(folder: str | Path) -> nn.Module:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"{folder}: model.safetensors must hold the weights of {architecture} {knobs}, got {one_line(error)}"
+            f"{folder}: model.safetensors must hold the weights of {architecture} {arguments}, got {one_line(error)}"
         ) from error
     return model.eval()

@@ -1,4 +1,4 @@
-"""Ray's adapter, and nothing else: a configuration in, a rung's report out. The work is in resumable.py."""
+"""Ray's adapter, and nothing else: a configuration in, a evaluation's report out. The work is in resumable.py."""
 
 import os
 import platform
@@ -10,10 +10,10 @@ import ray
 import torch
 from ray import tune
 
-from trainables._memory import keep_freed_memory
 from trainables.config import TrialConfig
-from trainables.resumable import ResumableTrial
-from trainables.training import load_task
+from trainables.loop import load_task
+from trainables.malloc import keep_freed_memory
+from trainables.runner import ResumableTrial
 
 __all__ = ["Trial"]
 

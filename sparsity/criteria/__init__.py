@@ -3,7 +3,7 @@
     criterion(weights, *, ...) -> list of tensors, one for each weight, of its shape and on its device, without a graph
 
 weights: the prunable parameters. A caller looks at a criterion's signature and gives what it names, by these names; any
-other keyword is a knob and has a default.
+other keyword is a argument and has a default.
 
     generator   a torch.Generator, the only source of random numbers
     gradients   one tensor for each weight, of its shape: the gradient of the task's loss in evaluation mode

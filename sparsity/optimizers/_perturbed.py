@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsity._load import find, menu
+from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
 from sparsity.optimizers._eager import Optimizer
-from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
+from sparsity.registry import choices, find
 
 __all__ = ["Perturbed"]
 
@@ -20,19 +20,19 @@ class Perturbed(Optimizer):
     """An optimizer around a base optimizer of this folder; subclasses define `step(closure)`.
 
     Groups and state are the base's own, so a scheduler, `add_param_group` and `state_dict` see one optimizer, and every
-    knob, rho included, lives in the groups. The base reads its momentum and learning rate from there at each step.
-    base: file name of an optimizer that takes one gradient a step. base_knobs: its knobs. own: this class's knobs.
+    argument, rho included, lives in the groups. The base reads its momentum and learning rate from there at each step.
+    base: file name of an optimizer that takes one gradient a step. base_arguments: its arguments. own: this class's arguments.
     A class of this folder says `is_base = False` if it cannot be one.
-    ValueError if rho is negative or not finite, and for an unknown base or knob.
+    ValueError if rho is negative or not finite, and for an unknown base or argument.
     """
 
     base: Optimizer
     is_base = False
 
-    def __init__(self, params, lr: float, *, base: str, base_knobs: dict, rho: float, **own):
+    def __init__(self, params, lr: float, *, base: str, base_arguments: dict, rho: float, **own):
         base_class = self._base_class(base)
-        refuse_unknown(self._where, base_knobs, [*keywords(base_class), *keywords(type(self))])
-        self.base = base_class(params, lr, **base_knobs)
+        refuse_unknown(self._where, base_arguments, [*keywords(base_class), *keywords(type(self))])
+        self.base = base_class(params, lr, **base_arguments)
         super().__init__(self.base.param_groups, {**self.base.defaults, "rho": rho, **own})
         self._link()
 
@@ -42,7 +42,7 @@ class Perturbed(Optimizer):
 
     def _base_class(self, base: str) -> Any:
         package = __package__ or "sparsity.optimizers"
-        bases = [name for name in menu(package) if getattr(find(package, name), "is_base", True)]
+        bases = [name for name in choices(package) if getattr(find(package, name), "is_base", True)]
         if base not in bases:
             raise ValueError(f"{self._where}: base must be one of {', '.join(bases)}, got {base!r}")
         return find(package, base)

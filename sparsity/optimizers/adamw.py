@@ -1,7 +1,7 @@
 import torch
 
+from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
 from sparsity.optimizers._eager import Eager
-from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
 
 __all__ = ["AdamW"]
 
@@ -14,7 +14,7 @@ class AdamW(Eager, torch.optim.AdamW):
     lr, eps, weight_decay: >= 0, the decay decoupled and scaled by lr. betas: two numbers in [0, 1). step(closure) calls
     the closure once and returns its loss. fused: torch's choice of kernel, which changes only the speed.
     Cost: 1 gradient a step; 2 x the weights of memory (m and v).
-    ValueError for a negative or unknown knob.
+    ValueError for a negative or unknown argument.
     """
 
     def __init__(

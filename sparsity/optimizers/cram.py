@@ -26,7 +26,7 @@ class CrAM(Perturbed):
         "2:4,4:8", one of which is drawn), n kept of every m consecutive input channels (`masks.n_of_m`), and
         sparsities unused. Tensors whose input channels m does not divide then stay dense.
     sparse_grad: whether g1 is masked. seed: of the draws, which depend on it and the number of steps alone; both are in
-        the state. base: "sgd" or "adamw", with its knobs.
+        the state. base: "sgd" or "adamw", with its arguments.
     step(closure) calls the closure twice, at w and at w', and returns the loss at w. What the closure differentiates,
     penalty included, is g0 and g1. rho = 0 does not turn it off: w' = TopK_s(w) then.
     Departures: exact counts (the authors cut at a percentile), one ranking over all groups (theirs: a group each), and
@@ -34,7 +34,7 @@ class CrAM(Perturbed):
     Cost: 2 gradients a step and a top-k; the base's memory and, within the step, 2.25 x the weights (w, g0, masks) in
         the second gradient, 4 x in the top-k before it.
     ValueError for no sparsities or one outside [0, 1), an unknown scope, n above m, rho < 0, a seed < 0, an unknown
-    base or knob, no closure, or a sparse gradient.
+    base or argument, no closure, or a sparse gradient.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CrAM(Perturbed):
         normalize: bool = False,
         seed: int = 0,
         base: str = "sgd",
-        **base_knobs,
+        **base_arguments,
     ):
         if not (isinstance(seed, int) and seed >= 0):
             raise ValueError(f"CrAM: seed must be a whole number >= 0, got {seed!r}")
@@ -62,7 +62,7 @@ class CrAM(Perturbed):
             params,
             lr,
             base=base,
-            base_knobs=base_knobs,
+            base_arguments=base_arguments,
             rho=rho,
             sparsities=_numbers(sparsities),
             plus=plus,

@@ -3,8 +3,8 @@ import math
 import torch
 from torch import Tensor
 
+from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
 from sparsity.optimizers._eager import Optimizer
-from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
 
 __all__ = ["SFW"]
 
@@ -40,7 +40,7 @@ class SFW(Optimizer):
     SFW-Init, a scale for each layer that is learned on data before training, off in the WCR paper's runs, is not here.
     It takes no base and no weight decay, and is nobody's base. step(closure) calls the closure once.
     Cost: 1 gradient a step and a top-k a tensor; 1 x the weights of memory (d), within the step 3 x the largest tensor.
-    ValueError for a knob out of its range or unknown, a base, a weight decay.
+    ValueError for a argument out of its range or unknown, a base, a weight decay.
     """
 
     is_base = False
@@ -63,8 +63,8 @@ class SFW(Optimizer):
         if "base" in unknown:
             raise ValueError(f"SFW: base must be left out (its step is no other's update), got {unknown['base']!r}")
         refuse_unknown("SFW", unknown, keywords(SFW))
-        knobs = {"momentum": momentum, "k_fraction": k_fraction, "min_k": min_k, "tau": tau, "mode": mode}
-        super().__init__(params, {"lr": lr, **knobs, "rescale": rescale or "none"})
+        arguments = {"momentum": momentum, "k_fraction": k_fraction, "min_k": min_k, "tau": tau, "mode": mode}
+        super().__init__(params, {"lr": lr, **arguments, "rescale": rescale or "none"})
 
     def add_param_group(self, param_group: dict) -> None:
         _check({**self.defaults, **param_group})
@@ -145,6 +145,6 @@ def _check(group: dict) -> None:
         raise ValueError(f"SFW: min_k must be a whole number >= 1, got {group['min_k']}")
     if not 0 < group["tau"] < math.inf:
         raise ValueError(f"SFW: tau must be > 0 and finite (it sets the size of the polytope), got {group['tau']}")
-    for knob, choices in (("mode", MODES), ("rescale", RESCALES)):
-        if group[knob] not in choices:
-            raise ValueError(f"SFW: {knob} must be one of {', '.join(choices)}, got {group[knob]!r}")
+    for argument, choices in (("mode", MODES), ("rescale", RESCALES)):
+        if group[argument] not in choices:
+            raise ValueError(f"SFW: {argument} must be one of {', '.join(choices)}, got {group[argument]!r}")

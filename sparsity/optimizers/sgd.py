@@ -1,7 +1,7 @@
 import torch
 
+from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
 from sparsity.optimizers._eager import Eager
-from sparsity.optimizers._knobs import check_nonnegative, keywords, refuse_unknown
 
 __all__ = ["SGD"]
 
@@ -13,7 +13,7 @@ class SGD(Eager, torch.optim.SGD):
     lr, weight_decay: >= 0, the decay coupled, i.e. added to the gradient. momentum: in [0, 1). step(closure) calls the
     closure once and returns its loss. fused: torch's choice of kernel, which changes only the speed.
     Cost: 1 gradient a step; 1 x the weights of memory (v; 0 without momentum).
-    ValueError for a negative or unknown knob.
+    ValueError for a negative or unknown argument.
     """
 
     def __init__(

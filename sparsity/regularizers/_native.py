@@ -48,7 +48,7 @@ def takes(weight: Tensor) -> bool:
 
 def penalty(
     kernel: str,
-    knobs: Sequence[float],
+    arguments: Sequence[float],
     weights: Sequence[Tensor],
     gradients: Sequence[Tensor | None] = (),
     *,
@@ -69,7 +69,7 @@ def penalty(
         pointers(*[weight.data_ptr() for weight in weights]),
         pointers(*[None if gradient is None else gradient.data_ptr() for gradient in gradients]),
         (ctypes.c_int64 * num)(*[weight.numel() for weight in weights]),
-        (ctypes.c_double * len(knobs))(*knobs),
+        (ctypes.c_double * len(arguments))(*arguments),
         lam,
         overwrite,
         torch.get_num_threads(),

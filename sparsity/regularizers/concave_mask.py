@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from sparsity.regularizers._gated import Gate, Gated
+from sparsity.gates import Gate, Gated
 
 __all__ = ["ConcaveMask"]
 

@@ -1,6 +1,6 @@
 import math
 
-from sparsity.regularizers._base import ClosedForm
+from sparsity.regularizer import ClosedForm
 
 __all__ = ["HoyerSquare"]
 

@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 
-from sparsity.regularizers._gated import Gate, Gated
+from sparsity.gates import Gate, Gated
 
 __all__ = ["L0HardConcrete"]
 

@@ -1,4 +1,4 @@
-from sparsity.regularizers._base import ClosedForm
+from sparsity.regularizer import ClosedForm
 
 __all__ = ["L1"]
 

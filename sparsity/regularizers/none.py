@@ -2,7 +2,7 @@
 
 import torch
 
-from sparsity.regularizers._base import Regularizer
+from sparsity.regularizer import Regularizer
 
 __all__ = ["NoRegularizer"]
 

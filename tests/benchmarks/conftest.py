@@ -1,3 +1,3 @@
-from tests.sweeps.conftest import recorder
+from tests.service.conftest import recorder
 
 __all__ = ["recorder"]

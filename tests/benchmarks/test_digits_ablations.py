@@ -14,9 +14,9 @@ from benchmarks import _ablation_tables as tables
 from benchmarks import _logistic as logistic
 from benchmarks import digits_ablations as ablations
 from benchmarks import digits_methods
-from sweeps._journal import Journal
+from service.records.events import EventLog
 from trainables.config import TrialConfig
-from trainables.training import Training, load_task
+from trainables.loop import Training, load_task
 
 SEEDS = range(ablations.FIRST_SEED, ablations.FIRST_SEED + ablations.NUM_SEEDS)
 
@@ -38,7 +38,7 @@ def make_config(optimizer, regularizer="wcr", lam=1e-5, **opt):
 
 
 def lines(results, event="job"):
-    return [entry for entry, _ in Journal.read(results) if entry["event"] == event]
+    return [entry for entry, _ in EventLog.read(results) if entry["event"] == event]
 
 
 # ---- running -------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def trained_weights(config, times):
     if times:
         trainings.add_penalty_outside(training, times)
     while not training.finished:
-        training.run_rung(evaluate=False)
+        training.train_to_evaluation(evaluate=False)
     return torch.cat([p.detach().flatten() for p in training.model.parameters()])
 
 

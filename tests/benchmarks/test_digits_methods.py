@@ -6,8 +6,8 @@ import math
 import pytest
 
 from benchmarks import digits_methods as study
-from sweeps._records import Records
-from sweeps._report import summarize
+from service.records.state import Records
+from service.views.tables import summarize
 
 
 @pytest.fixture
@@ -41,14 +41,14 @@ def test_records_go_on_from_the_committed_ones(recorder, results, tmp_path, at_0
     study.restore(elsewhere)
     assert (elsewhere / "study.log").read_text() == "a trial\n"
     ours, theirs = Records.replay(folder), Records.replay(elsewhere)
-    without = [{k: dataclasses.replace(t, rungs=[]) for k, t in r.trials.items()} for r in (ours, theirs)]
+    without = [{k: dataclasses.replace(t, evaluations=[]) for k, t in r.trials.items()} for r in (ours, theirs)]
     assert without[0] == without[1]
     summaries = [summarize(r, objective="acc", target_sparsity=0.9, complete=True) for r in (ours, theirs)]
     assert summaries[0]["confirmed"] == summaries[1]["confirmed"]
     assert study.section(ours) == study.section(theirs)
-    before = (elsewhere / "journal.jsonl").read_bytes()
+    before = (elsewhere / "events.jsonl").read_bytes()
     study.restore(elsewhere)  # what is there is not replaced
-    assert (elsewhere / "journal.jsonl").read_bytes() == before
+    assert (elsewhere / "events.jsonl").read_bytes() == before
 
 
 def test_no_path_or_host_of_a_machine_is_committed(recorder, results):
@@ -56,7 +56,7 @@ def test_no_path_or_host_of_a_machine_is_committed(recorder, results):
     (recorder.records.folder / "study.log").write_text("")
     recorder.records.note_run(["python", "/secret/place/digits.py"], num_search=1, num_confirm=1)
     study.export(recorder.records.folder)
-    text = gzip.decompress((results / "digits-methods-journal.jsonl.gz").read_bytes()).decode()
+    text = gzip.decompress((results / "digits-methods-events.jsonl.gz").read_bytes()).decode()
     assert "/secret/place" not in text
     assert '"cwd"' not in text
     assert {json.loads(line)["event"] for line in text.splitlines()} == {"sweep", "start", "end"}

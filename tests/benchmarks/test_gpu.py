@@ -46,7 +46,7 @@ def test_tasks_take_a_step_at_a_tiny_size():
 
 
 def test_runs_stop_at_the_time_and_go_on_from_there(images, tmp_path):
-    sizes = {**TINY, "epochs": 2, "num_rungs": 2}
+    sizes = {**TINY, "epochs": 2, "num_evaluations": 2}
     assert dict(gpu.runs(images, "cpu", tmp_path, until=time.monotonic() - 1, **sizes)) == {}
     later = dict(gpu.runs(images, "cpu", tmp_path, until=time.monotonic() + 600, **sizes))
     assert list(later) == [f"runs/{o} + {r}/seed 0" for r in ("none", "wcr") for o in ("sgd", "s2sam", "sam")]

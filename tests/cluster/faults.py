@@ -9,12 +9,25 @@ import time
 
 import pytest
 
-from sweeps._journal import Journal
-from sweeps._records import Records
+from service.records.events import EventLog
+from service.records.state import Records
 from tests._digits import ARMS, SMALL, events, num_repeated, results, run, studies, wait_until
 
 # Trials of about a minute on a third of two cores, with a checkpoint every few seconds.
-LONG = [*SMALL, *ARMS, "--epochs", "60", "--rungs", "12", "--model", "width=12", "--trials", "1", "--confirm", "0"]
+LONG = [
+    *SMALL,
+    *ARMS,
+    "--epochs",
+    "60",
+    "--evaluations",
+    "12",
+    "--model",
+    "width=12",
+    "--trials",
+    "1",
+    "--confirm",
+    "0",
+]
 HEALTH_CHECK = 20  # seconds after which a silent host is given up (clusters/on_prem.yaml)
 
 
@@ -61,11 +74,13 @@ def host_with_a_trial(hosts):
 
 
 def goes_on(cluster, name, since, before):
-    """Seconds from `since` until every trial that had begun before has come on by a rung."""
-    path = cluster.runs / name / "journal.jsonl"
+    """Seconds from `since` until every trial that had begun before has come on by a evaluation."""
+    path = cluster.runs / name / "events.jsonl"
 
     def all_did():
-        later = {e["trial"] for e, _ in Journal.read(path) if e["event"] in ("rung", "end") and e["time"] > since}
+        later = {
+            e["trial"] for e, _ in EventLog.read(path) if e["event"] in ("evaluation", "end") and e["time"] > since
+        }
         return before <= later
 
     wait_until(all_did, timeout=300)
@@ -117,7 +132,7 @@ def power_off(hosts, host):
 def test_a_host(cluster, hosts, undisturbed, fault_row, name, fault, again):
     sweep = "".join(letter for letter in name if letter.isalnum())
     submitted = Submitted(cluster, sweep)
-    wait_until(lambda: events(cluster.runs, sweep)["rung"] >= 4, submitted, timeout=400)
+    wait_until(lambda: events(cluster.runs, sweep)["evaluation"] >= 4, submitted, timeout=400)
     host = wait_until(lambda: host_with_a_trial(hosts), submitted)
     before, since = running(cluster, sweep), time.time()
     fault(hosts, host)
@@ -135,7 +150,7 @@ def test_a_host(cluster, hosts, undisturbed, fault_row, name, fault, again):
 
 def test_status_and_stop_from_the_head(cluster, hosts):
     submitted = Submitted(cluster, "stopped")
-    wait_until(lambda: events(cluster.runs, "stopped")["rung"] >= 1, submitted, timeout=400)
+    wait_until(lambda: events(cluster.runs, "stopped")["evaluation"] >= 1, submitted, timeout=400)
     assert "stopped: running (process " in hosts.ssh(1, "python -m sweeps status stopped")
     assert "stopped has stopped" in hosts.ssh(1, "python -m sweeps stop stopped")
     submitted.thread.join(60)

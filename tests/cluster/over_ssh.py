@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sweeps._records import Records
+from service.records.state import Records
 
 HERE = Path(__file__).parent
 # Trials of a second.
 SMALL = [
     "--epochs",
     "2",
-    "--rungs",
+    "--evaluations",
     "2",
     "--confirm",
     "0",
@@ -30,7 +30,7 @@ SMALL = [
     "depth=1",
 ]
 SMALL_CIFAR10 = ["--architecture", "small_resnet", "--train-size", "500", "--eval-size", "500"]
-SMALL_CIFAR10 += ["--optimizer", "sgd", "--schedule", "constant"]
+SMALL_CIFAR10 += ["--optimizer", "sgd", "--lr-schedule", "constant"]
 HOSTILE = [
     "two words", "it's", 'say "hi"', "$(touch /tmp/executed)", "`touch /tmp/executed`", "a; touch /tmp/executed",
     "line\nbreak", "λ ρ", "*", "~", "", "!!", "\\", "--flag=x y", "a&b|c>d", "$HOME", "tab\there", "-", "#x",
@@ -96,7 +96,7 @@ def test_every_run_is_in_the_heads_mlflow(cluster):
         "answer = [[r.data.tags.get('sweep'), r.data.tags.get('trial'), r.info.status] for r in found]"
     )
     runs = ask_mlflow(cluster, code)
-    for sweep in (folder.name for folder in cluster.runs.iterdir() if (folder / "journal.jsonl").exists()):
+    for sweep in (folder.name for folder in cluster.runs.iterdir() if (folder / "events.jsonl").exists()):
         keys = {trial for name, trial, status in runs if name == sweep and status == "FINISHED"}
         assert keys == {*finished(cluster, sweep), "all"}
     assert len({(name, trial) for name, trial, _ in runs}) == len(runs)  # none twice
@@ -171,7 +171,7 @@ def test_a_driver_goes_on_after_the_login_that_started_it(cluster, hosts, how):
     else:
         job = ["ray", "job", "submit", "--no-wait", "--"]
         hosts.ssh(1, shlex.join([*job, "python", "-m", "sweeps.digits", *flags]))
-    journal, deadline = cluster.runs / name / "journal.jsonl", time.monotonic() + 240
+    journal, deadline = cluster.runs / name / "events.jsonl", time.monotonic() + 240
     while '"complete": true' not in (journal.read_text() if journal.exists() else ""):
         assert time.monotonic() < deadline, f"{how}: the sweep did not end"
         time.sleep(1)
@@ -184,7 +184,7 @@ def test_storage_that_the_others_do_not_see_is_said_before_the_first_trial(clust
     said = " ".join(str(failure.value).split())
     both = ", ".join(sorted([hosts.address(2), hosts.address(3)]))
     assert f"{both}: the records' folder must be one that every host sees" in said, said[-1500:]
-    assert '"start"' not in hosts.call("exec", "1", "--", "cat", "/root/runs/digits/journal.jsonl")
+    assert '"start"' not in hosts.call("exec", "1", "--", "cat", "/root/runs/digits/events.jsonl")
 
 
 def test_after_ray_down_nothing_runs(cluster, hosts):

@@ -23,7 +23,7 @@ import pytest
 
 from tests._digits import REPOSITORY
 
-QUICK = ["--epochs", "1", "--rungs", "1", "--model", "width=4"]
+QUICK = ["--epochs", "1", "--evaluations", "1", "--model", "width=4"]
 QUICK += ["--trials", "1", "--search-seeds", "1", "--confirm", "0"]
 ARMS = ["--optimizer", "sgd", "--regularizer", "none", "--regularizer", "wcr"]
 

@@ -36,7 +36,7 @@ def test_no_git_and_a_bare_environment(sweep, runs, tmp_path, environment_row):
     done = sweep(env={"PATH": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert events(runs)["end"] == 2
-    assert '"git_commit": "none: sparsity-sweeps ' in (runs / "digits" / "journal.jsonl").read_text()
+    assert '"git_commit": "none: sparsity-sweeps ' in (runs / "digits" / "events.jsonl").read_text()
     environment_row(
         "no git and no variable but PATH (`env -i`)",
         "a sweep runs and records the installed version in place of the commit",

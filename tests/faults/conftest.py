@@ -31,7 +31,7 @@ def runs(tmp_path):
 
 @pytest.fixture
 def with_fault(tmp_path):
-    """A function: the environment of a sweep in whose processes `code` runs once trainables.training is imported."""
+    """A function: the environment of a sweep in whose processes `code` runs once trainables.loop is imported."""
 
     def make(code, **more):
         hook = '''
@@ -41,7 +41,7 @@ def with_fault(tmp_path):
                 """Runs the fault's code behind the module's own."""
 
                 def find_spec(self, name, path=None, target=None):
-                    if name != "trainables.training":
+                    if name != "trainables.loop":
                         return None
                     sys.meta_path.remove(self)
                     spec = importlib.util.find_spec(name)

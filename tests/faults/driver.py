@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from sweeps._journal import Journal
+from service.records.events import EventLog
 from tests._digits import assert_as_undisturbed, end, events, kill, num_repeated, run, start, wait_until
 
 NUM_KILLS, NUM_SEARCH = 20, 13  # one trial of sgd + none, which has nothing to search, and four of each other
@@ -61,14 +61,14 @@ def header_only(runs):
 
 
 def on_its_last_interval(runs):
-    """Whether a trial has reported all of its rungs but the last."""
-    entries = [entry for entry, _ in Journal.read(runs / "digits" / "journal.jsonl")]
-    return max(Counter(e["trial"] for e in entries if e["event"] == "rung").values(), default=0) >= 3
+    """Whether a trial has reported all of its evaluations but the last."""
+    entries = [entry for entry, _ in EventLog.read(runs / "digits" / "events.jsonl")]
+    return max(Counter(e["trial"] for e in entries if e["event"] == "evaluation").values(), default=0) >= 3
 
 
 def result_without_record(runs):
     """A trial's result lies in its folder and the journal does not have it."""
-    recorded = {e["trial"] for e, _ in Journal.read(runs / "digits" / "journal.jsonl") if e["event"] == "end"}
+    recorded = {e["trial"] for e, _ in EventLog.read(runs / "digits" / "events.jsonl") if e["event"] == "end"}
     return {path.parent.name for path in runs.glob("digits/trials/*/result.json")} - recorded
 
 

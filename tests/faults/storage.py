@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sweeps._records import Records
+from service.records.state import Records
 from tests._digits import LONGER, assert_as_undisturbed, end, events, kill, num_repeated, run, start, wait_until
 from tests.test_pickles import Bomb
 
@@ -115,7 +115,7 @@ def test_pickles_where_ray_tune_keeps_its_own(runs, fault_row):
         path.write_bytes(pickle.dumps(Bomb(runs / "unpickled")))
     state = {"checkpoints": [pickle.dumps(Bomb(runs / "unpickled")).hex()]}
     (planted / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps(state))
-    run(runs, "--trials", "4", "--confirm", "0", "--epochs", "1", "--rungs", "1")
+    run(runs, "--trials", "4", "--confirm", "0", "--epochs", "1", "--evaluations", "1")
     assert events(runs)["end"] == 4
     assert not (runs / "unpickled").exists()
     fault_row("pickles planted where Ray Tune keeps its own", "nothing: they are not read", "nothing", "at once")

@@ -13,16 +13,21 @@ import pytest
 from mlflow import MlflowClient
 
 from benchmarks._servers import LOST, MlflowServer, Proxy
-from sweeps._journal import Journal
-from sweeps._records import Records
-from sweeps._tracking import Shipper
+from service.records.events import EventLog
+from service.records.state import Records
+from service.tracking.shipper import Shipper
 from tests._digits import REPOSITORY, command, environment, events, wait_until
-from tests._tracking import assert_as_the_journal_says
+from tests._tracking import assert_as_the_events_say
 
 OUTAGE = 120.0  # seconds
 MANY = ["--optimizer", "sam", "--regularizer", "wcr", "--trials", "100", "--confirm", "0", "--concurrent", "2"]
-SHORT = ["--epochs", "8", "--rungs", "3"]  # 2 s a trial
-LESS_SHORT = ["--epochs", "20", "--rungs", "3"]  # 5 s: a hundred of them on two cores outlast the outage by two minutes
+SHORT = ["--epochs", "8", "--evaluations", "3"]  # 2 s a trial
+LESS_SHORT = [
+    "--epochs",
+    "20",
+    "--evaluations",
+    "3",
+]  # 5 s: a hundred of them on two cores outlast the outage by two minutes
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def num_runs(server):
 def spans(runs):
     """Of each trial: (when it started, when it ended, its own seconds of training)."""
     began, found = {}, []
-    for entry, _ in Journal.read(runs / "digits" / "journal.jsonl"):
+    for entry, _ in EventLog.read(runs / "digits" / "events.jsonl"):
         if entry["event"] == "start":
             began[entry["trial"]] = entry["time"]
         elif entry["event"] == "end":
@@ -100,7 +105,7 @@ def test_an_outage_of_two_minutes(runs, server, fault_row):
     shipper = Shipper(runs / "digits", server.uri)
     assert shipper.num_waiting == 0, (runs / "shown").read_text()
     assert num_runs(server) == 101
-    assert_as_the_journal_says(MlflowClient(server.uri), runs / "digits")
+    assert_as_the_events_say(MlflowClient(server.uri), runs / "digits")
     inside = [s for start, end, s in spans(runs) if start > began and end < began + OUTAGE]
     earlier = [s for _, end, s in spans(runs) if end < began]
     later = [s for start, _, s in spans(runs) if start > back]
@@ -128,7 +133,7 @@ def test_a_server_that_is_there_now_and_then(runs, server, fault_row):
     server.start()
     begin = time.monotonic()
     assert f"{left} of {left} entries sent" in sync(runs, server.uri)
-    assert_as_the_journal_says(MlflowClient(server.uri), runs / "digits")
+    assert_as_the_events_say(MlflowClient(server.uri), runs / "digits")
     fault_row(
         "tracking server down at the start and at the end",
         "nothing, after `python -m sweeps sync`: each run and point once",
@@ -150,7 +155,7 @@ def test_a_server_that_takes_two_seconds_a_call(runs, server, fault_row):
         took = [s for *_, s in spans(runs)]
         proxy.interfere = lambda method, path, body: None
         sync(runs, proxy.uri)
-    assert_as_the_journal_says(MlflowClient(server.uri), runs / "digits")
+    assert_as_the_events_say(MlflowClient(server.uri), runs / "digits")
     assert len(Records.replay(runs / "digits").finished("search")) == 6
     fault_row(
         "tracking server that takes 2 s for each call",
@@ -186,7 +191,7 @@ def test_killed_while_calls_are_answered(runs, server, fault_row):
         assert process.returncode == 0
         assert len(killed) == 8
         assert Shipper(runs / "digits", proxy.uri).num_waiting == 0
-    assert_as_the_journal_says(MlflowClient(server.uri), runs / "digits")
+    assert_as_the_events_say(MlflowClient(server.uri), runs / "digits")
     fault_row(
         "killed 8 times between a call to the tracking server and its answer",
         "nothing: one run a trial, each point once",

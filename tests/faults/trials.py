@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from sweeps._journal import Journal
-from sweeps._records import Records
+from service.records.events import EventLog
+from service.records.state import Records
 from tests._digits import LONGER, assert_as_undisturbed, end, events, num_repeated, run, start, wait_until, workers
 
 
@@ -16,7 +16,7 @@ from tests._digits import LONGER, assert_as_undisturbed, end, events, num_repeat
 )
 def test_a_worker_that_dies(runs, undisturbed_longer, fault_row, name, sig):
     process = start(runs, *LONGER)
-    wait_until(lambda: events(runs)["rung"] >= 3, process)
+    wait_until(lambda: events(runs)["evaluation"] >= 3, process)
     before, died = running(runs), time.time()
     os.kill(workers(process)[0], sig)
     assert end(process, timeout=240) == 0
@@ -31,10 +31,10 @@ def running(runs):
 
 
 def goes_on(runs, since, before):
-    """Seconds from `since` until every trial that ran before has come on by a rung."""
+    """Seconds from `since` until every trial that ran before has come on by a evaluation."""
     later = {}
-    for entry, _ in Journal.read(runs / "digits" / "journal.jsonl"):
-        if entry["event"] in ("rung", "end") and entry["time"] > since:
+    for entry, _ in EventLog.read(runs / "digits" / "events.jsonl"):
+        if entry["event"] in ("evaluation", "end") and entry["time"] > since:
             later.setdefault(entry["trial"], entry["time"] - since)
     return max(later[key] for key in before)
 
@@ -53,7 +53,7 @@ def test_a_worker_that_dies_again_and_again(runs, with_fault, fault_row):
     run(runs, "--confirm", "0", env=with_fault(fault))
     trials = Records.replay(runs / "digits").trials.values()
     assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "lost")}
-    assert {t.rungs[-1]["epoch"] for t in trials if t.status == "lost"} == {2}
+    assert {t.evaluations[-1]["epoch"] for t in trials if t.status == "lost"} == {2}
     fault_row(
         "worker dies at the same place each time",
         "these trials, recorded as lost with the reason; the sweep goes on",

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 import sparsity
-from sweeps._searcher import make_arms
+from service.search.proposals import make_arms
 from sweeps.digits import SWEEP as DIGITS
 
 SPACES = ["cnn", "small_cnn"]
@@ -22,8 +22,8 @@ def test_tau_and_k_fraction_are_searched_for_sfw_alone(name):
     sfw, sgd = (arm_of(space, optimizer=optimizer, regularizer="none") for optimizer in ("sfw", "sgd"))
     assert {"opt/tau", "opt/k_fraction"} <= set(sfw.space)
     assert not {"opt/tau", "opt/k_fraction"} & set(sgd.space)
-    for knob in ("opt/tau", "opt/k_fraction"):
-        assert sfw.space[knob].low <= sfw.known[knob] <= sfw.space[knob].high
+    for argument in ("opt/tau", "opt/k_fraction"):
+        assert sfw.space[argument].low <= sfw.known[argument] <= sfw.space[argument].high
     assert sfw.known["opt/tau"] == {"cnn": 15.0, "small_cnn": 1.0}[name]
 
 

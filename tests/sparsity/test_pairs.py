@@ -22,7 +22,7 @@ class Training:
         self.trained = list(dict.fromkeys(p for p in parameters if p.requires_grad))
         self.opt = sparsity.load("optimizers", optimizer)(self.trained, 0.05)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.opt, 10)
-        self.parts = {"net": self.net, "R": self.R, "opt": self.opt, "schedule": self.schedule}
+        self.parts = {"net": self.net, "R": self.R, "opt": self.opt, "lr_schedule": self.schedule}
 
     def run(self, start, stop):
         for step in range(start, stop):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sweeps.__main__ import app
-from sweeps._records import Records, best
-from sweeps._tracking import default_tracking_uri
+from service.commands import app
+from service.records.state import Records, best
+from service.tracking.shipper import default_tracking_uri
 from tests._digits import (
     assert_as_undisturbed,
     command,
@@ -30,7 +30,7 @@ from tests._digits import (
 )
 from trainables import load_pruned
 from trainables.config import TrialConfig
-from trainables.training import load_task
+from trainables.loop import load_task
 
 pytestmark = pytest.mark.sweep
 
@@ -53,9 +53,9 @@ def killed(tmp_path_factory):
     """The same: a worker killed, then the driver while the search runs, then asked to stop in the confirmation."""
     runs = tmp_path_factory.mktemp("killed")
     process = start(runs)
-    wait_until(lambda: events(runs)["rung"] >= 1, process)
+    wait_until(lambda: events(runs)["evaluation"] >= 1, process)
     os.kill(workers(process)[0], signal.SIGKILL)
-    wait_until(lambda: events(runs)["end"] >= 2 and events(runs)["rung"] >= 8, process)
+    wait_until(lambda: events(runs)["end"] >= 2 and events(runs)["evaluation"] >= 8, process)
     assert end(process, signal.SIGKILL) == -signal.SIGKILL
     process = start(runs)
     wait_until(lambda: events(runs)["end"] >= 8, process)
@@ -84,7 +84,7 @@ def test_it_prints_the_best_and_the_table(undisturbed):
     assert f"python -m sweeps ui --runs {runs}" in shown
     assert "Traceback" not in shown
     assert "Warning" not in shown
-    assert {path.name for path in (runs / "digits").iterdir()} >= {"journal.jsonl", "study.log", "curve.png", "trials"}
+    assert {path.name for path in (runs / "digits").iterdir()} >= {"events.jsonl", "study.log", "curve.png", "trials"}
     assert (runs / "mlflow.db").exists()
 
 
@@ -98,8 +98,8 @@ def test_nothing_that_had_finished_was_repeated(killed):
     assert num_repeated(killed[0]) == 0
 
 
-def journal_of(sweep):
-    return sweep[0] / "digits" / "journal.jsonl"
+def events_of(sweep):
+    return sweep[0] / "digits" / "events.jsonl"
 
 
 def test_each_trial_is_one_mlflow_run_below_the_parent(killed):
@@ -137,12 +137,12 @@ def test_a_pruned_checkpoint_from_mlflow_has_its_sparsity_and_its_accuracy(undis
 
 def test_the_same_command_again_trains_nothing_and_says_the_same(undisturbed):
     runs, before = undisturbed
-    journal = journal_of(undisturbed).read_bytes()
+    journal = events_of(undisturbed).read_bytes()
     after = run(runs)
     assert "11 are done already" in after
     title = "Best configuration of the search"
     assert after[after.index(title) :] == before[before.index(title) :]
-    assert journal_of(undisturbed).read_bytes() == journal
+    assert events_of(undisturbed).read_bytes() == journal
 
 
 def test_best_and_report_read_the_same_records(undisturbed):

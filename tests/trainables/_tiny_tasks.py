@@ -10,7 +10,7 @@ import torch
 
 import sparsity
 from trainables.config import TrialConfig
-from trainables.datasets._slices import Slices
+from trainables.data.slices import Slices
 
 TASK_OF = {"vit": "vit", "unet": "unet", "causal_lm": "lora"}  # architecture -> task; the others are cnn's
 MODELS = {
@@ -30,7 +30,7 @@ def tiny_config(architecture: str, **fields) -> TrialConfig:
     task = TASK_OF.get(architecture, "cnn")
     given = {
         "task": task,
-        "protocol": PROTOCOLS.get(task, {}),
+        "task_args": PROTOCOLS.get(task, {}),
         "dataset": DATASETS[task],
         "architecture": architecture,
         "model": MODELS[architecture],
@@ -38,7 +38,7 @@ def tiny_config(architecture: str, **fields) -> TrialConfig:
         "eval_size": 16,
         "opt": {"lr": 0.001},
         "max_epochs": 2,
-        "num_rungs": 2,
+        "num_evaluations": 2,
         "batch_size": 8,
         "target_sparsity": 0.5,
     }

@@ -15,7 +15,7 @@ TINY = {
     "opt": {"lr": 0.05},
     "max_epochs": 3,
     "batch_size": 32,
-    "num_rungs": 3,
+    "num_evaluations": 3,
     "target_sparsity": 0.5,
     "sparsities": (0.25, 0.75),
 }

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 import sparsity
-from trainables.config import TrialConfig, check_name, check_sparsity, with_knobs
+from trainables.config import TrialConfig, check_name, check_sparsity, construct
 
 FIELDS = {
     "dataset": "digits",
@@ -18,7 +18,7 @@ CHOICES = {
     "architecture": "trainables.architectures",
     "optimizer": "sparsity.optimizers",
     "regularizer": "sparsity.regularizers",
-    "schedule": "trainables.schedules",
+    "lr_schedule": "trainables.lr_schedules",
     "criterion": "sparsity.criteria",
 }
 
@@ -56,7 +56,7 @@ def test_what_has_no_default_must_be_given(field):
 def test_an_unknown_name_is_answered_with_the_valid_ones(field, name):
     ((where, message),) = faults(**{field: name})
     assert where == (field,)
-    assert message == f"{field}: must be one of {', '.join(sparsity.menu(CHOICES[field]))}, got {name!r}"
+    assert message == f"{field}: must be one of {', '.join(sparsity.choices(CHOICES[field]))}, got {name!r}"
 
 
 @pytest.mark.parametrize("value", [1.0, 1.5, -0.01, float("nan"), float("inf")])
@@ -84,8 +84,8 @@ def test_lam_needs_a_regularizer():
     assert TrialConfig(**FIELDS, regularizer="l1", lam=1e-5).lam == 1e-5
 
 
-@pytest.mark.parametrize("group", ["model", "opt", "reg", "sched"])
-def test_a_knobs_fault_names_the_knob(group):
+@pytest.mark.parametrize("group", ["model", "opt", "reg", "lr_sched"])
+def test_a_knobs_fault_names_the_argument(group):
     for value in (float("nan"), float("inf"), float("-inf")):
         assert faults(**{group: {"fine": 1.0, "rho": value}}) == [
             ((group,), f"{group}/rho: must be finite, got {value}")
@@ -96,14 +96,14 @@ def test_a_knobs_fault_names_the_knob(group):
 
 
 def test_knobs_keep_their_types():
-    knobs = {"width": 16, "rho": 1.0, "adaptive": True, "base": "adamw"}
-    kept = TrialConfig(**FIELDS, opt=knobs).opt
+    arguments = {"width": 16, "rho": 1.0, "adaptive": True, "base": "adamw"}
+    kept = TrialConfig(**FIELDS, opt=arguments).opt
     assert [(name, type(value), value) for name, value in kept.items()] == [
-        (name, type(value), value) for name, value in knobs.items()
+        (name, type(value), value) for name, value in arguments.items()
     ]
 
 
-@pytest.mark.parametrize("field", ["max_epochs", "batch_size", "num_rungs", "train_size"])
+@pytest.mark.parametrize("field", ["max_epochs", "batch_size", "num_evaluations", "train_size"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, "many"])
 def test_counts(field, value):
     ((where, message),) = faults(**{field: value})
@@ -141,7 +141,7 @@ def test_key_is_pinned():
     assert TrialConfig(**FIELDS).key == "ce53828fa6f097e7"
 
 
-def test_key_ignores_the_order_of_fields_and_knobs():
+def test_key_ignores_the_order_of_fields_and_arguments():
     one = TrialConfig(**FIELDS, opt={"lr": 0.1, "rho": 0.5})
     other = TrialConfig(**dict(reversed(FIELDS.items())), opt={"rho": 0.5, "lr": 0.1})
     assert list(one.opt) != list(other.opt)
@@ -155,7 +155,7 @@ def test_key_survives_json():
 
 CHANGES = {
     "task": "vit",
-    "protocol": {"prune": "qk"},
+    "task_args": {"prune": "qk"},
     "dataset": "cifar10",
     "data": {"image_size": 16},
     "architecture": "resnet18",
@@ -167,15 +167,15 @@ CHANGES = {
     "regularizer": "l1",
     "reg": {"eps": 1e-9},
     "lam": 1e-5,
-    "schedule": "cosine",
-    "sched": {"gamma": 0.5},
-    "scheme": "imp",
-    "sch": {"fraction": 0.5},
+    "lr_schedule": "cosine",
+    "lr_sched": {"gamma": 0.5},
+    "pruning_schedule": "imp",
+    "pruning_sched": {"fraction": 0.5},
     "max_epochs": 41,
     "batch_size": 65,
     "accumulate": 2,
     "patience": 3,
-    "num_rungs": 9,
+    "num_evaluations": 9,
     "criterion": "random",
     "crit": {"num_probes": 1},
     "scope": "uniform",
@@ -211,7 +211,7 @@ def test_levels(target, others, levels):
 
 
 @pytest.mark.parametrize(
-    ("max_epochs", "num_rungs", "rungs"),
+    ("max_epochs", "num_evaluations", "evaluations"),
     [
         (1, 8, (1,)),
         (3, 8, (1, 2, 3)),
@@ -221,20 +221,25 @@ def test_levels(target, others, levels):
         (200, 1, (200,)),
     ],
 )
-def test_rungs(max_epochs, num_rungs, rungs):
-    assert TrialConfig(**{**FIELDS, "max_epochs": max_epochs}, num_rungs=num_rungs).rungs == rungs
+def test_evaluations(max_epochs, num_evaluations, evaluations):
+    assert (
+        TrialConfig(**{**FIELDS, "max_epochs": max_epochs}, num_evaluations=num_evaluations).evaluation_epochs
+        == evaluations
+    )
 
 
-def test_rungs_rise_to_the_last_epoch():
+def test_evaluations_rise_to_the_last_epoch():
     for max_epochs in range(1, 40):
-        for num_rungs in range(1, 45):
-            rungs = TrialConfig(**{**FIELDS, "max_epochs": max_epochs}, num_rungs=num_rungs).rungs
-            assert len(rungs) == min(max_epochs, num_rungs)
-            assert rungs[-1] == max_epochs
-            assert all(a < b for a, b in zip((0, *rungs), rungs, strict=False))
+        for num_evaluations in range(1, 45):
+            evaluations = TrialConfig(
+                **{**FIELDS, "max_epochs": max_epochs}, num_evaluations=num_evaluations
+            ).evaluation_epochs
+            assert len(evaluations) == min(max_epochs, num_evaluations)
+            assert evaluations[-1] == max_epochs
+            assert all(a < b for a, b in zip((0, *evaluations), evaluations, strict=False))
 
 
-# ---- constructors and their knobs --------------------------------------------------------------------------------
+# ---- constructors and their arguments --------------------------------------------------------------------------------
 
 
 def make(first, given, needed, *, optional=2):
@@ -242,27 +247,31 @@ def make(first, given, needed, *, optional=2):
 
 
 def test_with_knobs_passes_them_on():
-    assert with_knobs("opt", make, 1, given=2, knobs={"needed": 3}) == (1, 2, 3, 2)
-    assert with_knobs("opt", make, 1, given=2, knobs={"needed": 3, "optional": 4}) == (1, 2, 3, 4)
+    assert construct("opt", make, 1, given=2, arguments={"needed": 3}) == (1, 2, 3, 2)
+    assert construct("opt", make, 1, given=2, arguments={"needed": 3, "optional": 4}) == (1, 2, 3, 4)
 
 
-@pytest.mark.parametrize("knob", ["unknown", "first", "given"])  # the caller's own arguments are no knobs either
-def test_with_knobs_refuses_others(knob):
-    with pytest.raises(ValueError, match=f"^opt: knobs of make must be among needed, optional, got '{knob}'$"):
-        with_knobs("opt", make, 1, given=2, knobs={"needed": 3, knob: 4})
+@pytest.mark.parametrize(
+    "argument", ["unknown", "first", "given"]
+)  # the caller's own arguments are no arguments either
+def test_with_knobs_refuses_others(argument):
+    with pytest.raises(ValueError, match=f"^opt: arguments of make must be among needed, optional, got '{argument}'$"):
+        construct("opt", make, 1, given=2, arguments={"needed": 3, argument: 4})
 
 
 def test_with_knobs_misses_one():
-    with pytest.raises(ValueError, match=r"^opt: knobs of make must include needed, got \{'optional': 4\}$"):
-        with_knobs("opt", make, 1, given=2, knobs={"optional": 4})
+    with pytest.raises(ValueError, match=r"^opt: arguments of make must include needed, got \{'optional': 4\}$"):
+        construct("opt", make, 1, given=2, arguments={"optional": 4})
 
 
 def test_with_knobs_of_a_wrong_type():
     def halve(x):
         return x / 2
 
-    with pytest.raises(ValueError, match=r"^opt: knobs must be what halve takes, got \{'x': 'one'\} \(unsupported op"):
-        with_knobs("opt", halve, knobs={"x": "one"})
+    with pytest.raises(
+        ValueError, match=r"^opt: arguments must be what halve takes, got \{'x': 'one'\} \(unsupported op"
+    ):
+        construct("opt", halve, arguments={"x": "one"})
 
 
 def test_check_name():

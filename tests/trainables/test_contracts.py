@@ -10,8 +10,8 @@ import torch
 
 import sparsity
 from tests.trainables._tiny_tasks import equal_states, make_tiny_task, tiny_config
+from trainables.loop import Training, make_pruning_schedule, train_step
 from trainables.pruning import apply_pruning, evaluate_pruned, load_pruned, recalibrated, save_pruned
-from trainables.training import Training, make_scheme, train_step
 
 LEVEL = 0.5
 REFUSED = {  # (architecture, criterion) -> what the error says
@@ -22,7 +22,7 @@ REFUSED = {  # (architecture, criterion) -> what the error says
 }
 
 
-def knobs(architecture, criterion):
+def arguments(architecture, criterion):
     if criterion == "synflow":
         return {"num_rounds": 2}
     # The exact scores cost a backward pass for each output, and a UNet has one a pixel.
@@ -43,9 +43,9 @@ def trained(architecture):
 
 
 @pytest.mark.parametrize("criterion", sparsity.names("criteria"))
-@pytest.mark.parametrize("architecture", sparsity.menu("trainables.architectures"))
+@pytest.mark.parametrize("architecture", sparsity.choices("trainables.architectures"))
 def test_a_checkpoint_is_the_network_that_was_evaluated(architecture, criterion, tmp_path):
-    config = tiny_config(architecture, criterion=criterion, crit=knobs(architecture, criterion))
+    config = tiny_config(architecture, criterion=criterion, crit=arguments(architecture, criterion))
     if message := REFUSED.get((architecture, criterion)):
         with pytest.raises(ValueError, match=f"^{message}"):
             make_tiny_task(config)
@@ -66,31 +66,38 @@ def test_a_checkpoint_is_the_network_that_was_evaluated(architecture, criterion,
 
 # ---- rounds ------------------------------------------------------------------------------------------------------
 
-REWINDING = {"imp": {"fraction": 0.5}, "concave_mask": {"rounds": 1}}  # scheme -> knobs: two or three trainings each
+REWINDING = {
+    "imp": {"fraction": 0.5},
+    "concave_mask": {"rounds": 1},
+}  # pruning_schedule -> arguments: two or three trainings each
 SCHEDULES = [("one_shot", {})] + [
-    (scheme, {**knobs, "rewind_epoch": epoch}) for scheme, knobs in REWINDING.items() for epoch in (0, 1)
+    (pruning_schedule, {**arguments, "rewind_epoch": epoch})
+    for pruning_schedule, arguments in REWINDING.items()
+    for epoch in (0, 1)
 ]
 
 
 @pytest.mark.parametrize("regularizer", sparsity.names("regularizers"))
-@pytest.mark.parametrize(("scheme", "knobs"), SCHEDULES)
-def test_every_regularizer_trains_through_every_schedule_and_resumes(scheme, knobs, regularizer):
+@pytest.mark.parametrize(("pruning_schedule", "arguments"), SCHEDULES)
+def test_every_regularizer_trains_through_every_schedule_and_resumes(pruning_schedule, arguments, regularizer):
     lam = 0.0 if regularizer == "none" else 1e-4
-    config = tiny_config("small_resnet", scheme=scheme, sch=knobs, regularizer=regularizer, lam=lam)
-    if scheme == "concave_mask" and regularizer != "concave_mask":
-        with pytest.raises(ValueError, match=r"^scheme: must have the regularizer concave_mask"):
-            make_scheme(config)
+    config = tiny_config(
+        "small_resnet", pruning_schedule=pruning_schedule, pruning_sched=arguments, regularizer=regularizer, lam=lam
+    )
+    if pruning_schedule == "concave_mask" and regularizer != "concave_mask":
+        with pytest.raises(ValueError, match=r"^pruning_schedule: must have the regularizer concave_mask"):
+            make_pruning_schedule(config)
         return
     task = make_tiny_task(config)
     whole, states = Training(task, config), []
     while not whole.finished:
-        whole.run_rung(evaluate=False)
+        whole.train_to_evaluation(evaluate=False)
         states.append(copy.deepcopy(whole.state_dict()))
-    assert whole.phase == whole.scheme.num_phases - 1
+    assert whole.phase == whole.pruning_schedule.num_phases - 1
     resumed = Training(task, config)
     resumed.load_state_dict(states[len(states) // 2])  # of the last phase, where there are several
     while not resumed.finished:
-        resumed.run_rung(evaluate=False)
+        resumed.train_to_evaluation(evaluate=False)
     networks = [training.networks((0.0, LEVEL)) for training in (whole, resumed)]
     for level in (0.0, LEVEL):
         assert equal_states(*(network[level] for network in networks))
@@ -98,7 +105,9 @@ def test_every_regularizer_trains_through_every_schedule_and_resumes(scheme, kno
 
 
 def test_all_schedules_are_tried():
-    assert {scheme for scheme, _ in SCHEDULES} == set(sparsity.menu("trainables.schemes"))
+    assert {pruning_schedule for pruning_schedule, _ in SCHEDULES} == set(
+        sparsity.choices("trainables.pruning_schedules")
+    )
 
 
 # ---- steps -------------------------------------------------------------------------------------------------------
@@ -154,4 +163,4 @@ def test_two_steps_on_the_meta_device(task, optimizer, regularizer, monkeypatch)
 
 
 def test_all_tasks_are_tried():
-    assert set(NETWORKS) == set(sparsity.menu("trainables.tasks"))
+    assert set(NETWORKS) == set(sparsity.choices("trainables.tasks"))

@@ -5,9 +5,9 @@ HEAVY = {"transformers", "peft", "segmentation_models_pytorch", "timm", "tokeniz
 
 TRIAL = f"""
 import sys
-import sweeps._run, sweeps.digits
+import service.driver, sweeps.digits
 from trainables.config import TrialConfig
-from trainables.training import load_task, train
+from trainables.loop import load_task, train
 sweep = sweeps.digits.SWEEP
 arm = sweep.arms()[-1]
 config = sweep.trial_config(arm.choices, arm.known, max_epochs=1, train_size=64)

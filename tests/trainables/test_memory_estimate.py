@@ -13,13 +13,13 @@ import json, re, sys
 from pathlib import Path
 import numpy as np
 import torch
-from trainables._memory import keep_freed_memory
+from trainables.malloc import keep_freed_memory
 from trainables.config import TrialConfig
-from trainables.datasets._images import Images
-from trainables.datasets._slices import SPLITS, Slices
+from trainables.data.images import Images
+from trainables.data.slices import SPLITS, Slices
 from trainables.tasks.cnn import LoadedImages
 from trainables.memory_estimate import PROCESS_BYTES, training_memory
-from trainables.training import Training, load_task
+from trainables.loop import Training, load_task
 
 
 def peak():  # of this process; ru_maxrss would begin at the parent's

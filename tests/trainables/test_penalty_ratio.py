@@ -8,10 +8,10 @@ from torch import nn
 
 import sparsity
 from search_spaces import cnn, small_cnn, vit
-from trainables import training as training_module
+from trainables import loop as training_module
+from trainables.loop import Training
 from trainables.penalty_ratio import LARGEST, PENALTY_RATIO_LIMIT, PenaltyRatio, is_measured, penalized
 from trainables.tasks.vit import ViT
-from trainables.training import Training
 
 
 def measured(ratio, step, of_loss, of_penalty):

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 import sparsity
 import trainables
 from trainables import pruning
+from trainables.loop import Training
 from trainables.pruning import describe_layers, evaluate_pruned, load_pruned, save_pruned
-from trainables.training import Training
 
 LEVELS = (0.0, 0.3, 0.9)
 
@@ -294,7 +294,7 @@ def rewrite(folder, **changes):
             r"model\.safetensors must hold the weights of small_resnet \{.*'width': 6.*\}, got .*size mismatch.*",
         ),
         ({"model": {"num_classes": 10, "in_channels": 1, "depth": 1}}, r"model\.safetensors must hold .*"),
-        ({"model": {"num_classes": 10, "girth": 2}}, r"model: knobs of small_resnet must be among .*, got 'girth'"),
+        ({"model": {"num_classes": 10, "girth": 2}}, r"model: arguments of small_resnet must be among .*, got 'girth'"),
         ({"model": "small"}, r"config\.json must be JSON with architecture and model, got .*"),
         ({"architecture": "vgg"}, r"architectures: name must be one of .*resnet18.*, got 'vgg'"),
     ],
@@ -429,7 +429,7 @@ def test_a_criterion_takes_its_knobs_from_the_configuration(trained, tiny):
         for crit in ({}, {"num_probes": 1})
     )
     assert any(not torch.equal(a, b) for a, b in zip(exact, probed, strict=True))
-    with pytest.raises(ValueError, match=r"crit: knobs of magnitude must be among \(none\), got 'num_probes'"):
+    with pytest.raises(ValueError, match=r"crit: arguments of magnitude must be among \(none\), got 'num_probes'"):
         pruning.score(task, model, tiny(crit={"num_probes": 1}))
 
 

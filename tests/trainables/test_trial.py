@@ -8,7 +8,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray import tune
 
-from trainables.resumable import ResumableTrial
+from trainables.runner import ResumableTrial
 from trainables.trial import Trial
 
 
@@ -25,7 +25,7 @@ def plain(report):
 
 
 def test_a_reused_actor_computes_what_a_fresh_one_does(tiny, digits_data, make_task, tmp_path):
-    first = tiny(optimizer="sam", regularizer="wcr", lam=1e-6, schedule="one_cycle", seed=1)
+    first = tiny(optimizer="sam", regularizer="wcr", lam=1e-6, lr_schedule="one_cycle", seed=1)
     second = tiny(optimizer="s2sam", regularizer="hoyer_square", lam=1e-4, model={"width": 6})
     broken = {**tiny().model_dump(mode="json"), "opt": {"lr": 0.1, "rho": 1}}
     (tmp_path / "reused").mkdir()

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from trainables.config import expanded
-from trainables.datasets._images import one_line
+from trainables.data.images import one_line
 
 __all__ = ["checkpoint_folder"]
 
@@ -17,7 +17,7 @@ def checkpoint_folder(where: str, name: str) -> Path:
     """The folder with a checkpoint's config.json and *.safetensors: `name` if it is a folder, else what the hub has.
 
     What is whole in the hub's cache is taken from there, without a word to the network; else it is downloaded into it.
-    where: the knob that the messages are about, "group: knob", as --group knob=... gives it.
+    where: the argument that the messages are about, "group: argument", as --group argument=... gives it.
     ValueError, one line and at once, where there is no such checkpoint, no network, or no weights as safetensors.
     """
     folder = expanded(name, where)

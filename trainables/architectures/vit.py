@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from trainables.architectures._base import check_counts
 from trainables.architectures._hub import checkpoint_folder
-from trainables.datasets._images import one_line
+from trainables.data.images import one_line
 
 __all__ = ["vit"]
 
-FIELDS = {  # knob -> field of transformers' ViTConfig
+FIELDS = {  # argument -> field of transformers' ViTConfig
     "image_size": "image_size",
     "patch_size": "patch_size",
     "hidden_size": "hidden_size",
@@ -22,7 +22,7 @@ FIELDS = {  # knob -> field of transformers' ViTConfig
     "num_heads": "num_attention_heads",
     "mlp_size": "intermediate_size",
 }
-SAME = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}  # transformers' defaults, without a knob
+SAME = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}  # transformers' defaults, without a argument
 WHERE = "model: pretrained"
 
 
@@ -142,7 +142,7 @@ def read_checkpoint(pretrained: str) -> Checkpoint:
         if (got := getattr(config, name)) != value:
             raise ValueError(f"{WHERE} must have {name} {value} (vit makes no other), got {folder} with {got}")
     mean, std = (preprocessing.get(name) or [0.5] * config.num_channels for name in ("image_mean", "image_std"))
-    return Checkpoint({knob: getattr(config, field) for knob, field in FIELDS.items()}, weights, mean, std)
+    return Checkpoint({argument: getattr(config, field) for argument, field in FIELDS.items()}, weights, mean, std)
 
 
 def _read_encoder(folder: Path, fields: dict[str, Any]) -> tuple[Any, dict[str, np.ndarray], list[str]]:

@@ -1,4 +1,4 @@
-"""Data sets, one file each: a function `NAME(root=None, **knobs)`, the single entry of the file's `__all__`.
+"""Data sets, one file each: a function `NAME(root=None, **arguments)`, the single entry of the file's `__all__`.
 
 To add one for image classification: return an `Images`: uint8 images in both splits, a test split that is always the
 same, and the fraction of the training split to validate on. The other tasks say what they take: `Slices` (`_slices.py`)

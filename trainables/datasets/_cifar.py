@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.datasets._download import downloaded
-from trainables.datasets._images import DataError, Images, find_parquet, no_data, one_line, read_parquet
+from trainables.data.download import downloaded
+from trainables.data.images import DataError, Images, find_parquet, no_data, one_line, read_parquet
 
 __all__ = ["cifar"]
 
@@ -31,8 +31,8 @@ def cifar(name, root, *, batches, first, subfolder, num_classes, label="label", 
         if files is None:
             native = f"{batches}/ or {other}" if other else f"{batches}/"
             raise no_data(name, root, native, ["data", subfolder], ADVICE)
-        knobs = {"shape": (3, 32, 32), "num_classes": num_classes, "label": label}
-        arrays = [read_parquet(files[split], **knobs) for split in ("train", "test")]
+        arguments = {"shape": (3, 32, 32), "num_classes": num_classes, "label": label}
+        arrays = [read_parquet(files[split], **arguments) for split in ("train", "test")]
     (train_images, train_labels), (test_images, test_labels) = arrays
     return Images(
         train_images=train_images,

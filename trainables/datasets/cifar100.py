@@ -1,7 +1,7 @@
 import numpy as np
 
+from trainables.data.images import DataError, one_line
 from trainables.datasets._cifar import cifar
-from trainables.datasets._images import DataError, one_line
 
 __all__ = ["cifar100"]
 

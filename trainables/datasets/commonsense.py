@@ -1,8 +1,8 @@
 import json
 from pathlib import Path
 
-from trainables.datasets._images import DataError, one_line
-from trainables.datasets._records import Record, Records
+from trainables.data.images import DataError, one_line
+from trainables.data.records import Record, Records
 
 __all__ = ["commonsense"]
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from trainables.datasets._images import Images, split
+from trainables.data.images import Images, split
 
 __all__ = ["digits"]
 

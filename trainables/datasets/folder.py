@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainables.datasets._images import (
+from trainables.data.images import (
     DataError,
     Images,
     check_labels,

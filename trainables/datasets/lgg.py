@@ -5,9 +5,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from trainables.datasets._archives import SUFFIXES, read_archive
-from trainables.datasets._images import DataError, one_line
-from trainables.datasets._slices import SPLITS, Slices, split_patients, statistics
+from trainables.data.archives import SUFFIXES, read_archive
+from trainables.data.images import DataError, one_line
+from trainables.data.slices import SPLITS, Slices, split_patients, statistics
 
 __all__ = ["lgg"]
 

@@ -2,15 +2,15 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.datasets._download import downloaded
-from trainables.datasets._images import DataError, Images, find_parquet, no_data, one_line, read_parquet
+from trainables.data.download import downloaded
+from trainables.data.images import DataError, Images, find_parquet, no_data, one_line, read_parquet
 
 __all__ = ["svhn"]
 
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 ADVICE = (
     "leave --data-root out to download it, name another folder, or try it with generated data: "
-    "python -m trainables.datasets._generated svhn FOLDER"
+    "python -m trainables.data.generate svhn FOLDER"
 )
 
 

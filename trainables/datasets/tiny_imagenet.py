@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.datasets._download import downloaded
-from trainables.datasets._images import DataError, Images, decode, find_parquet, no_data, one_line, read_parquet
+from trainables.data.download import downloaded
+from trainables.data.images import DataError, Images, decode, find_parquet, no_data, one_line, read_parquet
 
 __all__ = ["tiny_imagenet"]
 
@@ -14,7 +14,7 @@ MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of the archive of 248,100,043 bytes 
 SHAPE = (3, 64, 64)
 ADVICE = (
     "leave --data-root out to download it, name another folder, or try it with generated data: "
-    "python -m trainables.datasets._generated tiny_imagenet FOLDER"
+    "python -m trainables.data.generate tiny_imagenet FOLDER"
 )
 
 
@@ -49,8 +49,8 @@ def tiny_imagenet(root=None):
     if parquet is None:
         native = f"{NAME}/ (with wnids.txt) or {NAME}.zip"
         raise no_data("tiny_imagenet", root, native, ["data"], ADVICE, test="valid")
-    knobs = {"shape": SHAPE, "num_classes": 200, "convert": True}
-    train, test = (read_parquet(parquet[split], **knobs) for split in ("train", "test"))
+    arguments = {"shape": SHAPE, "num_classes": 200, "convert": True}
+    train, test = (read_parquet(parquet[split], **arguments) for split in ("train", "test"))
     return _images(train, test, 200)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from trainables.architectures.causal_lm import END
-from trainables.datasets._images import one_line
-from trainables.datasets._records import Record
+from trainables.data.images import one_line
+from trainables.data.records import Record
 
 __all__ = ["Encoded", "Ragged", "Tokenizer", "encode", "read_tokenizer", "train_tokenizer"]
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsity
-from trainables.config import TrialConfig, check_name, with_knobs
-from trainables.datasets._images import Images, split
-from trainables.tasks._base import Task
+from trainables.config import TrialConfig, check_name, construct
+from trainables.data.images import Images, split
+from trainables.task import Task
 
 __all__ = ["CNN"]
 
@@ -44,7 +44,7 @@ class CNN(Task):
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> "LoadedImages":
         check_name("trainables.datasets", config.dataset, "dataset")
-        images = with_knobs("data", sparsity.find("trainables.datasets", config.dataset), root, knobs=config.data)
+        images = construct("data", sparsity.find("trainables.datasets", config.dataset), root, arguments=config.data)
         train, _ = images.split(config.train_size)  # says now whether train_size can be had
         return LoadedImages(images, *channel_statistics(images.train_images[train], images.max_value))
 
@@ -53,7 +53,7 @@ class CNN(Task):
         self.data = data.images
         self.mean, self.std = data.mean, data.std
         self._mean, self._std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (data.mean, data.std))
-        self.architecture, self.model_knobs = config.architecture, config.model
+        self.architecture, self.model_arguments = config.architecture, config.model
         self.shape = {"num_classes": self.data.num_classes, "in_channels": self.data.train_images.shape[1]}
         self.eval_size = config.eval_size
         images, labels = self._tensors(self.data.train_images, self.data.train_labels)
@@ -78,13 +78,13 @@ class CNN(Task):
 
     def build_model(self) -> nn.Module:
         build = sparsity.find("trainables.architectures", self.architecture)
-        model = with_knobs("model", build, **self.shape, knobs=self.model_knobs)
+        model = construct("model", build, **self.shape, arguments=self.model_arguments)
         return model.to(self.device, memory_format=torch.channels_last)  # what convolutions are fastest in
 
     def describe_model(self) -> dict:
         return {
             "architecture": self.architecture,
-            "model": {**self.shape, **self.model_knobs},
+            "model": {**self.shape, **self.model_arguments},
             "input": {"divide_by": self.data.max_value, "mean": self.mean, "std": self.std, "layout": "NCHW"},
         }
 

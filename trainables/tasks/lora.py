@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sparsity
-from sparsity.regularizers._gated import Gated
+from sparsity.gates import Gated
 from trainables.architectures.causal_lm import DEFAULT_BASE, SIZES, TINY, base_folder, network_config, quiet
-from trainables.config import TrialConfig, check_name, with_knobs
-from trainables.datasets._images import split
-from trainables.datasets._records import Records
+from trainables.config import TrialConfig, check_name, construct
+from trainables.data.images import split
+from trainables.data.records import Records
+from trainables.task import Task
 from trainables.tasks._answers import Plan, chance, collapsed, draw_accuracy, majority, spread
-from trainables.tasks._base import Task
 from trainables.tasks._tokens import Encoded, encode, read_tokenizer, train_tokenizer
 
 __all__ = ["LoRA"]
@@ -36,7 +36,7 @@ UNFIT = {  # criterion -> why
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Settings:
     """r, alpha, dropout: of LoRA. A layer computes W0 x + (alpha / r) B A dropout(x), A (r, in) and B (out, r) trained,
         B from 0 on.
     projections: names of the linear layers that are adapted and, merged, pruned, with commas between them.
@@ -57,14 +57,14 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if not isinstance(self.r, int) or self.r < 1:
-            raise ValueError(f"protocol: r must be a whole number >= 1 (it is a rank), got {self.r!r}")
+            raise ValueError(f"task_args: r must be a whole number >= 1 (it is a rank), got {self.r!r}")
         if not self.alpha > 0:
-            raise ValueError(f"protocol: alpha must be > 0 (it scales what is learned), got {self.alpha}")
+            raise ValueError(f"task_args: alpha must be > 0 (it scales what is learned), got {self.alpha}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"protocol: dropout must be in [0, 1), got {self.dropout}")
+            raise ValueError(f"task_args: dropout must be in [0, 1), got {self.dropout}")
         for name, choices in (("regularize", ("factors", "merged")), ("base_dtype", ("float32", "bfloat16"))):
             if getattr(self, name) not in choices:
-                raise ValueError(f"protocol: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise ValueError(f"task_args: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
     @property
     def names(self) -> list[str]:
@@ -143,7 +143,7 @@ class LoRA(Task):
     def load(cls, config: TrialConfig, root: str | None = None) -> LoadedRecords:
         check_name("trainables.datasets", config.dataset, "dataset")
         check_trial(config)
-        records = with_knobs("data", sparsity.find("trainables.datasets", config.dataset), root, knobs=config.data)
+        records = construct("data", sparsity.find("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(records, Records):
             raise ValueError(
                 f"dataset: must be one of records with answers, such as commonsense, got {config.dataset!r}"
@@ -173,7 +173,7 @@ class LoRA(Task):
     def __init__(self, config: TrialConfig, data: LoadedRecords, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
         self.config, self.data, self.records = config, data, data.records
-        self.protocol = check_trial(config)
+        self.settings = check_trial(config)
         self.rows = {
             "train": data.training,
             "validation": spread(data.validation, self.records.tasks, config.eval_size),
@@ -193,33 +193,33 @@ class LoRA(Task):
 
     def build_model(self) -> nn.Module:
         build = sparsity.find("trainables.architectures", self.config.architecture)
-        network = with_knobs("model", build, knobs=self.config.model)
+        network = construct("model", build, arguments=self.config.model)
         self._network_config = network_config(network)
         adapted = list(self.projections(network))
-        if missing := [name for name in self.protocol.names if not any(n.split(".")[-1] == name for n in adapted)]:
+        if missing := [name for name in self.settings.names if not any(n.split(".")[-1] == name for n in adapted)]:
             kinds = {
                 name.split(".")[-1] for name, m in network.named_modules() if getattr(m, "weight", None) is not None
             }
             raise ValueError(
-                f"protocol: projections must be names of linear layers of the model, got {', '.join(missing)}, while "
+                f"task_args: projections must be names of linear layers of the model, got {', '.join(missing)}, while "
                 f"{type(network).__name__} has {', '.join(sorted(kinds))}"
             )
         for parameter in network.parameters():  # and no buffer: positions are angles, which bfloat16 has too few of
-            parameter.data = parameter.data.to(getattr(torch, self.protocol.base_dtype))
+            parameter.data = parameter.data.to(getattr(torch, self.settings.base_dtype))
         quiet()
         from peft import LoraConfig, get_peft_model
 
         lora = LoraConfig(
-            r=self.protocol.r,
-            lora_alpha=self.protocol.alpha,  # type: ignore[arg-type]
-            lora_dropout=self.protocol.dropout,
+            r=self.settings.r,
+            lora_alpha=self.settings.alpha,  # type: ignore[arg-type]
+            lora_dropout=self.settings.dropout,
             target_modules=adapted,
             bias="none",
         )
         with warnings.catch_warnings():  # peft asks transformers by a name that it is to lose
             warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(network.to(self.device), lora)  # the factors are float32 whatever the base is
-        if self.protocol.gradient_checkpointing:
+        if self.settings.gradient_checkpointing:
             network.activation_checkpointing_enable()
         model.register_state_dict_post_hook(drop_frozen)
         model.register_load_state_dict_post_hook(excuse_frozen)
@@ -231,14 +231,14 @@ class LoRA(Task):
         return {
             name: module
             for name, module in network.named_modules()
-            if name.split(".")[-1] in self.protocol.names
+            if name.split(".")[-1] in self.settings.names
             and (isinstance(module, nn.Linear) or hasattr(module, "base_layer"))
         }
 
     def deployed(self, model: Any) -> nn.Module:
         """The plain network with weights W0 + (alpha / r) B A, all in float32."""
         network = model.float().merge_and_unload()
-        if self.protocol.gradient_checkpointing:
+        if self.settings.gradient_checkpointing:
             network.activation_checkpointing_disable()
         for layer in self.projections(network).values():
             layer.weight.requires_grad_(True)  # a criterion may ask for their gradient
@@ -249,7 +249,7 @@ class LoRA(Task):
         return {f"{name}.weight": getattr(layer, "base_layer", layer).weight for name, layer in found.items()}
 
     def regularized(self, model: nn.Module) -> dict[str, Tensor]:
-        if self.protocol.regularize == "factors" or self.config.regularizer == "none":
+        if self.settings.regularize == "factors" or self.config.regularizer == "none":
             return super().regularized(model)
         layers = self.projections(model)
         merged = {
@@ -452,18 +452,20 @@ def base_of(config: TrialConfig) -> str:
     return str(config.model.get("base", DEFAULT_BASE))
 
 
-def check_trial(config: TrialConfig) -> Protocol:
+def check_trial(config: TrialConfig) -> Settings:
     """The protocol of a configuration. ValueError, one line, for what does not go with adapters."""
-    protocol = with_knobs("protocol", Protocol, knobs=config.protocol)
+    protocol = construct("task_args", Settings, arguments=config.task_args)
     if config.architecture != "causal_lm":
         raise ValueError(f"lora: architecture must be causal_lm, got {config.architecture}")
-    if config.scheme != "one_shot":
-        raise ValueError(f"lora: scheme must be one_shot (adapters fill what a round removed), got {config.scheme}")
+    if config.pruning_schedule != "one_shot":
+        raise ValueError(
+            f"lora: pruning_schedule must be one_shot (adapters fill what a round removed), got {config.pruning_schedule}"
+        )
     if reason := UNFIT.get(config.criterion):
         raise ValueError(f"lora: criterion must fit a language model ({reason}), got {config.criterion}")
     if protocol.regularize == "merged" and issubclass(sparsity.load("regularizers", config.regularizer), Gated):
         raise ValueError(
-            f"protocol: regularize must be factors with {config.regularizer} (gates are put on parameters)"
+            f"task_args: regularize must be factors with {config.regularizer} (gates are put on parameters)"
         )
     return protocol
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsity
-from trainables.config import TrialConfig, check_name, with_knobs
-from trainables.datasets._slices import SPLITS, Slices
-from trainables.tasks._base import Task
+from trainables.config import TrialConfig, check_name, construct
+from trainables.data.slices import SPLITS, Slices
+from trainables.task import Task
 from trainables.tasks._segmentation import counts, hausdorff, tversky
 
 __all__ = ["UNet"]
@@ -27,7 +27,7 @@ THRESHOLD = 0.5  # a pixel is predicted to be lesion above this probability
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Settings:
     """dice_weight: factor of the Dice term in the loss.
     mirror: mirror half of the training slices, left to right.
     angle: turn them by up to so many degrees; scale: enlarge or shrink them by up to this fraction.
@@ -45,11 +45,11 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("dice_weight", "alpha", "beta"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"protocol: {name} must be >= 0 (it is a weight), got {getattr(self, name)}")
+                raise ValueError(f"task_args: {name} must be >= 0 (it is a weight), got {getattr(self, name)}")
         if not 0 <= self.angle <= 180:
-            raise ValueError(f"protocol: angle must be in [0, 180] degrees, got {self.angle}")
+            raise ValueError(f"task_args: angle must be in [0, 180] degrees, got {self.angle}")
         if not 0 <= self.scale < 1:
-            raise ValueError(f"protocol: scale must be in [0, 1) (a fraction of the size), got {self.scale}")
+            raise ValueError(f"task_args: scale must be in [0, 1) (a fraction of the size), got {self.scale}")
 
 
 class UNet(Task):
@@ -63,7 +63,7 @@ class UNet(Task):
     `f1_per_patient`, the mean of the patients' own, `hausdorff` in pixels of `image_size`, the mean over slices, and
     `loss`. For masks without a lesion see `_segmentation.py`. A network that predicts all pixels of a split to be
     background, or all to be lesion, is `collapsed`.
-    Augmentation of training slices, mask and image alike: mirrored, turned, scaled (`Protocol`), black around. Its
+    Augmentation of training slices, mask and image alike: mirrored, turned, scaled (`Settings`), black around. Its
     defaults are those of Buda's own code for this data set.
     Data: uint8 (N, C, S, S), kept on the device as it is; a batch is scaled to [0, 1] and normalized by the mean and
     standard deviation of each slice's examination per channel. The split goes into the record, as split.json.
@@ -74,16 +74,16 @@ class UNet(Task):
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> Slices:
         check_name("trainables.datasets", config.dataset, "dataset")
-        slices = with_knobs("data", sparsity.find("trainables.datasets", config.dataset), root, knobs=config.data)
+        slices = construct("data", sparsity.find("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(slices, Slices):
             raise ValueError(f"dataset: must be one of slices with masks, such as lgg, got {config.dataset!r}")
         return slices
 
     def __init__(self, config: TrialConfig, data: Slices, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
-        self.protocol = with_knobs("protocol", Protocol, knobs=config.protocol)
+        self.settings = construct("task_args", Settings, arguments=config.task_args)
         self.data = data
-        self.architecture, self.model_knobs = config.architecture, config.model
+        self.architecture, self.model_arguments = config.architecture, config.model
         self.shape = {"num_classes": 1, "in_channels": len(self.data.channels)}
         self.splits_read = ("validation", "test") if config.read_test else ("validation",)
         sizes = {"train": config.train_size, "validation": config.eval_size, "test": config.eval_size}
@@ -97,14 +97,16 @@ class UNet(Task):
 
     def build_model(self) -> nn.Module:
         build = sparsity.find("trainables.architectures", self.architecture)
-        model = with_knobs("model", build, **self.shape, knobs=self.model_knobs)
+        model = construct("model", build, **self.shape, arguments=self.model_arguments)
         return model.to(self.device, memory_format=torch.channels_last)
 
     def describe_model(self) -> dict:
-        knobs = {name: value for name, value in self.model_knobs.items() if name != "encoder_weights"}  # overwritten
+        arguments = {
+            name: value for name, value in self.model_arguments.items() if name != "encoder_weights"
+        }  # overwritten
         return {
             "architecture": self.architecture,
-            "model": {**self.shape, **knobs},
+            "model": {**self.shape, **arguments},
             "input": {
                 "channels": list(self.data.channels),
                 "image_size": self.data.images.shape[-1],
@@ -131,9 +133,9 @@ class UNet(Task):
         # All of the epoch's random numbers go to the device at once: no step waits for a copy.
         rows = rows[torch.randperm(len(rows), generator=generator)].to(self.device)
         mirror, turn, size = torch.rand(3, len(rows), generator=generator).to(self.device)
-        mirrored = (mirror < 0.5) & self.protocol.mirror
-        angles = (2 * turn - 1) * math.radians(self.protocol.angle)
-        scales = 1 + (2 * size - 1) * self.protocol.scale
+        mirrored = (mirror < 0.5) & self.settings.mirror
+        angles = (2 * turn - 1) * math.radians(self.settings.angle)
+        scales = 1 + (2 * size - 1) * self.settings.scale
         chunks = zip(*(t.split(batch_size) for t in (rows, mirrored, angles, scales)), strict=True)
         for chosen, *how in itertools.islice(chunks, self.steps_per_epoch(batch_size)):
             images, masks = warp(self.images[chosen].float(), self.masks[chosen].float(), *how)
@@ -152,7 +154,7 @@ class UNet(Task):
         probabilities = logits.sigmoid()
         both, either = (probabilities * masks).sum((1, 2)), (probabilities + masks).sum((1, 2))
         dice = (2 * both + 1) / (either + 1)
-        return entropy + self.protocol.dice_weight * masks.amax((1, 2)) * (1 - dice)
+        return entropy + self.settings.dice_weight * masks.amax((1, 2)) * (1 - dice)
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The logits of lesion, (n, S, S)."""
@@ -190,7 +192,7 @@ class UNet(Task):
         return {
             "f1": float(tversky(each.sum(axis=0))),
             "f1_per_patient": float(tversky(by_patient).mean()),
-            "tversky": float(tversky(each.sum(axis=0), self.protocol.alpha, self.protocol.beta)),
+            "tversky": float(tversky(each.sum(axis=0), self.settings.alpha, self.settings.beta)),
             "hausdorff": float(np.mean([hausdorff(*pair) for pair in zip(predicted, truth, strict=True)])),
         }
 
@@ -260,8 +262,8 @@ def chosen_rows(slices: Slices, split: str, size: int | None) -> np.ndarray:
         raise ValueError(f"train_size: must be at most {len(rows)} (the slices of the training patients), got {size}")
     rows = rows[np.arange(min(size, len(rows))) * len(rows) // min(size, len(rows))]
     if not slices.masks[rows].any():
-        knob = "train_size" if split == "train" else "eval_size"
-        raise ValueError(f"{knob}: must leave a slice with a lesion in the {split} split, got {size} without one")
+        argument = "train_size" if split == "train" else "eval_size"
+        raise ValueError(f"{argument}: must leave a slice with a lesion in the {split} split, got {size} without one")
     return rows
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainables.architectures.vit import VisionTransformer, read_checkpoint
-from trainables.config import TrialConfig, with_knobs
+from trainables.config import TrialConfig, construct
 from trainables.tasks.cnn import CNN, LoadedImages
 
 __all__ = ["ViT"]
@@ -23,7 +23,7 @@ PRUNED = {
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Settings:
     """prune: what pruning may remove of the encoder's blocks: "all" is query, key, value, projection and both FFN
     layers; "q", "qk" and "qkv" are those of the WCR paper's section D.2. (Its QKV rows there hold the same numbers as
     its table 1, which is said to be of all.) ValueError for another.
@@ -33,7 +33,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.prune not in PRUNED:
-            raise ValueError(f"protocol: prune must be one of {', '.join(PRUNED)}, got {self.prune!r}")
+            raise ValueError(f"task_args: prune must be one of {', '.join(PRUNED)}, got {self.prune!r}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LoadedViT(LoadedImages):
 class ViT(CNN):
     """As `CNN`, with a Vision Transformer, which resizes the images itself, and, if asked, a pretrained encoder in it.
 
-    The model's knob `pretrained` is a folder with a checkpoint, or a name on the Hugging Face hub; without it, or with
+    The model's argument `pretrained` is a folder with a checkpoint, or a name on the Hugging Face hub; without it, or with
     "", all weights are random. The checkpoint decides the network's sizes and how images are normalized. Its weights
     are read once, as float32, and given to every trial; the classifier starts at random, by the trial's seed.
     """
@@ -82,9 +82,11 @@ class ViT(CNN):
                 "softmax they have no sum, and its scores get signs), got synflow"
             )
         super().__init__(config, data, device)
-        self.protocol = with_knobs("protocol", Protocol, knobs=config.protocol)
+        self.settings = construct("task_args", Settings, arguments=config.task_args)
         self.pretrained = data.weights
-        self.model_knobs = {name: value for name, value in config.model.items() if name != "pretrained"} | data.sizes
+        self.model_arguments = {
+            name: value for name, value in config.model.items() if name != "pretrained"
+        } | data.sizes
 
     def build_model(self) -> nn.Module:
         model = super().build_model()
@@ -104,7 +106,7 @@ class ViT(CNN):
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
         assert isinstance(model, VisionTransformer)
         found = model.projections()
-        chosen = {layer for role in PRUNED[self.protocol.prune] for layer in found[role]}
+        chosen = {layer for role in PRUNED[self.settings.prune] for layer in found[role]}
         return {f"{name}.weight": m.weight for name, m in model.named_modules() if m in chosen}
 
     def regularized(self, model: nn.Module) -> dict[str, Tensor]:

@@ -229,9 +229,9 @@ def tied():
     return net
 
 
-def run(net, batch=None, call=forward, weights=None, **knobs):
+def run(net, batch=None, call=forward, weights=None, **arguments):
     batch = torch.zeros(4, 2) if batch is None else batch
-    return compensation(weights or [net[0].weight], model=net.eval(), batch=batch, forward=call, **knobs)
+    return compensation(weights or [net[0].weight], model=net.eval(), batch=batch, forward=call, **arguments)
 
 
 ONE = nn.Sequential(nn.Linear(2, 2))

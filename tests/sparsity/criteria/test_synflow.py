@@ -90,7 +90,7 @@ def test_depth_does_not_overflow():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"num_rounds": 0}, "synflow: num_rounds must be a whole number >= 1, got 0"),
         ({"num_rounds": 1.5}, "synflow: num_rounds must be a whole number >= 1, got 1.5"),
@@ -98,8 +98,8 @@ def test_depth_does_not_overflow():
         ({"density": 1.1}, "synflow: density must be in (0, 1], the fraction that the last round leaves, got 1.1"),
     ],
 )
-def test_bad_knobs_get_one_clear_line(knobs, message):
+def test_bad_knobs_get_one_clear_line(arguments, message):
     net, weights = chain(2, 2)
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        synflow(weights, model=net, inputs=torch.zeros(1, 2), **knobs)
+        synflow(weights, model=net, inputs=torch.zeros(1, 2), **arguments)
     assert str(error.value) == message

@@ -35,8 +35,8 @@ def test_torchs_own_optimizer_made_before_or_after_changes_nothing(name):
     theirs = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
     for makes in (sparsity.load("optimizers", name), theirs, sparsity.load("optimizers", name)):
         w = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
-        knobs = {"momentum": 0.9} if name == "sgd" else {}
-        optimizer = makes([w], lr=0.1, weight_decay=0.01, **knobs)
+        arguments = {"momentum": 0.9} if name == "sgd" else {}
+        optimizer = makes([w], lr=0.1, weight_decay=0.01, **arguments)
         for _ in range(3):
             optimizer.zero_grad()
             w.square().sum().backward()

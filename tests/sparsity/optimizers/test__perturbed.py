@@ -83,7 +83,7 @@ def test_a_group_added_later_is_trained_too(cls):
 
 
 @both
-@pytest.mark.parametrize("base", ["foo", "sam", "s2sam", "_knobs"])
+@pytest.mark.parametrize("base", ["foo", "sam", "s2sam", "_arguments"])
 def test_unknown_base_says_what_is_valid(cls, base):
     with pytest.raises(
         ValueError, match=rf"^{cls.__name__}: base must be one of adamw, .*sgd.*, got '{base}'$"
@@ -139,7 +139,7 @@ def test_norm_is_joint_over_types_and_layouts():
 
 def test_restored_is_for_any_change_in_place():
     w = torch.tensor([1 / 3, -0.0])
-    optimizer = Perturbed([w], 0.1, base="sgd", base_knobs={}, rho=0.1)
+    optimizer = Perturbed([w], 0.1, base="sgd", base_arguments={}, rho=0.1)
     with optimizer.restored([w]):
         w.fill_(float("nan"))
     assert w.view(torch.int32).tolist() == torch.tensor([1 / 3, -0.0]).view(torch.int32).tolist()

@@ -16,12 +16,12 @@ SHAPES = [(2, 3), (2, 2), (2,)]
 PARTS = [slice(0, 6), slice(6, 10), slice(10, 12)]
 
 
-def problem(knobs, groups=1):
+def problem(arguments, groups=1):
     params = [
         torch.tensor(X0[part].reshape(shape), requires_grad=True) for part, shape in zip(PARTS, SHAPES, strict=True)
     ]
     given = params if groups == 1 else [{"params": params[:1]}, {"params": params[1:]}]
-    optimizer = CrAM(given, 0.05, **knobs)
+    optimizer = CrAM(given, 0.05, **arguments)
 
     def closure():
         optimizer.zero_grad()
@@ -65,12 +65,14 @@ def numpy_cram(draws, *, rho, plus, scope, sparse_grad, normalize, momentum=0.9,
 )
 @pytest.mark.parametrize("groups", [1, 2])
 def test_steps_by_hand(plus, sparse_grad, normalize, scope, groups):
-    knobs = {"rho": 0.3, "plus": plus, "sparse_grad": sparse_grad, "normalize": normalize, "scope": scope}
-    params, optimizer, closure = problem({**knobs, "sparsities": [0.6], "momentum": 0.9, "weight_decay": 0.02}, groups)
+    arguments = {"rho": 0.3, "plus": plus, "sparse_grad": sparse_grad, "normalize": normalize, "scope": scope}
+    params, optimizer, closure = problem(
+        {**arguments, "sparsities": [0.6], "momentum": 0.9, "weight_decay": 0.02}, groups
+    )
     for _ in range(5):
         optimizer.step(closure)
     x = np.concatenate([p.detach().numpy().ravel() for p in params])
-    np.testing.assert_allclose(x, numpy_cram([0.6] * 5, **knobs), rtol=1e-12)
+    np.testing.assert_allclose(x, numpy_cram([0.6] * 5, **arguments), rtol=1e-12)
 
 
 def test_steps_by_hand_with_adamw():
@@ -180,7 +182,7 @@ def test_one_dimensional_parameters_stay_dense_and_weights_come_back():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"sparsities": []}, r"sparsities must hold at least one \(one is drawn each step\), got \[\]"),
         ({"sparsities": ""}, r"sparsities must hold at least one \(one is drawn each step\), got ''"),
@@ -201,9 +203,9 @@ def test_one_dimensional_parameters_stay_dense_and_weights_come_back():
         ({"base": "sam"}, r"base must be one of adamw, sgd, got 'sam'"),
     ],
 )
-def test_refuses_useless_knobs(knobs, message):
+def test_refuses_useless_arguments(arguments, message):
     with pytest.raises(ValueError, match=rf"^CrAM: {message}$"):
-        CrAM([torch.ones(2, 2)], 0.1, **knobs)
+        CrAM([torch.ones(2, 2)], 0.1, **arguments)
 
 
 @pytest.mark.parametrize("scope", ["global", "uniform", "2:4"])

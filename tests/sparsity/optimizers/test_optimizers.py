@@ -13,20 +13,20 @@ PERTURBING = [n for n in NAMES if "rho" in inspect.signature(sparsity.load("opti
 WITH_A_BASE = [n for n in NAMES if "base" in inspect.signature(sparsity.load("optimizers", n)).parameters]
 # every optimizer as it stands, and those with a base on the other base too
 ARMS = [(n, {}) for n in NAMES] + [(n, {"base": "adamw"}) for n in WITH_A_BASE]
-arms = pytest.mark.parametrize(("name", "knobs"), ARMS)
+arms = pytest.mark.parametrize(("name", "arguments"), ARMS)
 
 
 class Run:
     """A tiny network with dropout, trained by an optimizer; the data of a step depend on its number alone."""
 
-    def __init__(self, name, lr=0.05, **knobs):
+    def __init__(self, name, lr=0.05, **arguments):
         torch.manual_seed(0)
         self.net = torch.nn.Sequential(
             torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Dropout(0.2), torch.nn.Linear(6, 2)
         )
         self.unused = torch.nn.Parameter(torch.ones(3))  # never has a gradient
         params = [{"params": [*self.net[0].parameters(), self.unused]}, {"params": self.net[3].parameters()}]
-        self.optimizer = sparsity.load("optimizers", name)(params, lr, **knobs)
+        self.optimizer = sparsity.load("optimizers", name)(params, lr, **arguments)
         self.num_calls = 0
 
     def closure(self, step, set_to_none=True):
@@ -53,8 +53,8 @@ def assert_equal(a, b):
 
 
 @arms
-def test_trains_and_leaves_what_has_no_gradient(name, knobs):
-    run = Run(name, **knobs)
+def test_trains_and_leaves_what_has_no_gradient(name, arguments):
+    run = Run(name, **arguments)
     before = run.weights
     after = run.train(0, 5).weights
     assert torch.equal(after[-1], before[-1])
@@ -63,11 +63,11 @@ def test_trains_and_leaves_what_has_no_gradient(name, knobs):
 
 
 @arms
-def test_state_round_trips_in_mid_run(name, knobs, tmp_path):
-    straight = Run(name, **knobs).train(0, 7)
-    half = Run(name, **knobs).train(0, 4)
+def test_state_round_trips_in_mid_run(name, arguments, tmp_path):
+    straight = Run(name, **arguments).train(0, 7)
+    half = Run(name, **arguments).train(0, 4)
     torch.save((half.net.state_dict(), half.optimizer.state_dict()), tmp_path / "half.pt")
-    resumed = Run(name, lr=9.9, **knobs)  # the saved learning rate counts
+    resumed = Run(name, lr=9.9, **arguments)  # the saved learning rate counts
     net, optimizer = torch.load(tmp_path / "half.pt", weights_only=True)
     resumed.net.load_state_dict(net)
     resumed.optimizer.load_state_dict(optimizer)
@@ -75,10 +75,10 @@ def test_state_round_trips_in_mid_run(name, knobs, tmp_path):
 
 
 @arms
-def test_state_dict_is_unchanged_by_loading_it(name, knobs):
-    run = Run(name, **knobs).train(0, 3)
+def test_state_dict_is_unchanged_by_loading_it(name, arguments):
+    run = Run(name, **arguments).train(0, 3)
     saved = copy.deepcopy(run.optimizer.state_dict())
-    other = Run(name, **knobs)
+    other = Run(name, **arguments)
     other.optimizer.load_state_dict(saved)
     again = other.optimizer.state_dict()
     assert again["param_groups"] == saved["param_groups"]
@@ -99,20 +99,20 @@ def test_rho_zero_is_the_base_bit_for_bit(name, base):
 
 
 @arms
-def test_zeroed_and_missing_gradients_are_the_same(name, knobs):
+def test_zeroed_and_missing_gradients_are_the_same(name, arguments):
     assert_equal(
-        Run(name, **knobs).train(0, 4, set_to_none=True).weights,
-        Run(name, **knobs).train(0, 4, set_to_none=False).weights,
+        Run(name, **arguments).train(0, 4, set_to_none=True).weights,
+        Run(name, **arguments).train(0, 4, set_to_none=False).weights,
     )
 
 
 @arms
-def test_an_exception_in_the_closure_leaves_the_weights(name, knobs):
-    run, same = Run(name, **knobs).train(0, 2), Run(name, **knobs).train(0, 2)
+def test_an_exception_in_the_closure_leaves_the_weights(name, arguments):
+    run, same = Run(name, **arguments).train(0, 2), Run(name, **arguments).train(0, 2)
     run.num_calls = 0
     run.optimizer.step(lambda: run.closure(2))
     calls_a_step = run.num_calls
-    run = Run(name, **knobs).train(0, 2)
+    run = Run(name, **arguments).train(0, 2)
     before = run.weights
     for failing_call in range(1, calls_a_step + 1):
         run.num_calls = 0
@@ -130,32 +130,32 @@ def test_an_exception_in_the_closure_leaves_the_weights(name, knobs):
 
 
 @arms
-def test_step_returns_the_loss_of_the_first_call(name, knobs):
-    run = Run(name, **knobs).train(0, 2)
+def test_step_returns_the_loss_of_the_first_call(name, arguments):
+    run = Run(name, **arguments).train(0, 2)
     losses = []
     returned = run.optimizer.step(lambda: losses.append(run.closure(2)) or losses[-1])
     assert returned is losses[0]
 
 
 @arms
-def test_gradients_are_enabled_in_the_closure_and_left_as_they_were(name, knobs):
-    run = Run(name, **knobs)
+def test_gradients_are_enabled_in_the_closure_and_left_as_they_were(name, arguments):
+    run = Run(name, **arguments)
     with torch.no_grad():
         run.train(0, 2)
         assert not torch.is_grad_enabled()
 
 
 @arms
-def test_without_any_gradient_nothing_moves(name, knobs):
-    run = Run(name, **knobs)
+def test_without_any_gradient_nothing_moves(name, arguments):
+    run = Run(name, **arguments)
     before = run.weights
     run.optimizer.step(lambda: torch.tensor(1.0))
     assert_equal(run.weights, before)
 
 
 @arms
-def test_a_schedule_acts_on_it(name, knobs):
-    run = Run(name, **knobs)
+def test_a_schedule_acts_on_it(name, arguments):
+    run = Run(name, **arguments)
     schedule = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: 0.0)
     before = run.weights
     run.train(0, 2)
@@ -164,28 +164,28 @@ def test_a_schedule_acts_on_it(name, knobs):
 
 
 @arms
-@pytest.mark.parametrize("knob", ["lr", "weight_decay"])
+@pytest.mark.parametrize("argument", ["lr", "weight_decay"])
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_negative_knobs_are_refused(name, knobs, knob, value):
-    given = {"lr": 0.1, knob: value}
-    if knob != "lr" and knob not in Run(name, **knobs).optimizer.param_groups[0]:
-        pytest.skip(f"{name} has no {knob}")
-    with pytest.raises(ValueError, match=rf"^\w+: {knob} must be >= 0 and finite, got {value}$"):
-        sparsity.load("optimizers", name)([torch.ones(1)], **given, **knobs)
+def test_negative_knobs_are_refused(name, arguments, argument, value):
+    given = {"lr": 0.1, argument: value}
+    if argument != "lr" and argument not in Run(name, **arguments).optimizer.param_groups[0]:
+        pytest.skip(f"{name} has no {argument}")
+    with pytest.raises(ValueError, match=rf"^\w+: {argument} must be >= 0 and finite, got {value}$"):
+        sparsity.load("optimizers", name)([torch.ones(1)], **given, **arguments)
 
 
 @arms
-def test_an_unknown_knob_is_named_with_the_valid_ones(name, knobs):
+def test_an_unknown_knob_is_named_with_the_valid_ones(name, arguments):
     cls = sparsity.load("optimizers", name)
-    with pytest.raises(ValueError, match=rf"^{cls.__name__}: knobs must be among lr, .*, got 'speed'$"):
-        cls([torch.ones(1)], 0.1, speed=3, **knobs)
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}: arguments must be among lr, .*, got 'speed'$"):
+        cls([torch.ones(1)], 0.1, speed=3, **arguments)
 
 
 @arms
-def test_a_step_does_not_wait_for_the_device(name, knobs):
+def test_a_step_does_not_wait_for_the_device(name, arguments):
     """On the meta device, where no value can be looked at."""
     params = [torch.empty(shape, device="meta", requires_grad=True) for shape in [(4, 3, 2, 2), (5, 8), (5,)]]
-    optimizer = sparsity.load("optimizers", name)(params, 0.1, **knobs)
+    optimizer = sparsity.load("optimizers", name)(params, 0.1, **arguments)
 
     def closure():
         optimizer.zero_grad()

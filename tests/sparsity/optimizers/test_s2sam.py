@@ -7,9 +7,9 @@ from sparsity.optimizers.s2sam import S2SAM
 A = np.array([1.0, 4.0, 0.5])  # loss = (A w^2)/2
 
 
-def problem(**knobs):
+def problem(**arguments):
     w = torch.tensor([1.0, -2.0, 0.3], dtype=torch.float64, requires_grad=True)
-    optimizer = S2SAM([w], 0.05, **knobs)
+    optimizer = S2SAM([w], 0.05, **arguments)
 
     def closure():
         optimizer.zero_grad()

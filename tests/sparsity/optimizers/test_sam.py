@@ -112,13 +112,13 @@ def test_a_zero_gradient_perturbs_nothing():
     assert w.tolist() == [1.0, 2.0]
 
 
-def test_keyword_typos_in_the_base_name_all_knobs():
+def test_keyword_typos_in_the_base_name_all_arguments():
     message = (
-        r"^SAM: knobs must be among lr, adaptive, base, fused, momentum, nesterov, rho, weight_decay, got 'moment'$"
+        r"^SAM: arguments must be among lr, adaptive, base, fused, momentum, nesterov, rho, weight_decay, got 'moment'$"
     )
     with pytest.raises(ValueError, match=message):
         SAM([torch.ones(1)], 0.1, moment=0.9)
-    with pytest.raises(ValueError, match=r"^SAM: knobs must be among .*betas.*, got 'momentum'$"):
+    with pytest.raises(ValueError, match=r"^SAM: arguments must be among .*betas.*, got 'momentum'$"):
         SAM([torch.ones(1)], 0.1, base="adamw", momentum=0.9)
 
 

@@ -35,9 +35,9 @@ def test_vertex_keeps_shape_and_takes_ties_once():
     assert v.unique().tolist() == [-2.0, 0.0]
 
 
-def run(w, gradients, lr=1.0, **knobs):
+def run(w, gradients, lr=1.0, **arguments):
     """Steps along given gradients."""
-    optimizer = SFW([w], lr, **knobs)
+    optimizer = SFW([w], lr, **arguments)
     for g in gradients:
         w.grad = torch.as_tensor(g, dtype=w.dtype).view(w.shape)
         optimizer.step()
@@ -170,7 +170,7 @@ def test_learns_a_sparse_regression():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"weight_decay": 5e-4}, r"weight_decay must be 0 or left out \(the polytope bounds the weights\), got 0.0005"),
         ({"base": "sgd"}, r"base must be left out \(its step is no other's update\), got 'sgd'"),
@@ -182,12 +182,12 @@ def test_learns_a_sparse_regression():
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\) \(at 1 no gradient enters\), got 1.0"),
         ({"rescale": "norm"}, r"rescale must be one of gradient, diameter, none, got 'norm'"),
         ({"mode": "init"}, r"mode must be one of initialization, diameter, radius, got 'init'"),
-        ({"rho": 0.1}, r"knobs must be among lr, k_fraction, min_k, mode, momentum, rescale, tau, got 'rho'"),
+        ({"rho": 0.1}, r"arguments must be among lr, k_fraction, min_k, mode, momentum, rescale, tau, got 'rho'"),
     ],
 )
-def test_refuses_useless_knobs(knobs, message):
+def test_refuses_useless_arguments(arguments, message):
     with pytest.raises(ValueError, match=rf"^SFW: {message}$"):
-        SFW([torch.ones(2, 2)], 1.0, **knobs)
+        SFW([torch.ones(2, 2)], 1.0, **arguments)
 
 
 def test_takes_a_weight_decay_of_zero():

@@ -10,8 +10,8 @@ from sparsity.regularizers.concave_mask import ConcaveMask
 from sparsity.regularizers.l1 import L1
 
 
-def with_mask(values, **knobs):
-    R = ConcaveMask([torch.ones(len(values), dtype=torch.float64)], **knobs)
+def with_mask(values, **arguments):
+    R = ConcaveMask([torch.ones(len(values), dtype=torch.float64)], **arguments)
     with torch.no_grad():
         R.gates[0].m.copy_(torch.tensor(values, dtype=torch.float64))
     return R
@@ -43,10 +43,10 @@ def test_project_clamps_the_masks_alone():
     assert torch.equal(R.weights[0], weights)
 
 
-@pytest.mark.parametrize(("knobs", "expected"), [({}, 1.44), ({"delta": 0.5}, math.log(3)), ({"r": "l1"}, 1.0)])
-def test_masks_close_where_the_docstring_says(knobs, expected):
+@pytest.mark.parametrize(("arguments", "expected"), [({}, 1.44), ({"delta": 0.5}, math.log(3)), ({"r": "l1"}, 1.0)])
+def test_masks_close_where_the_docstring_says(arguments, expected):
     """Gradient descent on lam R alone: lam S = log(1 + 1/delta) (delta + 1/2) takes m from 1 to 0."""
-    R = with_mask([1.0], **knobs)
+    R = with_mask([1.0], **arguments)
     step, lam_s = 1e-3, 0.0
     while R.diagnostics()["gates_closed"] == 0:
         (grad,) = torch.autograd.grad(R(), R.gates[0].m)
@@ -116,7 +116,7 @@ def test_logistic_regression_of_two_digits_is_sparse_and_accurate_with_log():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"r": "l2"}, r"r must be one of log, l1, got 'l2'"),
         ({"delta": 0.0}, r"delta must be > 0 and finite \(it bounds the slope of log\), got 0.0"),
@@ -125,6 +125,6 @@ def test_logistic_regression_of_two_digits_is_sparse_and_accurate_with_log():
         ({"start": 1.5}, r"start must be in \(0, 1\] .*, got 1.5"),
     ],
 )
-def test_refuses_useless_knobs(knobs, message):
+def test_refuses_useless_arguments(arguments, message):
     with pytest.raises(ValueError, match=rf"^ConcaveMask: {message}$"):
-        ConcaveMask([torch.ones(2)], **knobs)
+        ConcaveMask([torch.ones(2)], **arguments)

@@ -8,11 +8,11 @@ from scipy.integrate import quad
 from sparsity.regularizers.l0_hard_concrete import L0HardConcrete
 
 LOG_ALPHA = [-4.0, -1.0, 0.0, 0.7, 3.0]
-KNOBS = [{}, {"beta": 0.5, "gamma": -0.3, "zeta": 1.2}, {"beta": 1.0}]
+ARGUMENTS = [{}, {"beta": 0.5, "gamma": -0.3, "zeta": 1.2}, {"beta": 1.0}]
 
 
-def with_log_alpha(values, **knobs):
-    R = L0HardConcrete([torch.ones(len(values), dtype=torch.float64)], **knobs)
+def with_log_alpha(values, **arguments):
+    R = L0HardConcrete([torch.ones(len(values), dtype=torch.float64)], **arguments)
     with torch.no_grad():
         R.gates[0].log_alpha.copy_(torch.tensor(values, dtype=torch.float64))
     return R
@@ -24,11 +24,11 @@ def hard_concrete(u, log_alpha, beta=2 / 3, gamma=-0.1, zeta=1.1):
     return np.clip(s * (zeta - gamma) + gamma, 0, 1)
 
 
-@pytest.mark.parametrize("knobs", KNOBS)
+@pytest.mark.parametrize("arguments", ARGUMENTS)
 @pytest.mark.parametrize("log_alpha", LOG_ALPHA)
-def test_penalty_is_the_integral_of_the_density_where_the_gate_is_open(log_alpha, knobs):
+def test_penalty_is_the_integral_of_the_density_where_the_gate_is_open(log_alpha, arguments):
     """Of the binary concrete density of s (Maddison et al.; Jang et al.), over s (zeta - gamma) + gamma > 0."""
-    beta, gamma, zeta = knobs.get("beta", 2 / 3), knobs.get("gamma", -0.1), knobs.get("zeta", 1.1)
+    beta, gamma, zeta = arguments.get("beta", 2 / 3), arguments.get("gamma", -0.1), arguments.get("zeta", 1.1)
     alpha = math.exp(log_alpha)
 
     def density(s):
@@ -37,20 +37,20 @@ def test_penalty_is_the_integral_of_the_density_where_the_gate_is_open(log_alpha
     closed = -gamma / (zeta - gamma)
     middle = (closed + 1) / 2
     probability = quad(density, closed, middle)[0] + quad(density, middle, 1)[0]
-    assert with_log_alpha([log_alpha], **knobs)().item() == pytest.approx(probability, rel=1e-6)
+    assert with_log_alpha([log_alpha], **arguments)().item() == pytest.approx(probability, rel=1e-6)
 
 
-@pytest.mark.parametrize("knobs", KNOBS)
-def test_penalty_is_the_frequency_of_open_gates(knobs):
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_penalty_is_the_frequency_of_open_gates(arguments):
     n = 200_000
     u = np.random.default_rng(0).random((n, len(LOG_ALPHA)))
-    frequency = (hard_concrete(u, np.array(LOG_ALPHA), **knobs) > 0).mean(0)
-    R = with_log_alpha(LOG_ALPHA, **knobs)
+    frequency = (hard_concrete(u, np.array(LOG_ALPHA), **arguments) > 0).mean(0)
+    R = with_log_alpha(LOG_ALPHA, **arguments)
     torch.manual_seed(0)
     with torch.no_grad():
         own = torch.stack([R.gates[0].values(training=True) > 0 for _ in range(n // 20)]).double().mean(0)
     for i, log_alpha in enumerate(LOG_ALPHA):
-        expected = with_log_alpha([log_alpha], **knobs)().item()
+        expected = with_log_alpha([log_alpha], **arguments)().item()
         assert frequency[i] == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(n))
         assert own[i].item() == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(n // 20))
 
@@ -173,7 +173,7 @@ def test_starts_at_the_drop_rate():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"gamma": 0.0}, r"gamma must be < 0 \(else no gate is ever exactly 0\), got 0.0"),
         ({"gamma": 0.1}, r"gamma must be < 0 \(else no gate is ever exactly 0\), got 0.1"),
@@ -188,6 +188,6 @@ def test_starts_at_the_drop_rate():
         ({"decay": "none"}, r"decay must be one of expected, plain, got 'none'"),
     ],
 )
-def test_refuses_useless_knobs(knobs, message):
+def test_refuses_useless_arguments(arguments, message):
     with pytest.raises(ValueError, match=rf"^L0HardConcrete: {message}$"):
-        L0HardConcrete([torch.ones(2)], **knobs)
+        L0HardConcrete([torch.ones(2)], **arguments)

@@ -87,11 +87,11 @@ def test_float32_keeps_its_digits_at_nearly_equal_magnitudes():
     assert np.linalg.norm(w.grad.numpy() - grad) < 1e-3 * np.linalg.norm(grad)
 
 
-@pytest.mark.parametrize("knob", ["smooth", "eps"])
+@pytest.mark.parametrize("argument", ["smooth", "eps"])
 @pytest.mark.parametrize("value", [0.0, -1e-8, math.nan, math.inf])
-def test_refuses_useless_knobs(knob, value):
-    with pytest.raises(ValueError, match=rf"^WCR: {knob} must be > 0 and finite \(it .*\), got {value}$"):
-        WCR([torch.ones(2)], **{knob: value})
+def test_refuses_useless_arguments(argument, value):
+    with pytest.raises(ValueError, match=rf"^WCR: {argument} must be > 0 and finite \(it .*\), got {value}$"):
+        WCR([torch.ones(2)], **{argument: value})
 
 
 @pytest.mark.parametrize("std", [0.3, 0.1])

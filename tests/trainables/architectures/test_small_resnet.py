@@ -47,8 +47,8 @@ def test_block_without_its_residual_is_the_rectified_shortcut():
     )  # BatchNorm with mean 0, variance 1
 
 
-@pytest.mark.parametrize("knobs", [{"width": 0}, {"depth": 0}, {"width": -4}, {"depth": 1.5}])
-def test_refuses_width_and_depth_below_one(knobs):
-    ((name, value),) = knobs.items()
+@pytest.mark.parametrize("arguments", [{"width": 0}, {"depth": 0}, {"width": -4}, {"depth": 1.5}])
+def test_refuses_width_and_depth_below_one(arguments):
+    ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=f"small_resnet: {name} must be a whole number >= 1, got {value}"):
-        small_resnet(10, **knobs)
+        small_resnet(10, **arguments)

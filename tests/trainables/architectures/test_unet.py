@@ -51,9 +51,9 @@ def test_seed_fixes_the_weights():
 
 
 def test_refuses():
-    for knob in ("num_classes", "in_channels", "decoder_width"):
-        with pytest.raises(ValueError, match=f"^unet: {knob} must be a whole number >= 1, got 0$"):
-            unet(**{**SMALL, knob: 0})
+    for argument in ("num_classes", "in_channels", "decoder_width"):
+        with pytest.raises(ValueError, match=f"^unet: {argument} must be a whole number >= 1, got 0$"):
+            unet(**{**SMALL, argument: 0})
     with pytest.raises(ValueError, match=r"^unet: encoder must be one of resnet18, resnet34, resnet50, .*, got 'vgg'$"):
         unet(encoder="vgg")
 

@@ -142,7 +142,7 @@ def test_dropout_is_in_training_alone():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"image_size": 30, "patch_size": 4}, "image_size must be a multiple of patch_size 4, got 30"),
         ({"hidden_size": 10}, "hidden_size must be a multiple of num_heads 3, got 10"),
@@ -151,9 +151,9 @@ def test_dropout_is_in_training_alone():
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
     ],
 )
-def test_refuses_sizes_that_do_not_fit(knobs, message):
+def test_refuses_sizes_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=f"^vit: {message}$"):
-        vit(5, **{**TINY, **knobs})
+        vit(5, **{**TINY, **arguments})
 
 
 # ---- pretrained encoders -----------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_dropout_is_between_the_convolutions_and_in_training_alone():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"depth": 4}, "depth must be 6 n + 4 (three stages of n blocks: 10, 16, 22, 28, ...), got 4"),
         ({"depth": 27}, "depth must be 6 n + 4 (three stages of n blocks: 10, 16, 22, 28, ...), got 27"),
@@ -119,6 +119,6 @@ def test_dropout_is_between_the_convolutions_and_in_training_alone():
         ({"dropout": -0.1}, "dropout must be in [0, 1) (a probability), got -0.1"),
     ],
 )
-def test_refuses_bad_knobs(knobs, message):
+def test_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=re.escape(f"wide_resnet: {message}")):
-        wide_resnet(10, **knobs)
+        wide_resnet(10, **arguments)

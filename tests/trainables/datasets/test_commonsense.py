@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainables.datasets._images import DataError
+from trainables.data.images import DataError
 from trainables.datasets.commonsense import commonsense
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"
@@ -184,15 +184,15 @@ def test_without_data(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"tasks": "boolq,copa"}, "tasks must be among boolq, piqa, .*, openbookqa, got 'copa'"),
         ({"cutoff": 0}, "cutoff must be a whole number of tokens >= 1, got 0"),
     ],
 )
-def test_refuses(folder, knobs, message):
+def test_refuses(folder, arguments, message):
     with pytest.raises(ValueError, match=f"^commonsense: {message}$"):
-        commonsense(folder, **knobs)
+        commonsense(folder, **arguments)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL.name} records at {REAL}")

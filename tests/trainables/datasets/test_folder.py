@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from trainables.config import TrialConfig
-from trainables.datasets._images import DataError, split
+from trainables.data.images import DataError, split
 from trainables.datasets.folder import folder
 from trainables.tasks.cnn import CNN
 
@@ -122,12 +122,14 @@ def test_works_with_a_cnn_and_its_knobs_come_from_the_configuration(image_folder
     model = task.build_model()
     assert [images.shape for images, _ in task.batches("train", 2, seed=0)] == [(2, 1, 8, 8)] * 3
     assert set(task.evaluate(model, "validation")) == {"acc", "loss", "collapsed"}
-    with pytest.raises(ValueError, match=r"data: knobs of folder must be among image_size, channels, .*, got 'size'"):
+    with pytest.raises(
+        ValueError, match=r"data: arguments of folder must be among image_size, channels, .*, got 'size'"
+    ):
         CNN.load(config.model_copy(update={"data": {"size": 8}}), str(image_folder))
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"image_size": 0}, "image_size must be a whole number of pixels >= 1, got 0"),
         ({"image_size": 8.5}, "image_size must be a whole number of pixels >= 1, got 8.5"),
@@ -137,9 +139,9 @@ def test_works_with_a_cnn_and_its_knobs_come_from_the_configuration(image_folder
         ({"validation_fraction": 1.0}, "validation_fraction must be in (0, 1), got 1.0"),
     ],
 )
-def test_bad_arguments(image_folder, knobs, message):
+def test_bad_arguments(image_folder, arguments, message):
     with pytest.raises(ValueError, match=re.escape(f"folder: {message}")):
-        folder(image_folder, **knobs)
+        folder(image_folder, **arguments)
 
 
 def remove_class(root):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.datasets._images import DataError
-from trainables.datasets._slices import split_patients, statistics
+from trainables.data.images import DataError
+from trainables.data.slices import split_patients, statistics
 from trainables.datasets.lgg import lgg
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lgg-mri"

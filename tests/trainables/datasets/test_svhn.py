@@ -9,7 +9,7 @@ import pytest
 import torchvision.datasets.svhn as torchvision_svhn
 from scipy.io import savemat
 
-from trainables.datasets._images import DataError
+from trainables.data.images import DataError
 from trainables.datasets.svhn import svhn
 from trainables.tasks.cnn import CNN, LoadedImages
 
@@ -96,7 +96,7 @@ def test_no_data(tmp_path, name, what):
     with pytest.raises(DataError, match=message) as caught:
         svhn(tmp_path / name)
     assert "\n" not in str(caught.value)
-    for choice in ("leave --data-root out to download it", "name another", "-m trainables.datasets._generated svhn"):
+    for choice in ("leave --data-root out to download it", "name another", "-m trainables.data.generate svhn"):
         assert choice in str(caught.value)
 
 

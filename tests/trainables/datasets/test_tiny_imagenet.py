@@ -11,7 +11,7 @@ import torchvision.datasets.utils
 from PIL import Image
 
 import trainables.datasets.tiny_imagenet as module
-from trainables.datasets._images import DataError
+from trainables.data.images import DataError
 from trainables.datasets.tiny_imagenet import tiny_imagenet
 
 WNIDS = ["n01443537", "n01629819", "n01641577"]
@@ -158,7 +158,7 @@ def test_no_data(tmp_path, name, what):
     message = rf"must hold tiny-imagenet-200/ \(with wnids.txt\) or tiny-imagenet-200.zip, or train.*, got {what}: "
     with pytest.raises(DataError, match=message) as caught:
         tiny_imagenet(tmp_path / name)
-    assert "trainables.datasets._generated tiny_imagenet" in str(caught.value)
+    assert "trainables.data.generate tiny_imagenet" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from trainables.datasets._records import Record
+from trainables.data.records import Record
 from trainables.tasks._tokens import Ragged, encode, read_tokenizer, train_tokenizer
 
 TEXTS = ["### Instruction:\nIs 17 a prime?\n\n### Response:\nthe correct answer is true" for _ in range(5)]

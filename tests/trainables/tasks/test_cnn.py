@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 
-from trainables.datasets._images import DataError, Images
+from trainables.data.images import DataError, Images
 from trainables.tasks.cnn import CNN, LoadedImages, channel_statistics, crop_flip
 
 
@@ -233,10 +233,12 @@ def test_build_model_comes_from_torchs_seed_and_the_datas_shape(tiny, make_task)
     assert task.describe_model()["model"] == {"num_classes": 10, "in_channels": 1, "width": 4, "depth": 1}
 
 
-@pytest.mark.parametrize("knob", ["widht", "num_classes", "in_channels"])
-def test_unknown_model_knob(tiny, make_task, knob):
-    task = make_task(tiny(model={"width": 4, knob: 8}))
-    with pytest.raises(ValueError, match=f"^model: knobs of small_resnet must be among width, depth, got '{knob}'$"):
+@pytest.mark.parametrize("argument", ["widht", "num_classes", "in_channels"])
+def test_unknown_model_argument(tiny, make_task, argument):
+    task = make_task(tiny(model={"width": 4, argument: 8}))
+    with pytest.raises(
+        ValueError, match=f"^model: arguments of small_resnet must be among width, depth, got '{argument}'$"
+    ):
         task.build_model()
 
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from search_spaces import lora as lora_space
 from sparsity.regularizers.wcr import WCR
 from trainables.config import TrialConfig
+from trainables.loop import Training, train_step
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import load_pruned
-from trainables.resumable import ResumableTrial
+from trainables.runner import ResumableTrial
 from trainables.tasks.lora import IGNORED, LoRA
-from trainables.training import Training, train_step
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -28,11 +28,11 @@ CONFIG = {
     "dataset": "commonsense",
     "architecture": "causal_lm",
     "model": {"base": "tiny-qwen2", "vocab_size": 300, "hidden_size": 16, "num_layers": 2, "num_heads": 2},
-    "protocol": {"r": 4, "alpha": 8},
+    "task_args": {"r": 4, "alpha": 8},
     "optimizer": "adamw",
     "opt": {"lr": 1e-2},
     "max_epochs": 2,
-    "num_rungs": 2,
+    "num_evaluations": 2,
     "batch_size": 16,
     "target_sparsity": 0.3,
     "sparsities": (0.2,),
@@ -41,7 +41,7 @@ CONFIG = {
 
 
 def configuration(**fields):
-    groups = {name: {**CONFIG[name], **fields.pop(name, {})} for name in ("model", "protocol", "opt")}
+    groups = {name: {**CONFIG[name], **fields.pop(name, {})} for name in ("model", "task_args", "opt")}
     return TrialConfig.model_validate({**CONFIG, **groups, **fields})
 
 
@@ -223,7 +223,7 @@ def test_padding_changes_nothing(make):
 
 @pytest.mark.parametrize("num", [1, 3, 4, 16, 99])
 def test_parts_add_up_to_the_whole_batch(make, num):
-    task, model = make(protocol={"dropout": 0.0})
+    task, model = make(task_args={"dropout": 0.0})
     with_factors(model)
     batch = next(task.batches("train", 16, seed=0))
     parts = task.parts(batch, num)
@@ -240,7 +240,7 @@ def test_parts_add_up_to_the_whole_batch(make, num):
 def test_gradient_checkpointing_gives_the_same_gradients(make):
     gradients = []
     for on in (False, True):
-        task, model = make(protocol={"gradient_checkpointing": on})
+        task, model = make(task_args={"gradient_checkpointing": on})
         with_factors(model).train()
         torch.manual_seed(5)  # dropout
         task.loss(model, next(task.batches("train", 16, seed=0))).backward()
@@ -251,7 +251,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make):
 
 def test_only_the_factors_are_trained_in_float32_whatever_the_base_is(make):
     for dtype in ("float32", "bfloat16"):
-        task, model = make(protocol={"base_dtype": dtype})
+        task, model = make(task_args={"base_dtype": dtype})
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         assert len(trained) == 2 * 7 * 2
         assert all("lora_A" in name or "lora_B" in name for name in trained)
@@ -295,7 +295,7 @@ def test_deployed_is_w0_plus_scale_b_a_in_a_plain_network(make, base):
 
 def test_regularizing_merged_weights_is_the_chain_rule(make):
     """Against autograd on W0 + 2 B A written out, at two successive weights, and in parts."""
-    task, model = make(protocol={"regularize": "merged", "dropout": 0.0}, regularizer="wcr", lam=1e-3)
+    task, model = make(task_args={"regularize": "merged", "dropout": 0.0}, regularizer="wcr", lam=1e-3)
     with_factors(model)
     regularizer = WCR(task.regularized(model).values())
     layers = list(task.projections(model).values())
@@ -329,7 +329,7 @@ def test_regularizing_merged_weights_is_the_chain_rule(make):
 def test_sams_family_works_too(make, optimizer, regularize):
     base = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
     task, _ = make(
-        protocol={"regularize": regularize},
+        task_args={"regularize": regularize},
         optimizer=optimizer,
         opt=base,
         regularizer="hoyer_square",
@@ -498,10 +498,10 @@ def finished(folder, tmp_path_factory):
     config = configuration(
         data={"tasks": "boolq"},
         model={"hidden_size": 32},
-        protocol={"r": 16, "alpha": 32},
+        task_args={"r": 16, "alpha": 32},
         batch_size=8,
         max_epochs=6,
-        num_rungs=3,
+        num_evaluations=3,
         read_test=True,
     )
     task = LoRA(config, LoRA.load(config, str(folder)))
@@ -554,13 +554,13 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
     config = configuration(
         train_size=32,
         eval_size=10,
-        protocol={"regularize": "merged"},
+        task_args={"regularize": "merged"},
         regularizer="wcr",
         lam=1e-9,
         optimizer="s2sam",
         opt={"base": "adamw", "rho": 0.05},
-        schedule="linear_warmup",
-        sched={"num_warmup_steps": 3},
+        lr_schedule="linear_warmup",
+        lr_sched={"num_warmup_steps": 3},
     )
 
     def run(folder, *, stop):
@@ -570,7 +570,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
                 trial = ResumableTrial(config, folder, lambda: LoRA(config, data))
         assert report["status"] == "finished", report["reason"]
         result = json.loads((folder / "result.json").read_text())
-        return [result["curve"], [{**rung, "seconds": 0} for rung in result["rungs"]]]
+        return [result["curve"], [{**evaluation, "seconds": 0} for evaluation in result["evaluations"]]]
 
     assert run(tmp_path / "whole", stop=False) == run(tmp_path / "stopped", stop=True)
 
@@ -614,22 +614,22 @@ def test_a_base_of_ones_own(folder, data, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"protocol": {"r": 0}}, r"protocol: r must be a whole number >= 1 \(it is a rank\), got 0"),
-        ({"protocol": {"alpha": 0}}, r"protocol: alpha must be > 0 .*, got 0"),
-        ({"protocol": {"dropout": 1.0}}, r"protocol: dropout must be in \[0, 1\), got 1.0"),
-        ({"protocol": {"regularize": "all"}}, r"protocol: regularize must be one of factors, merged, got 'all'"),
-        ({"protocol": {"base_dtype": "int8"}}, r"protocol: base_dtype must be one of float32, bfloat16, got 'int8'"),
-        ({"protocol": {"rank": 8}}, r"protocol: knobs of Protocol must be among r, alpha, .*, got 'rank'"),
+        ({"task_args": {"r": 0}}, r"task_args: r must be a whole number >= 1 \(it is a rank\), got 0"),
+        ({"task_args": {"alpha": 0}}, r"task_args: alpha must be > 0 .*, got 0"),
+        ({"task_args": {"dropout": 1.0}}, r"task_args: dropout must be in \[0, 1\), got 1.0"),
+        ({"task_args": {"regularize": "all"}}, r"task_args: regularize must be one of factors, merged, got 'all'"),
+        ({"task_args": {"base_dtype": "int8"}}, r"task_args: base_dtype must be one of float32, bfloat16, got 'int8'"),
+        ({"task_args": {"rank": 8}}, r"task_args: arguments of Settings must be among r, alpha, .*, got 'rank'"),
         ({"architecture": "small_resnet", "model": {}}, r"lora: architecture must be causal_lm, got small_resnet"),
-        ({"scheme": "imp"}, r"lora: scheme must be one_shot \(.*\), got imp"),
+        ({"pruning_schedule": "imp"}, r"lora: pruning_schedule must be one_shot \(.*\), got imp"),
         ({"criterion": "compensation"}, r"lora: criterion must fit a language model \(.*\), got compensation"),
         ({"criterion": "synflow"}, r"lora: criterion must fit a language model \(.*\), got synflow"),
         (
-            {"protocol": {"regularize": "merged"}, "regularizer": "l0_hard_concrete", "lam": 1.0},
-            r"protocol: regularize must be factors with l0_hard_concrete \(gates are put on parameters\)",
+            {"task_args": {"regularize": "merged"}, "regularizer": "l0_hard_concrete", "lam": 1.0},
+            r"task_args: regularize must be factors with l0_hard_concrete \(gates are put on parameters\)",
         ),
         ({"model": {"vocab_size": 100}}, r"model: vocab_size must be a whole number above 256 \(.*\), got 100"),
-        ({"data": {"cut": 1}}, r"data: knobs of commonsense must be among tasks, cutoff, got 'cut'"),
+        ({"data": {"cut": 1}}, r"data: arguments of commonsense must be among tasks, cutoff, got 'cut'"),
         ({"train_size": 500}, r"split: train_size must be from 1 to 180 .*, got 500"),
     ],
 )
@@ -646,10 +646,10 @@ def test_load_refuses_a_data_set_of_another_kind(monkeypatch):
 
 def test_a_model_without_the_named_projections_says_what_it_has(data):
     for projections, missing in (("q_proj,c_attn", "c_attn"), ("q_proj,embed_tokens", "embed_tokens")):
-        task = LoRA(configuration(protocol={"projections": projections}), data)
+        task = LoRA(configuration(task_args={"projections": projections}), data)
         with pytest.raises(
             ValueError,
-            match=f"^protocol: projections must be names of linear layers of the model, got {missing}, while "
+            match=f"^task_args: projections must be names of linear layers of the model, got {missing}, while "
             "Qwen2ForCausalLM has down_proj, embed_tokens, gate_proj, input_layernorm, .*, v_proj$",
         ):
             task.build_model()
@@ -714,9 +714,14 @@ def test_the_other_penalties_do_not_take_over_at_their_initial_lam(data, regular
 def test_merged_weights_are_computed_once_per_gradient_and_their_penalty_is_measured(
     make, monkeypatch, optimizer, num_gradients
 ):
-    knobs = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
+    arguments = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
     task, _ = make(
-        protocol={"regularize": "merged"}, regularizer="wcr", lam=1e-6, accumulate=4, optimizer=optimizer, opt=knobs
+        task_args={"regularize": "merged"},
+        regularizer="wcr",
+        lam=1e-6,
+        accumulate=4,
+        optimizer=optimizer,
+        opt=arguments,
     )
     training = Training(task, task.config)
     merged, addmm = [], torch.Tensor.addmm_

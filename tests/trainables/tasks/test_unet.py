@@ -15,11 +15,11 @@ import trainables
 from search_spaces import unet
 from sparsity import masks as sparsity_masks
 from trainables.config import TrialConfig
-from trainables.datasets._slices import Slices
+from trainables.data.slices import Slices
+from trainables.loop import Training
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import evaluate_pruned, save_pruned
 from trainables.tasks.unet import UNet, warp
-from trainables.training import Training
 
 SIZE = 32
 SPLIT = {"train": ("A", "B", "C"), "validation": ("D", "E"), "test": ("F",)}
@@ -103,7 +103,7 @@ def test_load_says_what_is_wrong(config, tmp_path):
         UNet.load(config(dataset="mri"))
     with pytest.raises(ValueError, match=r"^dataset: must be one of slices with masks, such as lgg, got 'digits'$"):
         UNet.load(config(dataset="digits"))
-    with pytest.raises(ValueError, match=r"^data: knobs of lgg must be among image_size, got 'size'$"):
+    with pytest.raises(ValueError, match=r"^data: arguments of lgg must be among image_size, got 'size'$"):
         UNet.load(config(data={"size": 64}), str(tmp_path))
 
 
@@ -147,18 +147,18 @@ def test_arrays_are_shared_and_not_written_to(config, data, recwarn):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
-        ({"angle": 181}, r"protocol: angle must be in \[0, 180\] degrees, got 181"),
-        ({"scale": 1}, r"protocol: scale must be in \[0, 1\) .*, got 1"),
-        ({"beta": -0.1}, r"protocol: beta must be >= 0 .*, got -0.1"),
-        ({"dice": 1}, r"protocol: knobs of Protocol must be among dice_weight, mirror, .*, got 'dice'"),
-        ({"scale": "big"}, r"protocol: knobs must be what Protocol takes, got {'scale': 'big'}"),
+        ({"angle": 181}, r"task_args: angle must be in \[0, 180\] degrees, got 181"),
+        ({"scale": 1}, r"task_args: scale must be in \[0, 1\) .*, got 1"),
+        ({"beta": -0.1}, r"task_args: beta must be >= 0 .*, got -0.1"),
+        ({"dice": 1}, r"task_args: arguments of Settings must be among dice_weight, mirror, .*, got 'dice'"),
+        ({"scale": "big"}, r"task_args: arguments must be what Settings takes, got {'scale': 'big'}"),
     ],
 )
-def test_protocol_is_checked(config, data, knobs, message):
+def test_protocol_is_checked(config, data, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        UNet(config(protocol=knobs), data)
+        UNet(config(task_args=arguments), data)
 
 
 # ---- training batches --------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_an_epoch_sees_whole_batches_of_different_slices(config, data):
     """Told apart by their grey level; what is beyond the last whole batch is left out."""
     images = np.broadcast_to(np.arange(48, dtype=np.uint8)[:, None, None, None], (48, 3, SIZE, SIZE)).copy()
     numbered = dataclasses.replace(data, images=images, mean=np.zeros((48, 3)), std=np.full((48, 3), 1 / 255))
-    task = UNet(config(protocol={"angle": 10}), numbered)
+    task = UNet(config(task_args={"angle": 10}), numbered)
     for batch_size, num_batches in ((7, 3), (24, 1), (99, 1)):
         batches = list(task.batches("train", batch_size, seed=3))
         assert len(batches) == task.steps_per_epoch(batch_size) == num_batches
@@ -189,7 +189,7 @@ def test_seed_decides_the_batches(task):
 
 
 def test_without_augmentation_slices_stay_as_they_are(config, data):
-    task = UNet(config(protocol={"mirror": False, "angle": 0, "scale": 0}), data)
+    task = UNet(config(task_args={"mirror": False, "angle": 0, "scale": 0}), data)
     ordered = {
         image.sum().item(): (image, mask)
         for images, masks in task.batches("train", 24)
@@ -246,7 +246,7 @@ def test_mirrors_half_and_turns_evenly(config, data):
     masks = bar[:, 0] // 255
     rows = np.tile(np.arange(24), 40)
     slices = dataclasses.replace(data, images=bar, masks=masks, mean=np.zeros((48, 3)), std=np.ones((48, 3)))
-    task = UNet(config(protocol={"scale": 0.0}), slices)
+    task = UNet(config(task_args={"scale": 0.0}), slices)
     task.rows["train"] = rows
     images = torch.cat([images for images, _ in task.batches("train", 96, seed=0)])[:, 0]
     y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
@@ -274,7 +274,7 @@ def test_prunable_are_the_convolutions(task):
 
 @pytest.mark.parametrize("dice_weight", [0.0, 1.0, 2.5])
 def test_loss_by_numpy(config, data, dice_weight):
-    task = UNet(config(protocol={"dice_weight": dice_weight}), data)
+    task = UNet(config(task_args={"dice_weight": dice_weight}), data)
     logits = np.random.default_rng(0).normal(-1, 2, (5, 1, SIZE, SIZE))
     images, masks = next(task.batches("train", 5))
     p, m = 1 / (1 + np.exp(-logits[:, 0])), masks.double().numpy()
@@ -368,7 +368,9 @@ def test_evaluate_leaves_the_model_as_it_was(task, training):
 
 def test_learns_to_segment_and_goes_on_from_a_checkpoint(config, data):
     """Better than nothing and than everything; a run that was stopped between epochs ends bit for bit the same."""
-    made = config(max_epochs=8, model={"encoder": "resnet18", "decoder_width": 4}, batch_size=6, schedule="one_cycle")
+    made = config(
+        max_epochs=8, model={"encoder": "resnet18", "decoder_width": 4}, batch_size=6, lr_schedule="one_cycle"
+    )
     task = UNet(made, data)
     training, resumed = Training(task, made), Training(task, made)
     while not training.finished:

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 import sparsity
 import trainables
 from trainables.architectures.vit import VisionTransformer
+from trainables.loop import Training, train
 from trainables.pruning import evaluate_pruned, save_pruned
 from trainables.tasks.cnn import CNN
 from trainables.tasks.vit import ViT
-from trainables.training import Training, train
 
 SIZES = {"image_size": 8, "patch_size": 4, "hidden_size": 12, "num_layers": 2, "num_heads": 3, "mlp_size": 20}
 # By hand, weights alone, of one block: query, key, value and projection are 12 x 12, the FFN's two layers 12 x 20.
@@ -74,7 +74,7 @@ def no_network(monkeypatch):
 
 @pytest.mark.parametrize("prune", COUNTS)
 def test_prunable_weights_as_counted_by_hand(tiny_vit, make_vit, prune):
-    task = make_vit(tiny_vit(protocol={"prune": prune}))
+    task = make_vit(tiny_vit(task_args={"prune": prune}))
     model = task.build_model()
     prunable = task.prunable(model)
     assert sum(weight.numel() for weight in prunable.values()) == 2 * COUNTS[prune]
@@ -86,7 +86,7 @@ def test_prunable_weights_as_counted_by_hand(tiny_vit, make_vit, prune):
 
 
 def test_prunable_are_chosen_by_module_whatever_their_names(tiny_vit, make_vit):
-    task = make_vit(tiny_vit(protocol={"prune": "qk"}))
+    task = make_vit(tiny_vit(task_args={"prune": "qk"}))
     model = task.build_model()
     before = list(task.prunable(model).values())
     model.vit.layers = torch.nn.ModuleDict({f"q_proj_{i}": layer for i, layer in enumerate(model.vit.layers)})
@@ -96,7 +96,7 @@ def test_prunable_are_chosen_by_module_whatever_their_names(tiny_vit, make_vit):
 
 
 def test_qk_leaves_everything_else_dense(tiny_vit, make_vit, tmp_path):
-    config = tiny_vit(protocol={"prune": "qk"}, target_sparsity=0.9, sparsities=())
+    config = tiny_vit(task_args={"prune": "qk"}, target_sparsity=0.9, sparsities=())
     task = make_vit(config)
     model = task.build_model()
     evaluation = evaluate_pruned(task, model, config, config.levels, "validation")
@@ -122,16 +122,16 @@ def test_regularized_are_the_weights_of_layers(tiny_vit, make_vit):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "message"),
+    ("arguments", "message"),
     [
-        ({"prune": "kv"}, "protocol: prune must be one of all, qkv, qk, q, got 'kv'"),
-        ({"prune": 1}, "protocol: prune must be one of all, qkv, qk, q, got 1"),
-        ({"prne": "q"}, "protocol: knobs of Protocol must be among prune, got 'prne'"),
+        ({"prune": "kv"}, "task_args: prune must be one of all, qkv, qk, q, got 'kv'"),
+        ({"prune": 1}, "task_args: prune must be one of all, qkv, qk, q, got 1"),
+        ({"prne": "q"}, "task_args: arguments of Settings must be among prune, got 'prne'"),
     ],
 )
-def test_refuses_another_protocol(tiny_vit, make_vit, protocol, message):
+def test_refuses_unknown_settings(tiny_vit, make_vit, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        make_vit(tiny_vit(protocol=protocol))
+        make_vit(tiny_vit(task_args=arguments))
 
 
 def test_refuses_a_network_that_is_no_transformer(tiny_vit, make_vit):
@@ -149,7 +149,7 @@ def test_it_learns_and_survives_some_pruning(tiny_vit, make_vit):
         train_size=None,
         optimizer="adamw",
         opt={"lr": 0.01},
-        schedule="one_cycle",
+        lr_schedule="one_cycle",
         max_epochs=10,
     )
     _, evaluation = train(make_vit(config), config)
@@ -312,16 +312,16 @@ def test_random_weights_need_no_network(tiny_vit, no_network):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("arguments", "message"),
     [
         ({"num_layers": 3}, r"num_layers must be left out with pretrained, .*, got 3"),
         ({"pretrained": True}, r"pretrained must be a folder or a name on the Hugging Face hub, got True"),
         ({"pretrained": "/no/such"}, r"pretrained must be a folder or a name .*, got '/no/such': no such folder"),
     ],
 )
-def test_refuses_what_does_not_go_with_a_checkpoint(tiny_vit, checkpoint, knobs, message):
+def test_refuses_what_does_not_go_with_a_checkpoint(tiny_vit, checkpoint, arguments, message):
     with pytest.raises(ValueError, match=f"^model: {message}$"):
-        ViT.load(tiny_vit(model={"pretrained": str(checkpoint), **knobs}))
+        ViT.load(tiny_vit(model={"pretrained": str(checkpoint), **arguments}))
 
 
 def test_refuses_a_checkpoint_for_other_channels(tiny_vit, checkpoint, tmp_path):

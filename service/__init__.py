@@ -1,0 +1,3 @@
+"""What turns trials into a sweep: search, cluster, records, tracking and views."""
+
+__distribution__ = "sparsity-sweeps"

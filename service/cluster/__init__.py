@@ -1,0 +1,1 @@
+"""Ray, on this machine or on a cluster."""

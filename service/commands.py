@@ -1,0 +1,271 @@
+"""`python -m sweeps`: look at what was recorded, and at what runs."""
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.process import default_runs, prepare_process, this_python
+from service.spec import fail
+from trainables.config import expanded
+
+
+def expand_runs(runs: Path) -> Path:
+    try:
+        return expanded(runs, "runs")
+    except ValueError as error:
+        fail(error)
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+Runs = Annotated[
+    Path,
+    typer.Option(help="folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs", callback=expand_runs),
+]
+DEFAULT_RUNS = default_runs()
+Name = Annotated[str, typer.Argument(help="the sweep's name")]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"sparsity-sweeps {metadata.version('sparsity-sweeps')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("sparsity-sweeps, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """Look at what the sweeps recorded. Run a sweep as a module or by its file: python -m sweeps.digits --help"""
+    prepare_process()
+
+
+@app.command("best")
+def show_best(
+    runs: Runs = DEFAULT_RUNS,
+    architecture: Annotated[str | None, typer.Option(help="only this network")] = None,
+    dataset: Annotated[str | None, typer.Option(help="only this dataset")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="only this optimizer")] = None,
+    regularizer: Annotated[str | None, typer.Option(help="only this regularizer")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="only at this sparsity, in [0, 1)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
+) -> None:
+    """The best lam and rho for each architecture, dataset, optimizer, regularizer, way of pruning and sparsity."""
+    from service.records.state import PRUNED_BY, SETTING, best, find_sweeps
+    from service.views.tables import make_console, number, print_whole, with_spread
+
+    rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
+    rows = [row for row in rows if sparsity is None or row["sparsity"] == sparsity]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        there = ", ".join(folder.name for folder in find_sweeps(runs)) or "none"
+        fail(ValueError(f"best: no finished trial in {runs} matches (sweeps there: {there})"))
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    varying = [name for name in SETTING if len({json.dumps(row[name]) for row in rows}) > 1]
+    texts = ["architecture", "dataset", "optimizer", "regularizer"]
+    texts += [name for name, usual in PRUNED_BY.items() if any(row[name] != usual for row in rows)]
+    texts += [name for name in varying if name not in texts]
+    numbers = ["sparsity", "lam", "rho", "lr", "weight_decay"]
+    for name in (*texts, *numbers, rows[0]["metric"], "n", "seeds", "sweep", "trial"):
+        table.add_column(name, justify="right" if name in (*numbers, "n", "max_epochs") else "left")
+    for row in rows:
+        cells = ["all" if row[name] is None else plain(row[name]) for name in texts]
+        cells += [f"{row['sparsity']:g}", *(number(row[name]) for name in numbers[1:]), with_spread(row)]
+        table.add_row(*cells, str(row["n"]), row["seeds"], row["sweep"], row["trial"])
+    print_whole(make_console(), table)
+
+
+@app.command()
+def report(
+    name: Name, runs: Runs = DEFAULT_RUNS, markdown: Annotated[bool, typer.Option(help="as Markdown")] = False
+) -> None:
+    """A sweep's tables: the best trial of each arm, and what was confirmed on unseen seeds, with mean, spread and n."""
+    from service.records.state import Records
+    from service.views.tables import as_markdown, as_tables, make_console, print_whole
+
+    summary = Records.replay(sweep_folder(runs, name)).summary
+    if summary is None:
+        fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
+    if markdown:
+        print(as_markdown(summary))  # typer.echo takes an output in ASCII for UTF-8
+    else:
+        print_whole(make_console(), as_tables(summary))
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(help="the sweep's name; all of them by default")] = "",
+    runs: Runs = DEFAULT_RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
+) -> None:
+    """Where a sweep stands: running or not, trials by outcome, the best so far, what failed and why."""
+    from service.records.state import find_sweeps
+    from service.views.status import as_text, status_of
+    from service.views.tables import make_console, print_whole
+
+    folders = [sweep_folder(runs, name)] if name else find_sweeps(runs)
+    found = [status_of(folder) for folder in folders]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        fail(nothing_recorded("status", runs))
+    for one in found:
+        print_whole(make_console(), as_text(one, runs))
+
+
+@app.command()
+def stop(
+    name: Name,
+    runs: Runs = DEFAULT_RUNS,
+    wait: Annotated[float, typer.Option(help="seconds to wait for its end", min=0)] = 120,
+) -> None:
+    """End a running sweep as Ctrl-C does, from any host that sees its folder; the same command goes on with it."""
+    from service.records.state import Records
+
+    folder = sweep_folder(runs, name)
+    process = Records.holder(folder)
+    if not process:
+        typer.echo(f"{name} is not running.")
+        return
+    Records.ask_to_stop(folder)
+    deadline = time.monotonic() + wait
+    while Records.holder(folder) == process and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if Records.holder(folder) == process:
+        fail(ValueError(f"stop: {name} was asked to stop {wait:g} s ago and is still run by {process}"))
+    typer.echo(f"{name} has stopped; it was run by {process}. The command that started it goes on with it.")
+    if command := shown_command(Records.replay(folder).last_run):
+        typer.echo(command)
+
+
+@app.command()
+def retry(
+    name: Name,
+    runs: Runs = DEFAULT_RUNS,
+    diverged: Annotated[
+        bool, typer.Option("--diverged", help="also those that diverged: the same code does so again")
+    ] = False,
+    start: Annotated[bool, typer.Option(help="run the sweep at once, by the command it was last run with")] = True,
+) -> None:
+    """Run trials again that ended in an error, were lost or ran out of memory, and go on with the sweep."""
+    from service.records.state import RETRIED, Records
+
+    folder = sweep_folder(runs, name)
+    try:
+        with contextlib.closing(Records(folder, Records.replay(folder).header["identity"])) as records:
+            keys = records.retry((*RETRIED, "diverged") if diverged else RETRIED)
+            last = records.last_run
+    except ValueError as error:
+        fail(error)
+    typer.echo(f"{len(keys)} trials of {name} are to be made again{': ' if keys else ''}{', '.join(keys)}")
+    command = last.get("command")
+    if not keys or not start:
+        return
+    if not command or any(":***@" in word for word in command):
+        typer.echo("Run the sweep's command again to make them.")
+        return
+    typer.echo(shown_command(last))
+    sys.stdout.flush()
+    os.chdir(last["cwd"])
+    os.execv(command[0], command)
+
+
+@app.command()
+def sync(
+    name: Name,
+    runs: Runs = DEFAULT_RUNS,
+    tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
+) -> None:
+    """Send MLflow what it has not got of a sweep; what it has is not sent again."""
+    from service.tracking.shipper import Shipper, default_tracking_uri
+
+    shipper = Shipper(sweep_folder(runs, name), tracking_uri or default_tracking_uri(runs), warn=lambda text: None)
+    shipper.start()
+    left = shipper.finish(timeout=3600)
+    typer.echo(f"{shipper.num_sent} of {shipper.num_sent + left} entries sent to {shipper.server}")
+    if left:
+        fail(ValueError(f"sync: {left} entries are not sent: {shipper.failure}"))
+
+
+@app.command()
+def submit(
+    cluster: Annotated[Path, typer.Argument(help="cluster file, e.g. cluster.yaml")],
+    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. cifar10, or its file")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="the sweep's own flags, behind --")] = None,
+    tmux: Annotated[bool, typer.Option("--tmux", help="return at once; the sweep goes on in tmux on the head")] = False,
+) -> None:
+    """Run a sweep on a cluster: Ray's own `ray submit`, but arguments reach the sweep unbroken and unexecuted."""
+    from service.cluster import submit as launcher
+
+    try:
+        launcher.submit(cluster, sweep, arguments or [], tmux=tmux)
+    except ValueError as error:
+        fail(error)
+
+
+@app.command()
+def ui(
+    runs: Runs = DEFAULT_RUNS,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; anyone who reaches it can read and change")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 5000,
+) -> None:
+    """MLflow's UI on what was recorded."""
+    from service.tracking.shipper import default_tracking_uri
+    from service.views.ui import serve_ui
+
+    if not (runs / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        fail(nothing_recorded("ui", runs))
+    try:
+        raise typer.Exit(serve_ui(default_tracking_uri(runs), host, port))
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def nothing_recorded(command: str, runs: Path) -> ValueError:
+    python = shlex.quote(this_python())
+    return ValueError(
+        f"{command}: nothing is recorded in {runs} yet; run a sweep first, e.g. {python} -m sweeps.digits"
+    )
+
+
+def shown_command(last_run: dict) -> str:
+    """The command that last ran a sweep, for a shell on the host that it was typed on; empty if none is recorded."""
+    command = last_run.get("command")
+    return f"cd {shlex.quote(last_run['cwd'])} && {shlex.join(command)}" if command else ""
+
+
+def plain(value: object) -> str:
+    """A setting as the command line takes it: width=8 depth=1 of a dictionary."""
+    return " ".join(f"{key}={each}" for key, each in value.items()) if isinstance(value, dict) else str(value)
+
+
+def sweep_folder(runs: Path, name: str) -> Path:
+    from service.records.state import find_sweeps
+
+    sweeps = {folder.name: folder for folder in find_sweeps(runs)}
+    if name not in sweeps:
+        fail(ValueError(f"sweep: must be one of {', '.join(sweeps) or 'none yet'} (in {runs}), got {name!r}"))
+    return sweeps[name]
+
+
+if __name__ == "__main__":
+    app()

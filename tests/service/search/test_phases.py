@@ -1,0 +1,124 @@
+"""Which trials a sweep makes, with outcomes made by hand instead of by training."""
+
+import contextlib
+import statistics
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution as Float
+
+from search_spaces import small_cnn
+from service.records.state import Records
+from service.search import phases
+from service.search.phases import Phases, known_elsewhere
+from service.search.proposals import FINISHED
+from service.spec import Sweep
+
+
+def make(tmp_path, **fields):
+    given = {
+        "dataset": "digits",
+        "architecture": "small_resnet",
+        "max_epochs": 1,
+        "space": {"lam": {"regularizer": {"wcr": Float(1e-6, 1e-4, log=True)}}, **choices(("sgd",), ("none", "wcr"))},
+        "tuned": {"opt/lr": Float(0.01, 1.0, log=True)},
+        "runs": tmp_path,
+        "num_trials": 2,
+        "num_search_seeds": 2,
+        "num_seeds": 3,
+    }
+    return Sweep(**{**given, **fields})
+
+
+def choices(optimizers, regularizers):
+    categorical = optuna.distributions.CategoricalDistribution
+    return {"optimizer": categorical(optimizers), "regularizer": categorical(regularizers)}
+
+
+@pytest.fixture
+def play(tmp_path, monkeypatch):
+    """A function: a sweep and (config -> objective) -> every proposal, in order, each ended as soon as it is made."""
+    stack = contextlib.ExitStack()
+
+    def run(sweep, objective, most=10**6):
+        records = stack.enter_context(contextlib.closing(Records(sweep.folder, sweep.identity())))
+        if not records.plan:
+            records.start_plan(first={}, num_parallel=1)
+        outcomes = {}
+        monkeypatch.setattr(Phases, "outcome", lambda self, key: outcomes.get(key))
+        phases = Phases(sweep, sweep.arms(), records, "acc")
+        proposals = []
+        while len(proposals) < most and (proposal := phases.next()) is not FINISHED:
+            assert proposal is not None, "waits for a result that is there"
+            outcomes[proposal.config.key] = objective(proposal.config)
+            proposals.append(proposal)
+        assert phases.num_to_come == 0
+        return phases, proposals
+
+    with stack:
+        yield run
+
+
+def test_every_combination_is_confirmed_on_the_same_unseen_seeds_with_the_test_split(tmp_path, play):
+    phases, proposals = play(make(tmp_path), lambda config: 0.9)
+    assert phases.complete()
+    search = [p.config for p in proposals if p.phase == "search"]
+    confirm = [p.config for p in proposals if p.phase == "confirm"]
+    assert {c.seed for c in search} == {0, 1}
+    assert not any(c.read_test for c in search)
+    assert all(c.read_test for c in confirm)
+    seeds = {name: {c.seed for c in confirm if c.regularizer == name} for name in ("none", "wcr")}
+    assert seeds == {"none": {2, 3, 4}, "wcr": {2, 3, 4}}
+
+
+def test_the_best_configuration_is_that_of_the_highest_mean_over_seeds(tmp_path, play):
+    def objective(config):  # on seed 0 alone, the second configuration would win
+        first = config.opt["lr"] == 0.1
+        return {0: 0.5, 1: 0.9}.get(config.seed, 0.5) if first else {0: 0.6, 1: 0.1}.get(config.seed, 0.5)
+
+    _, proposals = play(make(tmp_path, regularizer=("none",), opt={"lr": 0.1}), objective)
+    assert {p.config.opt["lr"] for p in proposals if p.phase == "confirm"} == {0.1}
+    assert len({p.config.opt["lr"] for p in proposals if p.phase == "search"}) == 2
+
+
+def test_a_clearly_beaten_combination_gives_its_seeds_to_the_others(tmp_path, play):
+    noise = {seed: 0.01 * (-1) ** seed for seed in range(20)}
+    sweep = make(tmp_path, space=choices(("sgd", "sam", "s2sam"), ("none",)))
+    means = {"sgd": 0.9, "sam": 0.89, "s2sam": 0.2}
+    _, proposals = play(sweep, lambda config: means[config.optimizer] + noise[config.seed])
+    seeds = [[p.config.seed for p in proposals if p.phase == "confirm" and p.config.optimizer == o] for o in means]
+    assert seeds == [
+        [2, 3, 4],
+        [2, 3, 4],
+        [2, 3],
+    ]  # the one left of 9 is not enough for two
+    assert statistics.fmean(noise[seed] for seed in (2, 3)) == 0
+
+
+def test_the_best_combinations_and_every_baseline_are_confirmed_where_that_is_asked(tmp_path, play):
+    sweep = make(tmp_path, space={**make(tmp_path).space, **choices(("sgd", "adamw"), ("none", "wcr"))}, num_confirm=1)
+    _, proposals = play(sweep, lambda config: 0.5 + 0.1 * (config.regularizer == "wcr") + 0.1 * (config.lam == 1e-5))
+    arms = {p.arm for p in proposals if p.phase == "confirm"}
+    assert len(arms) == 3
+    assert {"sgd + none", "adamw + none"} < arms
+    _, proposals = play(make(tmp_path, name="none", num_confirm=0), lambda config: 0.5)
+    assert {p.phase for p in proposals} == {"search"}
+
+
+def test_a_combination_without_a_finished_configuration_is_not_confirmed(tmp_path, play):
+    phases, proposals = play(make(tmp_path), lambda config: float("nan") if config.regularizer == "wcr" else 0.9)
+    assert {p.arm for p in proposals if p.phase == "confirm"} == {"sgd + none"}
+    assert phases.complete()
+
+
+def test_values_of_the_nearest_setting_come_first(recorder, tmp_path, monkeypatch):
+    recorder.trial((0.9, 0.8), lam=1e-6, max_epochs=9)
+    recorder.trial((0.9, 0.7), lam=1e-5, rho=0.2, max_epochs=1)
+    sweep = make(tmp_path / "runs", space=small_cnn.SPACE, target_sparsity=0.9, batch_size=8, name="new")
+    points = known_elsewhere(sweep)
+    assert points["sam + wcr"] == [
+        {"lam": 1e-5, "opt/rho": 0.2, "opt/lr": 0.1},  # of one epoch, as this sweep's
+        {"lam": 1e-6, "opt/rho": 0.1, "opt/lr": 0.1},
+    ]
+    assert known_elsewhere(make(tmp_path / "runs", target_sparsity=0.5, name="new")) == {}
+    assert phases.best(tmp_path / "runs", skip_sweep="toy") == []

@@ -1,0 +1,338 @@
+import hashlib
+import math
+import random
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution as Categorical
+from optuna.distributions import FloatDistribution as Float
+from optuna.distributions import IntDistribution as Int
+from optuna.trial import TrialState
+
+from service.search.proposals import (
+    FINISHED,
+    Arm,
+    Search,
+    TuneSearcher,
+    from_unit,
+    lag,
+    make_arms,
+    open_storage,
+    resolve,
+)
+from trainables.config import TrialConfig
+
+SPACE = {
+    "optimizer": Categorical(("sgd", "sam")),
+    "regularizer": Categorical(("none", "wcr")),
+    "lam": {"regularizer": {"wcr": Float(1e-6, 1e-3, log=True)}},
+    "opt/rho": {"optimizer": {"sam": Float(0.05, 1.0, log=True), "s2sam": Float(0.1, 0.2)}},
+}
+KNOWN = {"lam": {"regularizer": {"wcr": 1e-5}}, "opt/rho": {"optimizer": {"sam": 0.5}}}
+
+
+def make_config(choices, params):
+    opt = {"lr": 0.1} | ({"rho": params["opt/rho"]} if "opt/rho" in params else {})
+    return TrialConfig(
+        **choices,
+        dataset="digits",
+        architecture="small_resnet",
+        max_epochs=1,
+        batch_size=8,
+        target_sparsity=0.9,
+        opt=opt,
+        lam=params.get("lam", 0.0),
+    )
+
+
+def score(config):
+    """Best at lam 1e-4 and rho 0.2, so that TPE has something to find."""
+    distance = abs(math.log10(config.lam or 1.0) + 4) + abs(math.log10(config.opt.get("rho", 1.0) / 0.2))
+    return 1 / (1 + distance)
+
+
+class Run:
+    """A sweep without training: outcomes as the records would give them."""
+
+    def __init__(self, storage, num_trials=5, **more):
+        self.outcomes = more.pop("outcomes", {})
+        self.search = Search(
+            "toy",
+            make_arms(SPACE, KNOWN, more.pop("choices", {})),
+            storage=storage,
+            num_trials=num_trials,
+            seed=3,
+            make_config=make_config,
+            outcome=self.outcomes.get,
+            **more,
+        )
+
+    def finish(self, parallel=1, shuffle=None, most=10**6):
+        """Up to `parallel` trials at once, ended in any order; returns the proposals in the order of their numbers."""
+        proposals, running = [], []
+        while True:
+            proposal = self.search.next() if len(running) < parallel and len(proposals) < most else None
+            if proposal is not None and proposal is not FINISHED:
+                proposals.append(proposal)
+                running.append(proposal)
+                continue
+            if not running:
+                break
+            ended = running.pop(shuffle.randrange(len(running)) if shuffle else 0)
+            self.outcomes[ended.config.key] = score(ended.config)
+        return sorted(proposals, key=lambda p: p.number)
+
+
+def test_arms_have_only_the_parameters_that_exist_beside_their_choices():
+    arms = {arm.name: arm for arm in make_arms(SPACE, KNOWN, {})}
+    assert list(arms) == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
+    assert {name: sorted(arm.space) for name, arm in arms.items()} == {
+        "sgd + none": [],
+        "sgd + wcr": ["lam"],
+        "sam + none": ["opt/rho"],
+        "sam + wcr": ["lam", "opt/rho"],
+    }
+    assert arms["sam + wcr"].known == {"lam": 1e-5, "opt/rho": 0.5}
+
+
+def test_a_trial_whose_parameters_a_kill_cut_off_gets_the_same_ones(tmp_path):
+    """The study's file gets a line for the trial and then one a parameter: a kill may fall between them."""
+    whole = {p.number: p.config.key for p in Run(optuna.storages.InMemoryStorage(), 10).finish()}
+    killed = Run(open_storage(tmp_path / "study.log"), 10)
+    killed.finish(most=20)
+    killed.search._tell()
+    for study in killed.search.studies:
+        study.ask()  # and no parameter
+    rest = Run(open_storage(tmp_path / "study.log"), 10, outcomes=killed.outcomes).finish()
+    assert {p.number: p.config.key for p in rest} == dict(list(whole.items())[20:])
+
+
+def test_a_choice_that_exists_beside_another_makes_arms_there_alone():
+    space = {
+        "pruning_schedule": Categorical(("imp", "concave_mask")),
+        "reg/r": {"pruning_schedule": {"concave_mask": Categorical(("log", "l1"))}},
+        "lam": {"reg/r": {"log": Float(1e-4, 1e-2), "l1": Float(1e-3, 1e-1)}},
+    }
+    arms = {arm.name: arm for arm in make_arms(space, {"lam": {"reg/r": {"l1": 0.01}}}, {"optimizer": ("sgd",)})}
+    assert list(arms) == ["imp + sgd", "concave_mask + log + sgd", "concave_mask + l1 + sgd"]
+    assert arms["imp + sgd"].space == {}
+    assert arms["concave_mask + l1 + sgd"].choices == {
+        "pruning_schedule": "concave_mask",
+        "reg/r": "l1",
+        "optimizer": "sgd",
+    }
+    assert arms["concave_mask + l1 + sgd"].space["lam"].high == 0.1
+    assert [arm.known for arm in arms.values()] == [{}, {}, {"lam": 0.01}]
+
+
+def test_each_optimizer_has_its_own_range():
+    (arm,) = make_arms(SPACE, KNOWN, {"optimizer": ["s2sam"], "regularizer": ["none"]})
+    assert arm == Arm({"optimizer": "s2sam", "regularizer": "none"}, {"opt/rho": Float(0.1, 0.2)}, {})
+
+
+@pytest.mark.parametrize(
+    ("u", "dist", "expected"),
+    [
+        (0.0, Float(1e-6, 1e-2, log=True), 1e-6),
+        (0.5, Float(1e-6, 1e-2, log=True), 1e-4),
+        (0.25, Float(0.0, 8.0), 2.0),
+        (0.5, Int(1, 5), 3),
+        (0.99, Categorical(("a", "b")), "b"),
+    ],
+)
+def test_unit_interval_maps_onto_a_range(u, dist, expected):
+    assert from_unit(u, dist) == (expected if isinstance(expected, str) else pytest.approx(expected))
+
+
+def test_a_conditional_value_may_be_conditional_itself():
+    rule = {"regularizer": {"l1": {"optimizer": {"sgd": 1.0, "sam": 2.0}}, "wcr": 3.0}}
+    for regularizer, optimizer, expected in (
+        ("l1", "sgd", 1.0),
+        ("l1", "sam", 2.0),
+        ("l1", "sfw", None),
+        ("wcr", "sam", 3.0),
+        ("none", "sgd", None),
+    ):
+        assert resolve(rule, {"regularizer": regularizer, "optimizer": optimizer}) == expected
+
+
+def test_every_arm_gets_the_same_number_and_the_known_values_come_first():
+    proposals = Run(optuna.storages.InMemoryStorage(), num_trials=4).finish()
+    counts = {name: sum(p.arm == name for p in proposals) for name in ("sgd + none", "sgd + wcr", "sam + wcr")}
+    assert counts == {"sgd + none": 1, "sgd + wcr": 4, "sam + wcr": 4}  # nothing to search: one trial says it all
+    first = next(p.config for p in proposals if p.arm == "sam + wcr")
+    assert (first.lam, first.opt["rho"]) == (1e-5, 0.5)
+    assert len({p.config.key for p in proposals}) == 13
+
+
+def test_proposals_lie_in_their_ranges_and_search_finds_the_optimum():
+    proposals = Run(optuna.storages.InMemoryStorage(), num_trials=40).finish()
+    lams = [p.config.lam for p in proposals if p.arm == "sgd + wcr"]
+    assert all(1e-6 <= lam <= 1e-3 for lam in lams)
+    late = [abs(math.log10(lam) + 4) for lam in lams[-10:]]
+    assert sorted(late)[5] < 0.5  # half of the last ten within half a decade of the best; 3 decades are open
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 4])
+def test_the_same_trials_whatever_ends_first(parallel):
+    reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 13).finish()]
+    other = Run(optuna.storages.InMemoryStorage(), 13).finish(parallel, random.Random(parallel))
+    assert [p.config.key for p in other] == reference
+
+
+@pytest.mark.parametrize(
+    ("num_parallel", "num_arms", "expected"), [(1, 1, 1), (1, 4, 1), (2, 1, 3), (8, 1, 12), (9, 3, 4)]
+)
+def test_as_many_trials_of_an_arm_as_fall_to_it_and_half_as_many_again(num_parallel, num_arms, expected):
+    assert lag(num_parallel, num_arms) == expected
+    assert num_parallel == 1 or lag(num_parallel, num_arms) > num_parallel / num_arms  # one is always at hand
+
+
+def test_more_workers_than_arms_make_the_same_trials_in_any_order():
+    runs = [Run(optuna.storages.InMemoryStorage(), 13, num_parallel=9) for _ in range(2)]
+    keys = [[p.config.key for p in run.finish(9, random.Random(i))] for i, run in enumerate(runs)]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == 40  # 1 + 3 x 13
+
+
+def test_others_go_on_beside_a_slow_trial_as_far_as_the_lag_allows():
+    """One arm on two workers: while one trial goes on, the other worker makes two more, as the lag of three allows."""
+    run = Run(
+        optuna.storages.InMemoryStorage(), 40, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
+    )
+    for _ in range(8):  # past the points that need no results
+        proposal = run.search.next()
+        run.outcomes[proposal.config.key] = score(proposal.config)
+    slow = run.search.next()
+    for _ in range(2):
+        quick = run.search.next()
+        run.outcomes[quick.config.key] = score(quick.config)
+    assert run.search.next() is None
+    run.outcomes[slow.config.key] = score(slow.config)
+    assert run.search.next().number == 11
+
+
+def test_a_proposal_sees_the_results_that_its_lag_allows_and_no_others():
+    """By hand: Optuna's TPE, with the same seed, on a study that has these trials alone."""
+    run = Run(
+        optuna.storages.InMemoryStorage(), 12, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
+    )
+    proposals = run.finish(2, random.Random(0))
+    study = optuna.create_study(direction="maximize")
+    space = run.search.arms[0].space
+    for p in proposals[:8]:  # trial 10 starts when trials 8 and 9 may still run
+        params = {"lam": p.config.lam, "opt/rho": p.config.opt["rho"]}
+        study.add_trial(optuna.create_trial(params=params, distributions=space, value=score(p.config)))
+    seed = int.from_bytes(hashlib.sha256(b"3/sam + wcr/10").digest()[:4])
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+    assert study.ask(space).params == {"lam": proposals[10].config.lam, "opt/rho": proposals[10].config.opt["rho"]}
+
+
+def test_a_killed_search_goes_on_with_the_same_trials(tmp_path):
+    reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 10).finish()]
+    outcomes, proposals = {}, {}
+    for attempt in range(12):  # each process launches three, two of which end before it is killed
+        run = Run(open_storage(tmp_path / "study.log"), 10, outcomes=outcomes)
+        launched = [p for p in (run.search.next() for _ in range(3)) if p is not None and p is not FINISHED]
+        for proposal in launched:
+            proposals[proposal.number] = proposal.config.key
+        for proposal in random.Random(attempt).sample(launched, min(2, len(launched))):
+            outcomes[proposal.config.key] = score(proposal.config)
+    for proposal in Run(open_storage(tmp_path / "study.log"), 10, outcomes=outcomes).finish():
+        proposals[proposal.number] = proposal.config.key
+    assert [proposals[number] for number in range(31)] == reference
+
+
+def test_studies_say_what_the_records_say_and_none_is_left_running(tmp_path):
+    run = Run(open_storage(tmp_path / "study.log"), 4)
+    lost = []
+    while (proposal := run.search.next()) is not FINISHED:
+        failed = proposal.number % 5 == 1
+        lost += [proposal.config.key] * failed
+        run.outcomes[proposal.config.key] = math.nan if failed else score(proposal.config)
+    states = [t.state for study in run.search.studies for t in study.get_trials()]
+    assert states.count(TrialState.FAIL) == len(lost) == 3
+    assert states.count(TrialState.COMPLETE) == 10
+    assert run.search.ended()
+
+
+def test_a_larger_budget_keeps_the_trials_there_are(tmp_path):
+    first = Run(open_storage(tmp_path / "study.log"), 3)
+    before = [p.config.key for p in first.finish()]
+    second = Run(open_storage(tmp_path / "study.log"), 5, outcomes=first.outcomes)
+    after = [p.config.key for p in second.finish()]
+    assert not set(before) & set(after)
+    assert before + after == [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 5).finish()]
+
+
+def test_values_from_elsewhere_come_first_moved_into_the_range():
+    first = {"sam + wcr": [{"lam": 5e-2, "opt/rho": 0.3}, {"lam": 1e-5, "opt/rho": 0.5}]}
+    proposals = Run(optuna.storages.InMemoryStorage(), 4, first=first).finish()
+    tried = [(p.config.lam, p.config.opt["rho"]) for p in proposals if p.arm == "sam + wcr"]
+    assert tried[:2] == [(1e-3, 0.3), (1e-5, 0.5)]  # the second equals the known values: tried once
+    assert len(set(tried)) == len(tried)
+
+
+def test_a_search_waits_for_the_results_it_depends_on():
+    run = Run(optuna.storages.InMemoryStorage(), 5)
+    launched = [run.search.next() for _ in range(14)]
+    assert [p.arm for p in launched[:4]] == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
+    assert all(launched[:13])
+    assert launched[13] is None  # TPE begins, one trial at a time, with every arm's fifth
+    *others, last = (p for p in launched[:13] if p.arm == "sgd + wcr")
+    run.outcomes |= {p.config.key: score(p.config) for p in others}
+    assert run.search.next() is None
+    run.outcomes[last.config.key] = score(last.config)
+    assert run.search.next().arm == "sgd + wcr"
+
+
+def test_a_larger_budget_on_several_workers_makes_the_trials_of_one_that_was_so_large_at_once(tmp_path):
+    first = Run(open_storage(tmp_path / "study.log"), 7, num_parallel=6)
+    before = [p.config.key for p in first.finish(6, random.Random(1))]
+    second = Run(open_storage(tmp_path / "study.log"), 13, num_parallel=6, outcomes=first.outcomes)
+    after = [p.config.key for p in second.finish(6, random.Random(2))]
+    at_once = Run(optuna.storages.InMemoryStorage(), 13, num_parallel=6).finish(6, random.Random(3))
+    assert before + after == [p.config.key for p in at_once]
+
+
+def test_the_tune_searcher_pickles_to_nothing_and_stops_when_told():
+    import pickle
+
+    searcher = TuneSearcher(SimpleNamespace(next=lambda: FINISHED), metric="acc_pruned")
+    assert pickle.loads(pickle.dumps(searcher)).__dict__ == {}
+    assert searcher.suggest("0") == FINISHED
+
+
+def test_every_configuration_is_repeated_with_the_same_seeds_and_told_as_their_mean():
+    run = Run(optuna.storages.InMemoryStorage(), 3, num_seeds=3, choices={"regularizer": ["wcr"]})
+    values = iter(range(100))
+    keys = {}
+    while (proposal := run.search.next()) is not FINISHED:
+        config = proposal.config
+        run.outcomes[config.key] = float(next(values))
+        keys.setdefault((proposal.arm, config.lam, config.opt.get("rho")), []).append(config)
+    assert len(keys) == 2 * 3
+    assert all([config.seed for config in configs] == [0, 1, 2] for configs in keys.values())
+    for study in run.search.studies:
+        for trial in study.get_trials():
+            name = study.study_name.removeprefix("toy: ")
+            configs = keys[name, trial.params["lam"], trial.params.get("opt/rho")]
+            assert trial.value == sum(run.outcomes[config.key] for config in configs) / 3
+
+
+def test_a_configuration_that_fails_on_one_seed_has_failed():
+    run = Run(optuna.storages.InMemoryStorage(), 1, num_seeds=2, choices={"optimizer": ["sgd"], "regularizer": ["wcr"]})
+    for value in (0.9, math.nan):
+        run.outcomes[run.search.next().config.key] = value
+    assert run.search.next() is FINISHED
+    assert [t.state for t in run.search.studies[0].get_trials()] == [TrialState.FAIL]
+
+
+@pytest.mark.parametrize("parallel", [2, 5])
+def test_repeated_configurations_are_the_same_whatever_ends_first(parallel):
+    def keys(parallel, shuffle=None):
+        run = Run(optuna.storages.InMemoryStorage(), 8, num_seeds=2, num_parallel=5)
+        return sorted(p.config.key for p in run.finish(parallel, shuffle))
+
+    assert keys(parallel, random.Random(parallel)) == keys(1)

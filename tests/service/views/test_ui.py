@@ -1,0 +1,102 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from service.views.ui import page_of, serve_ui
+
+# In the place of `python -m mlflow ui ... --host HOST --port PORT`.
+MLFLOW = """
+import http.server, os, sys, time
+assert sys.argv[1] == "ui"
+host, port = sys.argv[sys.argv.index("--host") + 1], int(sys.argv[sys.argv.index("--port") + 1])
+if os.environ.get("BROKEN"):
+    sys.exit(int(os.environ["BROKEN"]))
+time.sleep(0.5)
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(os.environ.get("STATUS", 200)))
+        self.end_headers()
+        self.wfile.write(os.environ.get("MLFLOW_DISABLE_TELEMETRY", "").encode())
+
+http.server.HTTPServer((host, port), Page).serve_forever()
+"""
+SERVE = "import sys; from service.views.ui import serve_ui; sys.exit(serve_ui('sqlite:///x', '127.0.0.1', int(sys.argv[1])))"
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def served(tmp_path, port):
+    """A function: starts the UI with this stand-in for MLflow."""
+    (tmp_path / "mlflow.py").write_text(MLFLOW)
+    started = []
+
+    def start(**variables):
+        kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_DISABLE_TELEMETRY"}
+        environment = {**kept, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}", **variables}
+        command = [sys.executable, "-c", SERVE, str(port)]
+        started.append(subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()  # not killed: it ends what it has started
+        process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_the_page_is_there_when_it_says_so_and_goes_with_it(served, port, ending, code):
+    process = served(http_proxy="http://127.0.0.1:1")
+    assert process.stdout.readline() == f"MLflow is starting on http://127.0.0.1:{port} ...\n"
+    assert process.stdout.readline() == f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}") as page:
+        assert page.read() == b"true"  # MLFLOW_DISABLE_TELEMETRY, as the server has it
+    process.send_signal(ending)
+    assert process.wait(20) == code
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_page_that_refuses_the_name_of_the_host_is_there(served):
+    process = served(STATUS="403")
+    process.stdout.readline()
+    assert process.stdout.readline().startswith("MLflow on http://")
+
+
+def test_a_server_that_ends_before_its_page_is_there_is_an_error(served, port):
+    process = served(BROKEN="7")
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert f"ui: MLflow must answer on http://127.0.0.1:{port}, it ended, exit code 7; what it printed" in error
+
+
+def test_a_taken_port_is_said_before_anything_starts(port, monkeypatch, environment_row):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with socket.create_server(("127.0.0.1", port)):
+        message = rf"port: must be one that can be listened on \(choose another with --port\), got {port} \(Address al"
+        with pytest.raises(ValueError, match=message):
+            serve_ui("sqlite:///x", "127.0.0.1", port)
+    environment_row("a taken port for `sweeps ui`", "one line at once that names the port and --port; exit code 2")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])  # a documentation address, a reserved name
+def test_a_host_that_is_not_this_one_is_said(port, monkeypatch, host):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(ValueError, match=r"host: must be an address .*of this machine, got"):
+        serve_ui("sqlite:///x", host, port)
+
+
+def test_the_page_of_every_host_is_reached_on_this_one():
+    assert page_of("0.0.0.0", 5000) == "http://127.0.0.1:5000"
+    assert page_of("::", 5000) == "http://[::1]:5000"
+    assert page_of("localhost", 5000) == "http://localhost:5000"

@@ -1,5 +1,0 @@
-from trainables.schedules.constant import Constant
-
-
-def test_stays(learning_rates):
-    assert learning_rates(Constant, lr=0.3, max_epochs=4, steps_per_epoch=2) == [0.3] * 9

@@ -1,0 +1,1 @@
+"""Arrays and files that datasets and tasks share."""

@@ -1,0 +1,66 @@
+import torch
+
+from sparsity import masks
+from trainables.pruning_schedule import PruningSchedule
+
+__all__ = ["ConcaveMaskLottery"]
+
+
+class ConcaveMaskLottery(PruningSchedule):
+    """In rounds: train a relaxed mask m with the weights, remove those with the lowest m, rewind and retrain the rest.
+
+    Source: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
+    2025, arXiv 2501.11135.
+
+    The mask and its penalty are the regularizer `concave_mask` (r = log, or l1 as control). A dense training comes
+    first: it gives the accuracy to compare with, and the early checkpoint. Each round's second training has neither
+    mask nor penalty, so that its network is comparable with `imp`'s of the same sparsity.
+    select: "threshold" removes weights with m < alpha, as the source does, so the mask decides how many are left. Each
+        of the configuration's sparsities reports the first network that is at least as sparse; above the last network's
+        sparsity, that network is pruned once more, without retraining. "rank" has a round for each of the
+        configuration's sparsities and removes the weights with the lowest m down to it, by |w| where m is equal.
+    alpha: in (0, 1), in units of m. rounds: at least 1, for "threshold" only. rewind_epoch: see `PruningSchedule`.
+    Cost: 2 x rounds + 1 trainings.
+    ValueError for a argument out of bounds, another regularizer, or lam = 0 (nothing would close the mask).
+    """
+
+    def __init__(
+        self, config, *, select: str = "threshold", alpha: float = 0.1, rounds: int = 3, rewind_epoch: int = 0
+    ):
+        super().__init__(config)
+        if select not in ("threshold", "rank"):
+            raise ValueError(f"pruning_sched: select must be one of threshold, rank, got {select!r}")
+        if not 0 < alpha < 1:
+            raise ValueError(f"pruning_sched: alpha must be in (0, 1), a value of the mask, got {alpha:g}")
+        if rounds < 1 or rounds != int(rounds):
+            raise ValueError(f"pruning_sched: rounds must be a whole number >= 1, got {rounds:g}")
+        if config.regularizer != "concave_mask" or config.lam == 0:
+            raise ValueError(
+                "pruning_schedule: must have the regularizer concave_mask and lam > 0 for concave_mask (it is what makes the "
+                f"mask), got {config.regularizer} with lam {config.lam:g}"
+            )
+        self.select, self.alpha = select, alpha
+        self.rewind_epoch = self.check_rewind_epoch(rewind_epoch)
+        self.num_phases = 2 * (int(rounds) if select == "threshold" else len(config.levels) - 1) + 1
+
+    def regularized(self, phase):
+        return phase % 2 == 1
+
+    def is_ticket(self, phase):
+        return phase % 2 == 0
+
+    def next_masks(self, phase, kept, scores, gates):
+        if not self.regularized(phase):
+            return dict(kept)
+        m = gates()
+        if self.select == "threshold":
+            return {name: mask & (m[name] >= self.alpha) for name, mask in kept.items()}
+        magnitudes = {name: score.abs() for name, score in scores().items()}
+        highest = max(float(values.max()) for values in magnitudes.values()) or 1.0
+        ranked = [
+            (m[name].double() + 1e-9 * magnitudes[name].double() / highest).masked_fill(~mask, -torch.inf)
+            for name, mask in kept.items()
+        ]
+        level = self.config.levels[(phase + 1) // 2]
+        cut = masks.rank(ranked, self.config.scope, min_kept=self.config.min_kept).masks(level)
+        return dict(zip(kept, cut, strict=True))

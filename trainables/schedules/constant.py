@@ -1,7 +1,0 @@
-from trainables.schedules._base import Schedule
-
-__all__ = ["Constant"]
-
-
-class Constant(Schedule):
-    """The lr stays what the optimizer was made with: the control arm."""
