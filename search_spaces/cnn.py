@@ -7,47 +7,47 @@ Source: Yun, Jo & Lee 2025 (arXiv 2511.14282). Table 1 names the five optimizers
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 
-__all__ = ["FIXED", "KNOWN", "SPACE", "TUNED"]
+from search_spaces import SearchSpace, by_optimizer, by_regularizer
 
-SPACE = {
+__all__ = ["GRADIENT_METHODS", "SEARCH_SPACE"]
+
+RANGES = {
     "optimizer": Categorical(("sgd", "sam", "s2sam", "cram", "sfw")),  # table 1
     "regularizer": Categorical(("none", "l1", "hoyer_square", "wcr")),
-    "lam": {
-        "regularizer": {
-            # Table 11 tries 1e-6 to 1e-4 with SAM. Its lowest value is best for l1 and Hoyer-square, so go lower.
-            "l1": Float(1e-8, 1e-4, log=True),
-            "hoyer_square": Float(1e-8, 1e-4, log=True),
-            "wcr": Float(1e-6, 1e-3, log=True),  # table 9
-        }
-    },
-    "opt/rho": {
-        "optimizer": {
-            "sam": Float(0.05, 1.0, log=True),
-            "s2sam": Float(0.05, 1.0, log=True),
-            "cram": Float(0.01, 0.2, log=True),
-        }
-    },
-    "opt/tau": {"optimizer": {"sfw": Float(3.0, 50.0, log=True)}},
-    "opt/k_fraction": {"optimizer": {"sfw": Float(1e-3, 0.1, log=True)}},
+    "lam": by_regularizer(
+        # Table 11 tries 1e-6 to 1e-4 with SAM. Its lowest value is best for l1 and Hoyer-square, so go lower.
+        l1=Float(1e-8, 1e-4, log=True),
+        hoyer_square=Float(1e-8, 1e-4, log=True),
+        wcr=Float(1e-6, 1e-3, log=True),  # table 9
+    ),
+    "opt/rho": by_optimizer(
+        sam=Float(0.05, 1.0, log=True),
+        s2sam=Float(0.05, 1.0, log=True),
+        cram=Float(0.01, 0.2, log=True),
+    ),
+    "opt/tau": by_optimizer(sfw=Float(3.0, 50.0, log=True)),
+    "opt/k_fraction": by_optimizer(sfw=Float(1e-3, 0.1, log=True)),
 }
 
-KNOWN = {
+INITIAL_POINTS = {
     # l1 and Hoyer-square: best at sparsity 0.96 in table 11. WCR: table 4.
-    "lam": {"regularizer": {"l1": 1e-6, "hoyer_square": 1e-6, "wcr": 1e-5}},
-    "opt/rho": {"optimizer": {"sam": 0.5, "s2sam": 0.5, "cram": 0.05}},  # table 5
+    "lam": by_regularizer(l1=1e-6, hoyer_square=1e-6, wcr=1e-5),
+    "opt/rho": by_optimizer(sam=0.5, s2sam=0.5, cram=0.05),  # table 5
     # The defaults of SFW, for 200 epochs. Short runs need smaller values (small_cnn.py).
-    "opt/tau": {"optimizer": {"sfw": 15.0}},
-    "opt/k_fraction": {"optimizer": {"sfw": 0.05}},
+    "opt/tau": by_optimizer(sfw=15.0),
+    "opt/k_fraction": by_optimizer(sfw=0.05),
 }
 
 GRADIENT_METHODS = ("sgd", "sam", "s2sam", "cram")
 TUNED = {
-    "opt/lr": {"optimizer": {**dict.fromkeys(GRADIENT_METHODS, Float(0.02, 0.5, log=True)), "sfw": Float(0.2, 2.0)}},
-    "opt/weight_decay": {"optimizer": dict.fromkeys(GRADIENT_METHODS, Float(1e-4, 5e-3, log=True))},
+    "opt/lr": by_optimizer(**dict.fromkeys(GRADIENT_METHODS, Float(0.02, 0.5, log=True)), sfw=Float(0.2, 2.0)),
+    "opt/weight_decay": by_optimizer(**dict.fromkeys(GRADIENT_METHODS, Float(1e-4, 5e-3, log=True))),
 }
 
-FIXED = {
-    "opt/lr": {"optimizer": {"sfw": 1.0}},  # table 5: Frank-Wolfe's lr has a scale of its own
-    "opt/weight_decay": {"optimizer": {"sfw": 0.0}},  # appendix C.1: the polytope replaces it
-    "opt/sparsities": {"optimizer": {"cram": 0.95}},  # the authors' configuration of CrAM for ResNet-18 on CIFAR-10
+OVERRIDES = {
+    "opt/lr": by_optimizer(sfw=1.0),  # table 5: Frank-Wolfe's lr has a scale of its own
+    "opt/weight_decay": by_optimizer(sfw=0.0),  # appendix C.1: the polytope replaces it
+    "opt/sparsities": by_optimizer(cram=0.95),  # the authors' configuration of CrAM for ResNet-18 on CIFAR-10
 }
+
+SEARCH_SPACE = SearchSpace(ranges=RANGES, tuned=TUNED, initial_points=INITIAL_POINTS, overrides=OVERRIDES)

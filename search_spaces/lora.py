@@ -14,39 +14,39 @@ times. The variance of merged weights (--task-arg regularize=merged) is not near
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 
-__all__ = ["FIXED", "KNOWN", "SPACE", "TUNED"]
+from search_spaces import SearchSpace, by_optimizer, by_regularizer
 
-SPACE = {
+__all__ = ["SEARCH_SPACE"]
+
+RANGES = {
     "optimizer": Categorical(("adamw",)),
     "regularizer": Categorical(("none", "l1", "hoyer_square", "wcr")),
-    "lam": {
-        "regularizer": {
-            "l1": Float(1e-7, 1e-3, log=True),
-            "hoyer_square": Float(1e-7, 1e-3, log=True),
-            "wcr": Float(1e-7, 1e-4, log=True),
-        }
-    },
-    "opt/rho": {
-        "optimizer": {
-            "sam": Float(0.005, 0.5, log=True),
-            "s2sam": Float(0.005, 0.5, log=True),
-            "cram": Float(0.005, 0.5, log=True),
-        }
-    },
+    "lam": by_regularizer(
+        l1=Float(1e-7, 1e-3, log=True),
+        hoyer_square=Float(1e-7, 1e-3, log=True),
+        wcr=Float(1e-7, 1e-4, log=True),
+    ),
+    "opt/rho": by_optimizer(
+        sam=Float(0.005, 0.5, log=True),
+        s2sam=Float(0.005, 0.5, log=True),
+        cram=Float(0.005, 0.5, log=True),
+    ),
 }
 
-KNOWN = {
-    "lam": {"regularizer": {"l1": 1e-6, "hoyer_square": 1e-6, "wcr": 1e-6}},
-    "opt/rho": {"optimizer": {"sam": 0.05, "s2sam": 0.05, "cram": 0.05}},
+INITIAL_POINTS = {
+    "lam": by_regularizer(l1=1e-6, hoyer_square=1e-6, wcr=1e-6),
+    "opt/rho": by_optimizer(sam=0.05, s2sam=0.05, cram=0.05),
 }
 
 OPTIMIZERS = ("adamw", "sam", "s2sam", "cram")
 TUNED = {
-    "opt/lr": {"optimizer": dict.fromkeys(OPTIMIZERS, Float(5e-5, 2e-3, log=True))},  # our copy of table 6 lacks it
-    "opt/weight_decay": {"optimizer": dict.fromkeys(OPTIMIZERS, Float(1e-4, 1e-1, log=True))},  # table 6: 0
+    "opt/lr": by_optimizer(**dict.fromkeys(OPTIMIZERS, Float(5e-5, 2e-3, log=True))),  # our copy of table 6 lacks it
+    "opt/weight_decay": by_optimizer(**dict.fromkeys(OPTIMIZERS, Float(1e-4, 1e-1, log=True))),  # table 6: 0
 }
 
-FIXED = {
-    "opt/base": {"optimizer": {"sam": "adamw", "s2sam": "adamw", "cram": "adamw"}},
-    "reg/eps": {"regularizer": {"wcr": 1e-4}},  # of the order of A's initial variance; --reg eps= overrides it
+OVERRIDES = {
+    "opt/base": by_optimizer(sam="adamw", s2sam="adamw", cram="adamw"),
+    "reg/eps": by_regularizer(wcr=1e-4),  # of the order of A's initial variance; --reg eps= overrides it
 }
+
+SEARCH_SPACE = SearchSpace(ranges=RANGES, tuned=TUNED, initial_points=INITIAL_POINTS, overrides=OVERRIDES)

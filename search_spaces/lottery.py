@@ -8,25 +8,28 @@ from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 
-from search_spaces.small_cnn import TUNED
+from search_spaces import SearchSpace, by_optimizer
+from search_spaces.small_cnn import SEARCH_SPACE as SMALL_CNN
 
-__all__ = ["FIXED", "KNOWN", "SPACE", "TUNED"]
+__all__ = ["SEARCH_SPACE"]
 
-SPACE = {
+RANGES = {
     "pruning_schedule": Categorical(("imp", "concave_mask")),
     "pruning_sched/select": {"pruning_schedule": {"concave_mask": Categorical(("rank", "threshold"))}},
     "reg/r": {"pruning_schedule": {"concave_mask": Categorical(("log", "l1"))}},
     "lam": {"reg/r": {"log": Float(5e-4, 3e-2, log=True), "l1": Float(3e-4, 1.5e-2, log=True)}},
     "pruning_sched/alpha": {"pruning_sched/select": {"threshold": Float(0.01, 0.5, log=True)}},
     "pruning_sched/rounds": {"pruning_sched/select": {"threshold": Int(1, 4)}},
-    "opt/rho": {"optimizer": {"sam": Float(0.02, 0.5, log=True), "s2sam": Float(0.02, 0.5, log=True)}},
+    "opt/rho": by_optimizer(sam=Float(0.02, 0.5, log=True), s2sam=Float(0.02, 0.5, log=True)),
 }
 
-KNOWN = {
+INITIAL_POINTS = {
     "lam": {"reg/r": {"log": 3e-3, "l1": 3e-3}},
     "pruning_sched/alpha": {"pruning_sched/select": {"threshold": 0.1}},
     "pruning_sched/rounds": {"pruning_sched/select": {"threshold": 3}},
-    "opt/rho": {"optimizer": {"sam": 0.1, "s2sam": 0.1}},
+    "opt/rho": by_optimizer(sam=0.1, s2sam=0.1),
 }
 
-FIXED = {"regularizer": {"pruning_schedule": {"concave_mask": "concave_mask"}}}
+OVERRIDES = {"regularizer": {"pruning_schedule": {"concave_mask": "concave_mask"}}}
+
+SEARCH_SPACE = SearchSpace(ranges=RANGES, tuned=SMALL_CNN.tuned, initial_points=INITIAL_POINTS, overrides=OVERRIDES)

@@ -5,21 +5,21 @@ weight decay; 5e-4 is usual for these networks.
 """
 
 from search_spaces import cnn
-from service.spec import Sweep
+from service import Sweep
+from trainables.config import TrialConfig
 
 SWEEP = Sweep(
-    dataset="cifar10",
-    architecture="resnet18",
-    space=cnn.SPACE,
-    known=cnn.KNOWN,
-    fixed=cnn.FIXED,
-    tuned=cnn.TUNED,
-    target_sparsity=0.96,
-    sparsities=(0.9, 0.92, 0.94, 0.97, 0.98),
-    max_epochs=200,
-    batch_size=128,
-    opt={"lr": 0.1, "weight_decay": 5e-4},
-    lr_schedule="dynamic_tuning",
+    trial=TrialConfig(
+        dataset="cifar10",
+        architecture="resnet18",
+        target_sparsity=0.96,
+        sparsities=(0.9, 0.92, 0.94, 0.97, 0.98),
+        max_epochs=200,
+        batch_size=128,
+        opt={"lr": 0.1, "weight_decay": 5e-4},
+        lr_schedule="dynamic_tuning",
+    ),
+    search=cnn.SEARCH_SPACE,
     num_trials=6,
 )
 

@@ -10,29 +10,29 @@ Without any download or GPU: --model base=tiny-qwen2 or tiny-llama, random and s
 """
 
 from search_spaces import lora
-from service.spec import Sweep
+from service import Sweep
+from trainables.config import TrialConfig
 
 SWEEP = Sweep(
     name="commonsense_lora",
-    task="lora",
-    task_args={"r": 32, "alpha": 64, "dropout": 0.05, "regularize": "factors"},
-    dataset="commonsense",
-    data={"cutoff": 256},
-    architecture="causal_lm",
-    model={"base": "Qwen/Qwen2.5-1.5B"},
-    space=lora.SPACE,
-    known=lora.KNOWN,
-    fixed=lora.FIXED,
-    tuned=lora.TUNED,
-    scope="uniform",
-    target_sparsity=0.3,
-    sparsities=(0.2,),
-    max_epochs=2,
-    batch_size=64,
-    accumulate=4,
-    opt={"lr": 3e-4, "weight_decay": 0.0},
-    lr_schedule="linear_warmup",
-    lr_sched={"num_warmup_steps": 100},
+    trial=TrialConfig(
+        task="lora",
+        task_args={"r": 32, "alpha": 64, "dropout": 0.05, "regularize": "factors"},
+        dataset="commonsense",
+        data={"cutoff": 256},
+        architecture="causal_lm",
+        model={"base": "Qwen/Qwen2.5-1.5B"},
+        scope="uniform",
+        target_sparsity=0.3,
+        sparsities=(0.2,),
+        max_epochs=2,
+        batch_size=64,
+        accumulate=4,
+        opt={"lr": 3e-4, "weight_decay": 0.0},
+        lr_schedule="linear_warmup",
+        lr_sched={"num_warmup_steps": 100},
+    ),
+    search=lora.SEARCH_SPACE,
     num_trials=4,
 )
 

@@ -5,22 +5,22 @@ layers vanish under magnitude pruning, as they do in long training with a usual 
 """
 
 from search_spaces import small_cnn
-from service.spec import Sweep
+from service import Sweep
+from trainables.config import TrialConfig
 
 SWEEP = Sweep(
-    dataset="digits",
-    architecture="small_resnet",
-    model={"width": 16, "depth": 3},
-    space=small_cnn.SPACE,
-    known=small_cnn.KNOWN,
-    fixed=small_cnn.FIXED,
-    tuned=small_cnn.TUNED,
-    target_sparsity=0.96,
-    sparsities=(0.9, 0.94, 0.98),
-    max_epochs=30,
-    batch_size=64,
-    opt={"lr": 0.1, "weight_decay": 3e-2},
-    lr_schedule="one_cycle",
+    trial=TrialConfig(
+        dataset="digits",
+        architecture="small_resnet",
+        model={"width": 16, "depth": 3},
+        target_sparsity=0.96,
+        sparsities=(0.9, 0.94, 0.98),
+        max_epochs=30,
+        batch_size=64,
+        opt={"lr": 0.1, "weight_decay": 3e-2},
+        lr_schedule="one_cycle",
+    ),
+    search=small_cnn.SEARCH_SPACE,
     optimizer=("sgd", "s2sam"),
     num_trials=2,
     num_search_seeds=2,

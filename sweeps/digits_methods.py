@@ -5,26 +5,26 @@ Eight configurations of two seeds for each of 36 combinations, then twelve unsee
 """
 
 from search_spaces import small_cnn
-from service.spec import Sweep
+from service import Sweep
+from trainables.config import TrialConfig
 
 SWEEP = Sweep(
     name="digits_methods",
-    dataset="digits",
-    architecture="small_resnet",
-    model={"width": 16, "depth": 3},
-    space=small_cnn.SPACE,
-    known=small_cnn.KNOWN,
-    fixed=small_cnn.FIXED,
-    tuned=small_cnn.TUNED,
+    trial=TrialConfig(
+        dataset="digits",
+        architecture="small_resnet",
+        model={"width": 16, "depth": 3},
+        target_sparsity=0.96,
+        sparsities=(0.9, 0.94, 0.98),
+        max_epochs=40,
+        batch_size=64,
+        opt={"lr": 0.1, "weight_decay": 3e-2},
+        lr_schedule="one_cycle",
+        num_evaluations=1,
+    ),
+    search=small_cnn.SEARCH_SPACE,
     optimizer=("sgd", "adamw", "sam", "s2sam", "cram", "sfw"),
     regularizer=("none", "l1", "hoyer_square", "wcr", "l0_hard_concrete", "concave_mask"),
-    target_sparsity=0.96,
-    sparsities=(0.9, 0.94, 0.98),
-    max_epochs=40,
-    batch_size=64,
-    opt={"lr": 0.1, "weight_decay": 3e-2},
-    lr_schedule="one_cycle",
-    num_evaluations=1,
     num_trials=8,
     num_search_seeds=2,
     num_seeds=12,

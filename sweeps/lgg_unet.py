@@ -7,27 +7,27 @@ its folder or its archive. For a laptop: --data image_size=64 --model encoder=mo
 """
 
 from search_spaces import unet
-from service.spec import Sweep
+from service import Sweep
+from trainables.config import TrialConfig
 
 SWEEP = Sweep(
     name="lgg_unet",
-    task="unet",
-    dataset="lgg",
-    data={"image_size": 256},
-    architecture="unet",
-    model={"encoder": "resnet50", "decoder_width": 16},
-    space=unet.SPACE,
-    known=unet.KNOWN,
-    fixed=unet.FIXED,
-    tuned=unet.TUNED,
-    target_sparsity=0.85,
-    sparsities=(0.5, 0.7, 0.8, 0.88, 0.92, 0.96),
-    max_epochs=200,
-    patience=6,
-    num_evaluations=40,
-    batch_size=64,
-    opt={"lr": 1e-2, "weight_decay": 5e-4},
-    lr_schedule="step_decay",  # x0.5 every 50 epochs
+    trial=TrialConfig(
+        task="unet",
+        dataset="lgg",
+        data={"image_size": 256},
+        architecture="unet",
+        model={"encoder": "resnet50", "decoder_width": 16},
+        target_sparsity=0.85,
+        sparsities=(0.5, 0.7, 0.8, 0.88, 0.92, 0.96),
+        max_epochs=200,
+        patience=6,
+        num_evaluations=40,
+        batch_size=64,
+        opt={"lr": 1e-2, "weight_decay": 5e-4},
+        lr_schedule="step_decay",  # x0.5 every 50 epochs
+    ),
+    search=unet.SEARCH_SPACE,
     num_trials=6,
 )
 

@@ -5,24 +5,24 @@ each sparsity or by threshold. Unlike in the other sweeps, what is left is rewou
 """
 
 from search_spaces import lottery
-from service.spec import Sweep
+from service import Sweep
+from trainables.config import TrialConfig
 
 SWEEP = Sweep(
     name="lottery",
-    dataset="digits",
-    architecture="small_resnet",
-    model={"width": 16, "depth": 3},
-    space=lottery.SPACE,
-    known=lottery.KNOWN,
-    fixed=lottery.FIXED,
-    tuned=lottery.TUNED,
-    target_sparsity=0.95,
-    sparsities=(0.6, 0.8, 0.9, 0.98),
-    max_epochs=15,
-    batch_size=64,
-    opt={"lr": 0.1, "weight_decay": 5e-4},
-    lr_schedule="one_cycle",
-    num_evaluations=1,
+    trial=TrialConfig(
+        dataset="digits",
+        architecture="small_resnet",
+        model={"width": 16, "depth": 3},
+        target_sparsity=0.95,
+        sparsities=(0.6, 0.8, 0.9, 0.98),
+        max_epochs=15,
+        batch_size=64,
+        opt={"lr": 0.1, "weight_decay": 5e-4},
+        lr_schedule="one_cycle",
+        num_evaluations=1,
+    ),
+    search=lottery.SEARCH_SPACE,
     num_trials=4,
 )
 

@@ -9,25 +9,25 @@ pretrained= and, to scale it down, sizes: --model image_size=32 --model patch_si
 """
 
 from search_spaces import vit
-from service.spec import Sweep
+from service import Sweep
+from trainables.config import TrialConfig
 
 SWEEP = Sweep(
     name="vit_cifar100",
-    task="vit",
-    dataset="cifar100",
-    architecture="vit",
-    model={"pretrained": "google/vit-base-patch32-224-in21k"},
-    space=vit.SPACE,
-    known=vit.KNOWN,
-    fixed=vit.FIXED,
-    tuned=vit.TUNED,
-    scope="uniform",
-    target_sparsity=0.8,
-    sparsities=(0.6, 0.7),
-    max_epochs=200,
-    batch_size=128,
-    opt={"lr": 1e-3, "weight_decay": 0.0},
-    lr_schedule="step_decay",
+    trial=TrialConfig(
+        task="vit",
+        dataset="cifar100",
+        architecture="vit",
+        model={"pretrained": "google/vit-base-patch32-224-in21k"},
+        scope="uniform",
+        target_sparsity=0.8,
+        sparsities=(0.6, 0.7),
+        max_epochs=200,
+        batch_size=128,
+        opt={"lr": 1e-3, "weight_decay": 0.0},
+        lr_schedule="step_decay",
+    ),
+    search=vit.SEARCH_SPACE,
     num_trials=6,
 )
 

@@ -7,13 +7,24 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 import sparsity
 
-__all__ = ["TrialConfig", "check_name", "check_sparsity", "construct", "expanded"]
+__all__ = [
+    "ARGUMENT_GROUPS",
+    "Arguments",
+    "Lam",
+    "Sparsity",
+    "TrialConfig",
+    "check_name",
+    "check_sparsity",
+    "construct",
+    "expanded",
+    "hyperparameters",
+]
 
 
 def check_name(package: str, name: str, where: str) -> str:
@@ -87,43 +98,64 @@ def construct(where: str, make: Callable[..., Any], *args: Any, arguments: Mappi
 
 
 class TrialConfig(BaseModel):
-    """What one trial trains, prunes and measures. Arguments are grouped as the objects that take them: `opt/rho` is
-    `config.opt["rho"]` and SAM's `rho`. ValueError (pydantic's) names the field, the rule and the value."""
+    """What one trial trains, prunes and measures.
+
+    Keyword arguments are grouped by the object that takes them: `opt/rho` is `config.opt["rho"]` and SAM's `rho`.
+
+    Raises:
+        ValueError: pydantic's, one line for each fault, with the field, the rule and the value.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Annotated[str, named("trainables.tasks", "task")] = "cnn"
-    task_args: Arguments = {}
-    dataset: str
-    data: Arguments = {}
-    architecture: Annotated[str, named("trainables.architectures", "architecture")]
-    model: Arguments = {}
-    train_size: int | None = Field(None, ge=1)
-    eval_size: int | None = Field(None, ge=1)
-    optimizer: Annotated[str, named("sparsity.optimizers", "optimizer")] = "sgd"
-    opt: Arguments = {"lr": 0.1}
-    regularizer: Annotated[str, named("sparsity.regularizers", "regularizer")] = "none"
-    reg: Arguments = {}
-    lam: Lam = 0.0
-    lr_schedule: Annotated[str, named("trainables.lr_schedules", "lr_schedule")] = "constant"
-    lr_sched: Arguments = {}
-    pruning_schedule: Annotated[str, named("trainables.pruning_schedules", "pruning_schedule")] = "one_shot"
-    pruning_sched: Arguments = {}
-    max_epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    accumulate: int = Field(1, ge=1)
-    patience: int | None = Field(None, ge=1)
-    num_evaluations: int = Field(8, ge=1)
-    criterion: Annotated[str, named("sparsity.criteria", "criterion")] = "magnitude"
-    crit: Arguments = {}
-    scope: str = "global"
-    min_kept: int = Field(0, ge=0)
-    recalibrate: bool = False
-    num_sharpness_batches: int = Field(0, ge=0)
-    target_sparsity: Sparsity
-    sparsities: tuple[Sparsity, ...] = ()
-    seed: int = Field(0, ge=0, lt=2**63)
-    read_test: bool = False
+    task: Annotated[str, named("trainables.tasks", "task")] = Field("cnn", description="kind of problem")
+    task_args: Arguments = Field({}, description="argument of the task, e.g. prune=qk")
+    dataset: str = Field(description="dataset")
+    data: Arguments = Field({}, description="argument of the dataset, e.g. image_size=64")
+    architecture: Annotated[str, named("trainables.architectures", "architecture")] = Field(description="network")
+    model: Arguments = Field({}, description="argument of the network, e.g. width=16")
+    train_size: int | None = Field(None, ge=1, description="number of training examples; default: all")
+    eval_size: int | None = Field(
+        None, ge=1, description="number of validation examples, and of test examples; default: all"
+    )
+    optimizer: Annotated[str, named("sparsity.optimizers", "optimizer")] = Field("sgd", description="optimizer")
+    opt: Arguments = Field({"lr": 0.1}, description="argument of the optimizers, e.g. weight_decay=5e-4")
+    regularizer: Annotated[str, named("sparsity.regularizers", "regularizer")] = Field(
+        "none", description="sparsity regularizer"
+    )
+    reg: Arguments = Field({}, description="argument of the regularizers, e.g. eps=1e-8")
+    lam: Lam = Field(0.0, description="strength of the penalty: the loss is task loss + lam * penalty")
+    lr_schedule: Annotated[str, named("trainables.lr_schedules", "lr_schedule")] = Field(
+        "constant", description="learning-rate schedule"
+    )
+    lr_sched: Arguments = Field({}, description="argument of the learning-rate schedule, e.g. gamma=0.1")
+    pruning_schedule: Annotated[str, named("trainables.pruning_schedules", "pruning_schedule")] = Field(
+        "one_shot", description="when to prune: once after training (one_shot), or in rounds"
+    )
+    pruning_sched: Arguments = Field({}, description="argument of the pruning schedule, e.g. rounds=3")
+    max_epochs: int = Field(ge=1, description="epochs of a trial, or of each round of its pruning schedule")
+    batch_size: int = Field(128, ge=1, description="examples in a step")
+    accumulate: int = Field(1, ge=1, description="split each batch into this many parts to save memory")
+    patience: int | None = Field(
+        None, ge=1, description="stop a trial after this many evaluations without a better dense objective"
+    )
+    num_evaluations: int = Field(8, ge=1, description="evaluations, each with a checkpoint, during a trial")
+    criterion: Annotated[str, named("sparsity.criteria", "criterion")] = Field(
+        "magnitude", description="what ranks weights for pruning"
+    )
+    crit: Arguments = Field({}, description="argument of the criterion, e.g. num_batches=4")
+    scope: str = Field("global", description="weights ranked together: global, uniform (per tensor), or N:M like 2:4")
+    min_kept: int = Field(0, ge=0, description="smallest number of weights kept in each tensor")
+    recalibrate: bool = Field(False, description="also evaluate with BatchNorm statistics estimated again after pruning")
+    num_sharpness_batches: int = Field(
+        0, ge=0, description="batches of 1024 to estimate the largest Hessian eigenvalue on, at the end of a trial"
+    )
+    target_sparsity: Sparsity = Field(
+        description="fraction of prunable weights removed, in [0, 1); the search maximizes the accuracy left there"
+    )
+    sparsities: tuple[Sparsity, ...] = Field((), description="also evaluate at this sparsity")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the first trials; unseen seeds follow the search's")
+    read_test: bool = Field(False, description="also evaluate on the test split")
 
     @model_validator(mode="after")
     def _parts_and_rounds_go_together(self) -> "TrialConfig":
@@ -170,7 +202,7 @@ class TrialConfig(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def get(self, name: str) -> Any:
-        """The value of a parameter by its flat name, `opt/rho` or `lam`; None where there is none."""
+        """The value of a parameter by its flat name, such as `opt/rho` or `lam`; None if it is not set."""
         group, slash, key = name.partition("/")
         return getattr(self, group).get(key) if slash else getattr(self, group)
 
@@ -184,3 +216,16 @@ class TrialConfig(BaseModel):
         """The epochs (counted as done) after which the pruned copy is evaluated and a checkpoint is written."""
         num = min(self.num_evaluations, self.max_epochs)
         return tuple(round(self.max_epochs * (i + 1) / num) for i in range(num))
+
+
+# TrialConfig's fields that hold keyword arguments: the `opt` of `opt/rho` and `--opt rho=0.1`.
+ARGUMENT_GROUPS = tuple(
+    name for name, field in TrialConfig.model_fields.items() if get_origin(field.annotation) is dict
+)
+
+
+def hyperparameters(config: TrialConfig | Mapping[str, Any]) -> dict[str, float | None]:
+    """`lam`, `rho`, `lr` and `weight_decay` of a configuration, or of its JSON; None for what its methods lack."""
+    fields = config if isinstance(config, Mapping) else config.model_dump()
+    opt = {name: fields["opt"].get(name) for name in ("rho", "lr", "weight_decay")}
+    return {"lam": None if fields["regularizer"] == "none" else fields["lam"], **opt}

@@ -2,72 +2,78 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from service.records.state import SETTING, Records, best
-from service.search.proposals import FINISHED, Arm, Proposal, Search, open_storage
+from service.records.best import SETTING, best
+from service.records.recorder import Recorder
+from service.search.proposals import Next, Proposal, Search, open_storage
 from service.search.race import next_stage
-from service.spec import Sweep
+from service.search.space import Arm, is_baseline, make_config
+from service.spec import SweepSpec
+from trainables.result import Status
 
-__all__ = ["STORAGE_HINT", "Phases", "known_elsewhere"]
+__all__ = ["STORAGE_HINT", "Phases", "points_from_other_sweeps"]
 
 STORAGE_HINT = "No more trials are started. Free space or make the folder writable, then run the same command again."
 
 
 class Phases:
-    """The search, then the confirmation, which trains each combination's best configuration on unseen seeds.
+    """The search, then the confirmation of each arm's best configuration on unseen seeds.
 
-    Only trials of the confirmation read the test split. The confirmation runs in stages (see `service.search.race`). A stage
-    starts when the previous one has ended, so the trials depend on the results, not on which trial ended first.
+    Only trials of the confirmation read the test split. The confirmation runs in stages (see `service.search.race`). A
+    stage starts when the previous one has ended, so the trials depend on the results, not on which trial ended first.
     """
 
-    def __init__(self, sweep: Sweep, arms: list[Arm], records: Records, objective: str):
-        self.sweep, self.arms, self.records, self.objective = sweep, arms, records, objective
-        plan = records.plan
+    def __init__(self, spec: SweepSpec, arms: list[Arm], records: Recorder, objective: str):
+        self.spec, self.arms, self.records, self.objective = spec, arms, records, objective
+        search_state = records.state.search_state
         self.search = Search(
-            sweep.name,
+            spec.name,
             arms,
-            storage=open_storage(sweep.study_uri or sweep.folder / "study.log"),
-            num_trials=sweep.num_trials,
-            seed=sweep.seed,
-            make_config=sweep.trial_config,
-            outcome=self.outcome,
-            first=plan["first"],
-            num_parallel=plan["num_parallel"],
-            num_seeds=sweep.num_search_seeds,
+            storage=open_storage(spec.study_uri or spec.folder / "study.log"),
+            num_trials=spec.num_trials,
+            seed=spec.trial.seed,
+            make_config=lambda choices, params: make_config(spec, choices, params),
+            value_of=self.value_of,
+            first=search_state["initial_points"],
+            num_parallel=search_state["num_parallel"],
+            num_seeds=spec.num_search_seeds,
         )
         self.num_search = self.search.num_all
-        self.num_confirm = self._most_confirmations() * sweep.num_seeds  # fewer if the race ends early
+        self.num_confirm = self._most_confirmations() * spec.num_seeds  # fewer if the race ends early
         self._proposed: set[str] = set()  # keys of confirmation trials that this process proposed
         self.stopped_because = ""
         self._launched: dict[str, Proposal] = {}  # by this process
-        self._again: list[Proposal] = []
+        self._repeat: list[Proposal] = []
 
-    def outcome(self, key: str) -> float | None:
-        trial = self.records.trials.get(key)
+    def value_of(self, key: str) -> float | None:
+        """The objective of a finished trial; nan if it ended otherwise, None if it has not ended."""
+        trial = self.records.state.trials.get(key)
         if trial is None or not trial.done:
             return None
-        return trial.report[f"{self.objective}_pruned"] if trial.status == "finished" else float("nan")
+        return trial.report[f"{self.objective}_pruned"] if trial.status == Status.FINISHED else float("nan")
 
-    def next(self) -> Any:
-        """The next proposal, recorded as started, or FINISHED. None while the next proposal depends on a running trial,
-        or while a running trial may have to be repeated."""
-        proposal: Any = FINISHED
+    def next(self) -> Proposal | Next:
+        """The next proposal, recorded as started.
+
+        WAIT while the next proposal depends on a running trial, or while a running trial may have to be repeated.
+        """
+        proposal: Proposal | Next = Next.FINISHED
         with self.stopping_on_storage_faults():
-            proposal = self._again.pop(0) if self._again else self._next()
+            proposal = self._repeat.pop(0) if self._repeat else self._next()
             if isinstance(proposal, Proposal) and not self.stopped_because:
                 self._start(proposal)
         if self.stopped_because:
-            return FINISHED
-        if proposal is FINISHED and any(self.outcome(key) is None for key in self._launched):
-            return None
+            return Next.FINISHED
+        if proposal is Next.FINISHED and any(self.value_of(key) is None for key in self._launched):
+            return Next.WAIT
         return proposal
 
     def _start(self, proposal: Proposal) -> None:
         config = proposal.config
-        self.records.start(
+        self.records.trial_started(
             config.key,
             phase=proposal.phase,
             arm=proposal.arm,
@@ -76,30 +82,30 @@ class Phases:
         )
         self._launched[config.key] = proposal
 
-    def _next(self) -> Any:
+    def _next(self) -> Proposal | Next:
         proposal = self.search.next()
-        if proposal is not FINISHED:
+        if proposal is not Next.FINISHED:
             return proposal
         if not self.search.ended():
-            return None
-        for proposal in self.confirmations():
-            if proposal.config.key not in self._proposed:
-                self._proposed.add(proposal.config.key)
-                if self.outcome(proposal.config.key) is None:
-                    return proposal
-        return FINISHED if self.confirmed() else None
+            return Next.WAIT
+        for confirmation in self.confirmations():
+            if confirmation.config.key not in self._proposed:
+                self._proposed.add(confirmation.config.key)
+                if self.value_of(confirmation.config.key) is None:
+                    return confirmation
+        return Next.FINISHED if self.confirmed() else Next.WAIT
 
     def _most_confirmations(self) -> int:
-        """The largest number of combinations that may be confirmed."""
-        if self.sweep.num_confirm is None:
+        """The largest number of arms that may be confirmed."""
+        if self.spec.num_confirm is None:
             return len(self.arms)
-        if self.sweep.num_confirm == 0:
+        if self.spec.num_confirm == 0:
             return 0
-        baselines = sum(self.sweep.is_baseline(arm.choices) for arm in self.arms)
-        return min(len(self.arms), self.sweep.num_confirm + baselines)
+        baselines = sum(is_baseline(self.spec, arm.choices) for arm in self.arms)
+        return min(len(self.arms), self.spec.num_confirm + baselines)
 
     def contenders(self) -> list[Proposal]:
-        """The best configuration of each combination to confirm, by its mean validation objective in the search."""
+        """The best configuration of each arm to confirm, by its mean validation objective in the search."""
         best_slot: dict[int, tuple[float, tuple[int, int]]] = {}
         for slot in self.search.slots:
             value = self.search.value(slot)
@@ -107,8 +113,8 @@ class Phases:
             if math.isfinite(value) and (slot[0] not in best_slot or value > best_slot[slot[0]][0]):
                 best_slot[slot[0]] = value, slot
         ranked = sorted(best_slot, key=lambda index: -best_slot[index][0])
-        num = len(ranked) if self.sweep.num_confirm is None else self.sweep.num_confirm
-        baselines = [index for index in ranked if num and self.sweep.is_baseline(self.arms[index].choices)]
+        num = len(ranked) if self.spec.num_confirm is None else self.spec.num_confirm
+        baselines = [index for index in ranked if num and is_baseline(self.spec, self.arms[index].choices)]
         proposals = []
         for index in sorted({*ranked[:num], *baselines}):
             slot = best_slot[index][1]
@@ -119,7 +125,7 @@ class Phases:
     def confirmations(self) -> list[Proposal]:
         """The confirmation's trials that follow from the results so far, in the order in which they start.
 
-        All combinations take the same unseen seeds in the same order, so that they can be compared in pairs.
+        All arms take the same unseen seeds in the same order, so that they can be compared in pairs.
         """
         contenders = self.contenders()
         baselines = {i for i, p in enumerate(contenders) if p.config.regularizer == "none"}
@@ -127,7 +133,7 @@ class Phases:
         proposals: list[Proposal] = []
         while True:
             values = [
-                [self.outcome(self._with_seed(proposal, i).config.key) for i in range(num)]
+                [self.value_of(self._with_seed(proposal, i).config.key) for i in range(num)]
                 for proposal, num in zip(contenders, num_trials, strict=True)
             ]
             if any(value is None for row in values for value in row):
@@ -135,8 +141,8 @@ class Phases:
             stage = next_stage(
                 [[value for value in row if value is not None] for row in values],
                 baselines=baselines,
-                num_seeds=self.sweep.num_seeds,
-                race=self.sweep.race,
+                num_seeds=self.spec.num_seeds,
+                race=self.spec.race,
             )
             if not stage:
                 break
@@ -148,29 +154,29 @@ class Phases:
 
     def _with_seed(self, proposal: Proposal, repeat: int) -> Proposal:
         """The configuration with unseen seed number `repeat`, counted from the first seed after the search's."""
-        seed = self.sweep.seed + self.sweep.num_search_seeds + repeat
+        seed = self.spec.trial.seed + self.spec.num_search_seeds + repeat
         return replace(proposal, config=proposal.config.model_copy(update={"seed": seed, "read_test": True}))
 
     def confirmed(self) -> bool:
         """Whether every trial of the confirmation has ended."""
-        return all(self.outcome(proposal.config.key) is not None for proposal in self.confirmations())
+        return all(self.value_of(proposal.config.key) is not None for proposal in self.confirmations())
 
     @property
-    def num_to_come(self) -> int:
+    def num_left(self) -> int:
         """Number of trials still to be proposed; an upper bound if the race may end early."""
         if self.stopped_because:
             return 0
         confirmation = 0
         if not (self.search.ended() and self.confirmed()):
             confirmation = max(0, self.num_confirm - len(self._proposed))
-        return len(self._again) + self.search.num_left + confirmation
+        return len(self._repeat) + self.search.num_left + confirmation
 
-    def again(self, key: str) -> None:
+    def repeat(self, key: str) -> None:
         """Propose a launched trial once more."""
-        self._again.append(self._launched[key])
+        self._repeat.append(self._launched[key])
 
     def label(self, key: str) -> str:
-        return label(self._launched[key])
+        return self._launched[key].label
 
     def stop(self, reason: str) -> None:
         self.stopped_because = self.stopped_because or reason
@@ -188,22 +194,23 @@ class Phases:
         return self.search.ended() and self.confirmed()
 
 
-def known_elsewhere(sweep: Sweep) -> dict[str, list[dict[str, float]]]:
-    """For each combination, the best values that other sweeps recorded for this architecture at this sparsity.
+def points_from_other_sweeps(spec: SweepSpec) -> dict[str, list[dict[str, float]]]:
+    """For each arm, the best values that other sweeps recorded for this architecture at this sparsity.
 
     They are ordered by dataset (this sweep's first), then by the number of fields of `SETTING` that differ from this
     sweep's, then by training length (longest first).
     """
-    pruning = {"pruning_schedule": sweep.pruning_schedule, "criterion": sweep.criterion, "scope": sweep.scope}
+    trial = spec.trial
+    pruning = {"pruning_schedule": trial.pruning_schedule, "criterion": trial.criterion, "scope": trial.scope}
     rows = [
         row
-        for row in best(sweep.runs, architecture=sweep.architecture, skip_sweep=sweep.name)
-        if row["sparsity"] == sweep.target_sparsity and pruning.items() <= row.items()
+        for row in best(spec.runs, architecture=trial.architecture, skip_sweep=spec.name)
+        if row["sparsity"] == trial.target_sparsity and pruning.items() <= row.items()
     ]
 
-    def distance(row: dict[str, Any]) -> tuple:
-        differing = sum(row[name] != getattr(sweep, name) for name in SETTING)
-        return row["dataset"] != sweep.dataset, differing, -row["max_epochs"]
+    def distance(row: Mapping[str, Any]) -> tuple:
+        differing = sum(row[name] != getattr(trial, name) for name in SETTING)
+        return row["dataset"] != trial.dataset, differing, -row["max_epochs"]
 
     points: dict[str, list[dict[str, float]]] = {}
     for row in sorted(rows, key=distance):
@@ -212,17 +219,3 @@ def known_elsewhere(sweep: Sweep) -> dict[str, list[dict[str, float]]]:
         if point:
             points.setdefault(f"{row['optimizer']} + {row['regularizer']}", []).append(point)
     return points
-
-
-def label(proposal: Proposal) -> str:
-    config = proposal.config
-    parts = [proposal.arm]
-    if config.regularizer != "none":
-        parts.append(f"lam {config.lam:.2g}")
-    if "rho" in config.opt:
-        parts.append(f"rho {config.opt['rho']:.2g}")
-    abbreviations = {"lr": "lr", "weight_decay": "wd"}
-    parts += [f"{abbreviations[name]} {config.opt[name]:.2g}" for name in abbreviations if name in config.opt]
-    if proposal.phase != "search" or config.seed:
-        parts.append(f"seed {config.seed}")
-    return " ".join(parts)

@@ -1,0 +1,74 @@
+"""Checks of a sweep before a trial starts."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparsity
+from service.search.space import Arm, make_arms, make_config
+from service.spec import SweepSpec
+from sparsity import masks
+from trainables.config import construct
+from trainables.loop import Training, make_pruning_schedule
+from trainables.memory_estimate import training_memory
+
+__all__ = ["Checked", "check"]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A sweep that can start.
+
+    Args:
+        data: The task's data, loaded.
+        objective: The metric that the search maximizes.
+        memory: Estimated bytes of a trial on a CPU; None if there is no estimate.
+    """
+
+    arms: list[Arm]
+    data: Any
+    objective: str
+    memory: int | None
+
+
+def check(spec: SweepSpec) -> Checked:
+    """Find errors before a trial starts.
+
+    Each arm's regularizer, optimizer and pruning schedule are built at both ends of its ranges, on a tiny weight, so
+    that a value that a method rejects is found now. Then the data is loaded and the first arm's network is built.
+
+    Raises:
+        ValueError: One line that says what must be otherwise.
+    """
+    arms = make_arms(spec)
+    configs = []
+    for arm in arms:
+        for end in ("low", "high"):
+            params = {name: getattr(distribution, end) for name, distribution in arm.space.items()}
+            configs.append(make_config(spec, arm.choices, params))
+    for config in configs:
+        weight = torch.nn.Parameter(torch.ones(4, 4))
+        construct("reg", sparsity.load("regularizers", config.regularizer), [weight], arguments=config.reg)
+        construct("opt", sparsity.load("optimizers", config.optimizer), [weight], arguments=config.opt)
+        make_pruning_schedule(config)
+    check_writable(spec.folder)
+    task_class = sparsity.find("trainables.tasks", spec.trial.task)
+    data = task_class.load(configs[0], str(spec.data_root) if spec.data_root else None)
+    task = task_class(configs[0], data)
+    model = Training(task, configs[0]).model
+    masks.rank([weight.detach()[:1] for weight in task.prunable(model).values()], spec.trial.scope)  # rows are alike
+    return Checked(arms, data, task_class.objective, training_memory(task, configs[0], model))
+
+
+def check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"runs: must be a folder that can be written (choose another with --runs), got {folder} ({error.strerror})"
+        ) from None

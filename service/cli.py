@@ -1,0 +1,238 @@
+"""The command line of a sweep's file: an option for each field of the sweep and of its trials' configuration."""
+
+import atexit
+import gc
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+import sparsity
+from service.process import prepare_process, typed_command
+from service.spec import SweepSpec
+from trainables.config import ARGUMENT_GROUPS, TrialConfig
+
+__all__ = ["fail", "main"]
+
+# Every option, in the order of `--help`. What most people need comes first.
+PANELS = {
+    "Most used": (
+        *("dataset", "architecture", "optimizer", "regularizer", "lam", "rho", "target_sparsity", "max_epochs"),
+        *("num_trials", "runs"),
+    ),
+    "Training": (
+        *("task", "task_args", "data", "data_root", "model", "train_size", "eval_size", "batch_size", "accumulate"),
+        *("opt", "reg", "lr_schedule", "lr_sched", "num_evaluations", "patience"),
+    ),
+    "Pruning and evaluation": (
+        *("criterion", "crit", "scope", "sparsities", "min_kept", "recalibrate", "pruning_schedule", "pruning_sched"),
+        "num_sharpness_batches",
+    ),
+    "Search and confirmation": (
+        *("tuning", "hold", "reuse_best", "num_search_seeds", "num_confirm", "num_seeds", "race", "seed"),
+    ),
+    "Where it runs": (
+        *("name", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "keep", "tracking_uri", "study_uri"),
+    ),
+}
+NO_OPTION = {"trial", "search", "read_test"}
+FLAGS = {"sparsities": "sparsity", "num_sharpness_batches": "sharpness", "task_args": "task-arg"}
+PREFIXES, SUFFIXES = ("num_", "max_"), ("_per_trial",)
+CHOICES = {  # field -> the package that lists what it accepts
+    "task": "trainables.tasks",
+    "dataset": "trainables.datasets",
+    "architecture": "trainables.architectures",
+    "optimizer": "sparsity.optimizers",
+    "regularizer": "sparsity.regularizers",
+    "criterion": "sparsity.criteria",
+    "lr_schedule": "trainables.lr_schedules",
+    "pruning_schedule": "trainables.pruning_schedules",
+}
+WORDS = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+
+def main(sweep: SweepSpec, arguments: Sequence[str] | None = None) -> None:
+    """Run a sweep with the options of the command line.
+
+    Exit codes: 0 complete; 1 no trial finished, or the sweep stopped early because of a fault; 2 invalid input;
+    130 stopped by Ctrl-C, `sweeps stop` or a termination signal.
+    """
+    prepare_process()
+    atexit.register(end_quickly)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(help=inspect.getdoc(sys.modules["__main__"]) or sweep.name)(make_command(sweep))
+    app(args=list(arguments) if arguments is not None else None)
+
+
+def make_command(sweep: SweepSpec) -> Callable[..., None]:
+    """A function whose signature has an option for each field. Each help text shows the sweep's own value."""
+
+    def command(**given: Any) -> None:
+        try:
+            chosen = with_options(sweep, {name: value for name, value in given.items() if value not in (None, [])})
+            summary = chosen.run(typed_command())
+        except (ValueError, OSError) as error:
+            fail(error)
+        except KeyboardInterrupt:
+            from service.records.redact import without_password  # imports SQLAlchemy
+
+            again = shlex.join([sys.orig_argv[0], *map(without_password, sys.orig_argv[1:])])
+            typer.echo(f"Stopped. The same command continues from here.\n{again}", err=True)
+            raise typer.Exit(130) from None
+        raise typer.Exit(0 if summary["winner"] and summary["complete"] else 1)
+
+    command.__signature__ = inspect.Signature(list(options(sweep)))  # type: ignore[attr-defined]
+    return command
+
+
+def with_options(sweep: SweepSpec, given: Mapping[str, Any]) -> Any:
+    """The sweep with the values of options, by field; those of argument groups are KEY=VALUE pairs."""
+    own = {name: getattr(sweep, name) for name in sweep.model_fields_set}
+    if own.get("name") == sweep.trial.dataset and "dataset" in given:
+        del own["name"]
+    trial = {
+        name: value for name, value in given.items() if name in TrialConfig.model_fields and name not in own_fields()
+    }
+    hold = [*sweep.hold, *given.get("hold", ())]
+    for group in ARGUMENT_GROUPS:
+        if group in trial:
+            arguments = parse_arguments(group, trial[group])
+            trial[group] = {**getattr(sweep.trial, group), **arguments}
+            hold += [f"{group}/{name}" for name in arguments]
+    fields = {name: value for name, value in given.items() if name in own_fields()} | {"hold": tuple(hold)}
+    changed = TrialConfig.model_validate({**dict(sweep.trial), **trial}) if trial else sweep.trial
+    return type(sweep)(**{**own, **fields, "trial": changed})
+
+
+def own_fields() -> set[str]:
+    """The sweep's own fields. `optimizer`, `regularizer` and `lam` of its trials are the search's."""
+    return set(SweepSpec.model_fields)
+
+
+def options(sweep: SweepSpec) -> Iterator[inspect.Parameter]:
+    """A typer option for each field, in the order of PANELS."""
+    for panel, names in PANELS.items():
+        for name in names:
+            field = field_of(name)
+            default = getattr(sweep if name in own_fields() else sweep.trial, name)
+            kind, repeatable = option_type(field.annotation)
+            flag = f"--{flag_of(name)}"
+            option = typer.Option(
+                *([f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]),
+                help=help_of(name, field, default, repeatable),
+                rich_help_panel=panel,
+                show_default=False,
+                metavar=metavar_of(name, field, kind),
+            )
+            kind = list[kind] if repeatable else kind  # type: ignore[valid-type]
+            yield inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+            )
+
+
+def field_of(name: str) -> FieldInfo:
+    return SweepSpec.model_fields.get(name) or TrialConfig.model_fields[name]
+
+
+def flag_of(name: str) -> str:
+    """`--trials` of num_trials, `--epochs` of max_epochs, `--cpus` of cpus_per_trial."""
+    if name in FLAGS:
+        return FLAGS[name]
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name.replace("_", "-")
+
+
+def option_type(annotation: Any) -> tuple[Any, bool]:
+    """The type of a field's option, and whether the option is repeatable."""
+    if get_origin(annotation) is Annotated:
+        return option_type(get_args(annotation)[0])
+    if get_origin(annotation) is dict:
+        return str, True
+    if get_origin(annotation) is tuple:
+        return option_type(get_args(annotation)[0])[0], True
+    if get_origin(annotation) is Literal:
+        return str, False
+    alternatives = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return option_type(alternatives[0]) if alternatives else (annotation, False)
+
+
+def metavar_of(name: str, field: FieldInfo, kind: Any) -> str | None:
+    if name in ARGUMENT_GROUPS:
+        return "KEY=VALUE"
+    if name in CHOICES or name == "name":
+        return "NAME"
+    if get_origin(field.annotation) is Literal:
+        return "|".join(get_args(field.annotation))
+    return WORDS.get(kind)
+
+
+def help_of(name: str, field: FieldInfo, default: Any, repeatable: bool) -> str:
+    """Description, whether it is repeatable, choices, and the sweep's own value."""
+    parts = [str(field.description)]
+    if repeatable:
+        parts.append("repeatable")
+    if name in CHOICES:
+        parts.append(f"one of {', '.join(sparsity.choices(CHOICES[name]))}")
+    text = "; ".join(parts)
+    shown = show(default)
+    return f"{text} [{shown}]" if shown else text
+
+
+def show(default: Any) -> str:
+    if isinstance(default, Mapping):
+        return " ".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in default.items()
+        )
+    if isinstance(default, tuple):
+        return " ".join(str(value) for value in default)
+    return "" if default is None or default is False else str(default)
+
+
+def parse_arguments(group: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value is read as JSON if it is valid JSON, else as text."""
+    arguments = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{group}: must be KEY=VALUE (e.g. --{group} lr=0.1), got {pair!r}")
+        try:
+            arguments[key] = json.loads(text)
+        except json.JSONDecodeError:
+            arguments[key] = text
+    return arguments
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print one line for each fault and exit with code 2."""
+    if isinstance(error, ValidationError):
+        lines = []
+        for fault in error.errors():
+            field = "/".join(str(part) for part in fault["loc"])
+            message = fault["msg"].removeprefix("Value error, ")
+            named = fault["type"] == "value_error" and ":" in message.split(" ", 1)[0]
+            lines.append(message if named else f"{field}: {message[0].lower()}{message[1:]}, got {fault['input']!r}")
+    else:
+        lines = [" ".join(str(error).split("\n"))]
+    for line in dict.fromkeys(lines):
+        typer.echo(line, err=True)
+    raise typer.Exit(2)
+
+
+def end_quickly() -> None:
+    """Skip the garbage collection at exit, which takes two seconds.
+
+    Not if triton is loaded: it would list each of its objects as leaked.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()

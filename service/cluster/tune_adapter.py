@@ -1,0 +1,153 @@
+"""Ray Tune's view of a sweep: where its trials come from, and what becomes of their reports and faults."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from service.records.recorder import Recorder
+from service.search.phases import STORAGE_HINT, Phases
+from service.search.proposals import Next, Proposal
+from service.views.progress import Progress
+from trainables.config import TrialConfig
+from trainables.loop import num_epochs
+from trainables.result import Status, read_result
+
+__all__ = ["Death", "TrialRecorder", "TrialSource", "WorkerFault", "fault_of"]
+
+MAX_ATTEMPTS = 3  # at a trial whose worker dies before its next checkpoint
+MAX_FAILURES = 3  # a sweep stops after so many trials in a row that fail before their first epoch
+
+
+class TrialSource(Searcher):
+    """Hands proposals to Tune.
+
+    The results of trials are read from the records, and a sweep continues from its study and its event log, never from
+    Tune's snapshot. So nothing is told here, and nothing is pickled.
+    """
+
+    def __init__(self, phases: Phases, *, metric: str):
+        super().__init__(metric=metric, mode="max")
+        self.phases = phases
+
+    def suggest(self, trial_id: str) -> Any:
+        proposal = self.phases.next()
+        if isinstance(proposal, Proposal):
+            return proposal.config.model_dump(mode="json")
+        return Searcher.FINISHED if proposal is Next.FINISHED else None
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a sweep continues when it is run again, not from Tune's snapshot")
+
+    def __getstate__(self) -> dict:
+        return {}
+
+
+class Death(Enum):
+    """What died."""
+
+    WORKER = "the trial's process"
+    HOST = "the host that it ran on"
+
+
+@dataclass(frozen=True)
+class WorkerFault:
+    """Why Tune lost a trial. Faults of the trial itself are in its report instead."""
+
+    death: Death
+    reason: str
+
+
+def fault_of(trial: Any) -> WorkerFault:
+    """The last fault of a Tune trial.
+
+    Tune keeps a fault as text and as a pickle. The text is read, so that nothing is unpickled. This is the only place
+    that interprets Ray's wording.
+    """
+    try:
+        _, _, text = Path(trial.error_file).read_text().rpartition("Failure # ")
+    except (OSError, TypeError):
+        text = ""
+    text = text.partition("Some common causes include")[0].partition("\n")[2].strip() or "its worker died"
+    reason = text.splitlines()[-1].rpartition("Worker exit detail: ")[2].strip()[:500]
+    host_died = re.search(r"node (?:has )?died|node was terminated", text) is not None
+    return WorkerFault(Death.HOST if host_died else Death.WORKER, reason)
+
+
+class TrialRecorder(tune.Callback):
+    """Writes the reports and faults of trials to the records and to the screen.
+
+    A trial whose worker died runs again from its checkpoint, unless workers died MAX_ATTEMPTS times before the next
+    checkpoint. The death of a host does not count. (Tune's own retries would count all deaths of the whole trial.)
+    """
+
+    def __init__(self, records: Recorder, phases: Phases, progress: Progress):
+        self.records, self.phases, self.progress = records, phases, progress
+        self.num_deaths: Counter[str] = Counter()  # of workers, since the trial's last evaluation
+        self.num_failures = 0  # in a row
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        key, status = result["key"], Status(result["status"])
+        self.num_deaths[key] = 0
+        if status == Status.STORAGE_FAILED:
+            self.phases.stop(f"{result['reason']}. {STORAGE_HINT}")
+        elif status == Status.RUNNING:
+            report = evaluation_report(result)
+            with self.phases.stopping_on_storage_faults():
+                self.records.trial_evaluated(key, report)
+            self._show(key, {**report, "status": status})
+        elif status != Status.SUPERSEDED:  # else another process continues the trial
+            with self.phases.stopping_on_storage_faults():
+                self.records.trial_ended(key)
+                self._show_end(key)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        key, fault = TrialConfig.model_validate(trial.config).key, fault_of(trial)
+        self.num_deaths[key] += fault.death == Death.WORKER
+        if self.num_deaths[key] < MAX_ATTEMPTS and not read_result(self.records.state.trial_folder(key)):
+            label = self.phases.label(key)
+            self.progress.say(f"{label}: its worker died, it continues from its last checkpoint ({fault.reason})")
+            self.phases.repeat(key)
+            return
+        with self.phases.stopping_on_storage_faults():
+            self.records.trial_ended(key, lost=fault.reason)
+            self._show_end(key)
+
+    def _show(self, key: str, report: dict[str, Any]) -> None:
+        config = TrialConfig.model_validate(self.records.state.trials[key].config)
+        self.progress.update(key, self.phases.label(key), report, num_epochs(config))
+
+    def _show_end(self, key: str) -> None:
+        """Show a trial that ended, and stop the sweep if trials keep failing at once."""
+        report = self.records.state.trials[key].report
+        self._show(key, report)
+        if report["status"] in (Status.ERROR, Status.LOST) and not report.get("epoch"):
+            self.num_failures += 1
+            if self.num_failures == MAX_FAILURES:
+                self.phases.stop(
+                    f"{MAX_FAILURES} trials in a row failed before their first epoch, so no more are started. "
+                    f"The last one: {report['reason']}"
+                )
+        elif report["status"] == Status.FINISHED:
+            self.num_failures = 0
+
+    def __getstate__(self) -> dict:
+        return {}
+
+
+def evaluation_report(result: dict[str, Any]) -> dict[str, Any]:
+    """The part of Tune's result that the trial reported."""
+    names = {name for name in result if name.split("_")[-1] in ("dense", "pruned")}
+    names |= {"epoch", "loss", "penalty", "lr", "seconds", "weights_left"} & set(result)
+    return {name: result[name] for name in result if name in names}

@@ -1,0 +1,176 @@
+"""The arms of a sweep, what is searched for each, and the configuration of a trial."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+import sparsity
+from service.spec import SweepSpec
+from trainables.config import ARGUMENT_GROUPS, TrialConfig
+
+__all__ = ["Arm", "choose", "is_baseline", "make_arms", "make_config"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The choices that a table compares, such as an optimizer with a regularizer, and what is searched for them.
+
+    Args:
+        choices: "optimizer" -> "sam".
+        space: "opt/rho" -> its distribution.
+        initial_point: "opt/rho" -> 0.5; the arm's first configuration.
+    """
+
+    choices: dict[str, str]
+    space: dict[str, BaseDistribution] = field(default_factory=dict)
+    initial_point: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.choices.values())
+
+
+def make_arms(spec: SweepSpec) -> list[Arm]:
+    """The arms of a sweep, each with the parameters to search.
+
+    Raises:
+        ValueError: If a held value fits no arm, or a regularizer has no range for lam.
+    """
+    arms: list[Arm] = []
+    used: set[str] = set()
+    for choices in combinations(spec.search.ranges, {"optimizer": spec.optimizer, "regularizer": spec.regularizer}):
+        methods = complete(spec, choices)
+        held = held_values(spec, methods)
+        used |= set(held)
+        ranges = resolve_all(spec.search.ranges, choices)
+        initial_point = resolve_all(spec.search.initial_points, choices)
+        for name, (distribution, initial) in ranges_of_methods(methods).items():
+            if name not in ranges and get_value(spec, methods, name) is None:
+                ranges[name], initial_point[name] = distribution, initial
+        if methods["regularizer"] != "none" and "lam" not in ranges and "lam" not in held:
+            raise ValueError(f"lam: must be given, as --lam, for {methods['regularizer']} (it has no range)")
+        if spec.tuning == "fair":
+            for name, distribution in resolve_all(spec.search.tuned, methods).items():
+                ranges[name] = distribution
+                value = get_value(spec, methods, name)
+                if value is not None:
+                    initial_point.setdefault(name, value)
+        space = {
+            name: distribution
+            for name, distribution in ranges.items()
+            if name not in choices and name not in held and name not in spec.hold
+        }
+        arms.append(Arm(choices, space, {name: initial_point[name] for name in space if name in initial_point}))
+    for name, value in (("lam", spec.lam), ("opt/rho", spec.rho)):
+        if value is not None and name not in used:
+            tried = ", ".join(arm.name for arm in arms)
+            raise ValueError(f"{name.removeprefix('opt/')}: must be held for a method that has it, none of {tried} has")
+    return arms
+
+
+def make_config(spec: SweepSpec, choices: Mapping[str, str], params: Mapping[str, Any], **more: Any) -> TrialConfig:
+    """The configuration of a trial: the sweep's own values, then its search space's overrides, the arm's choices, the
+    held values, and the parameters that the search proposed. The last one that sets a field decides."""
+    methods = complete(spec, choices)
+    fields = spec.trial.model_dump()
+    if methods["regularizer"] == "none":
+        fields["reg"] = {}
+    given = {f"reg/{name}" for name in spec.trial.reg}  # typed by the user, so stronger than the search space's
+    overrides = {
+        name: value for name, value in resolve_all(spec.search.overrides, methods).items() if name not in given
+    }
+    for name, value in (overrides | methods | held_values(spec, methods) | dict(params)).items():
+        group, _, key = name.rpartition("/")
+        (fields[group] if group else fields)[key] = value
+    return TrialConfig.model_validate(fields | more)
+
+
+def choose(spec: SweepSpec, **names: Sequence[str]) -> SweepSpec:
+    """The same sweep with other optimizers or regularizers."""
+    return type(spec).model_validate({**dict(spec), **{name: tuple(given) for name, given in names.items()}})
+
+
+def is_baseline(spec: SweepSpec, choices: Mapping[str, str]) -> bool:
+    """Whether this arm has no regularizer."""
+    return complete(spec, choices)["regularizer"] == "none"
+
+
+def combinations(ranges: Mapping[str, Any], chosen: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """Every combination of the categorical ranges, or of the `chosen` names in their place.
+
+    A conditional categorical range multiplies only the combinations that have its parent's choice.
+    """
+    rules = {**ranges, **{name: CategoricalDistribution(tuple(names)) for name, names in chosen.items() if names}}
+    found: list[dict[str, str]] = [{}]
+    for name, rule in rules.items():  # parents stand before their children
+        found = [
+            choices if choice is None else {**choices, name: str(choice)}
+            for choices in found
+            for choice in categories(resolve(rule, choices))
+        ]
+    return found
+
+
+def categories(distribution: Any) -> tuple[Any, ...]:
+    return distribution.choices if isinstance(distribution, CategoricalDistribution) else (None,)
+
+
+def resolve(entry: Any, choices: Mapping[str, str]) -> Any:
+    """The value of a conditional entry `{parent: {choice: value}}` for these choices; None where it has none."""
+    if not isinstance(entry, Mapping):
+        return entry
+    ((parent, by_choice),) = entry.items()
+    return resolve(by_choice.get(choices.get(parent)), choices)
+
+
+def resolve_all(entries: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
+    """`resolve` for each entry, without those that have no value for these choices."""
+    resolved = {name: resolve(entry, choices) for name, entry in entries.items() if name not in choices}
+    return {name: value for name, value in resolved.items() if value is not None}
+
+
+def complete(spec: SweepSpec, choices: Mapping[str, str]) -> dict[str, str]:
+    """The choices with an optimizer and a regularizer: the overrides', else the sweep's own."""
+    brought = {name: resolve(spec.search.overrides.get(name), choices) for name in ("regularizer", "optimizer")}
+    own = {"regularizer": spec.trial.regularizer, "optimizer": spec.trial.optimizer}
+    return own | {name: value for name, value in brought.items() if value} | dict(choices)
+
+
+def held_values(spec: SweepSpec, methods: Mapping[str, str]) -> dict[str, float]:
+    """The values of --lam and --rho, as far as these methods have them."""
+    held = {}
+    if spec.lam is not None and methods["regularizer"] != "none":
+        held["lam"] = spec.lam
+    if spec.rho is not None:
+        optimizer = sparsity.load("optimizers", methods["optimizer"])
+        if "rho" in inspect.signature(optimizer).parameters:
+            held["opt/rho"] = spec.rho
+    return held
+
+
+def ranges_of_methods(methods: Mapping[str, str]) -> dict[str, tuple[FloatDistribution, float]]:
+    """The ranges and initial values that the methods' own classes suggest, by parameter name."""
+    optimizer = sparsity.load("optimizers", methods["optimizer"])
+    regularizer = sparsity.load("regularizers", methods["regularizer"])
+    suggested = {f"opt/{name}": range_ for name, range_ in getattr(optimizer, "ranges", {}).items()}
+    if lam_range := getattr(regularizer, "lam_range", None):
+        suggested["lam"] = lam_range
+    return {
+        name: (FloatDistribution(range_.low, range_.high, log=range_.log), range_.initial)
+        for name, range_ in suggested.items()
+    }
+
+
+def get_value(spec: SweepSpec, methods: Mapping[str, str], name: str) -> Any:
+    """The value that a parameter has without a search: an override's, else the sweep's own."""
+    override = resolve(spec.search.overrides.get(name), methods)
+    if override is not None:
+        return override
+    group, slash, key = name.partition("/")
+    if not slash:
+        return None
+    assert group in ARGUMENT_GROUPS
+    return getattr(spec.trial, group).get(key)

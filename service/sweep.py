@@ -1,0 +1,51 @@
+"""`Sweep`: the value that a file of sweeps/ makes, with what users do with it."""
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+from service.process import prepare_process
+from service.spec import SweepSpec
+from sparsity_sweeps import check_libraries, check_working_folder
+
+__all__ = ["Sweep"]
+
+
+class Sweep(SweepSpec):
+    """A sweep that can be run. Its fields are those of `SweepSpec`.
+
+    Example:
+        sweep = Sweep(trial=TrialConfig(dataset="digits", architecture="small_resnet", ...), search=small_cnn.SEARCH_SPACE)
+        summary = sweep.run()
+    """
+
+    def run(self, command: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run the trials that are left.
+
+        A trial that fails is recorded, and the sweep continues.
+
+        Args:
+            command: The command line to record, with which `sweeps retry` starts the sweep again.
+
+        Returns:
+            The summary (see `service.records.summary`).
+
+        Raises:
+            ValueError: Before anything starts, one line for each fault.
+            KeyboardInterrupt: After a clean stop. The next call continues.
+        """
+        prepare_process()
+        check_libraries()
+        check_working_folder()
+        gc.disable()  # imported objects stay alive: searching them for garbage takes half a second
+        try:
+            from service.driver import run_sweep  # Ray, torch and MLflow: only a run needs them
+        finally:
+            gc.enable()
+        return run_sweep(self, command)
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """The command line of a sweep's file; see `service.cli`."""
+        from service.cli import main  # typer: only a command line needs it
+
+        main(self, arguments)
