@@ -82,9 +82,9 @@ def make_command(sweep: SweepSpec) -> Callable[..., None]:
         except (ValueError, OSError) as error:
             fail(error)
         except KeyboardInterrupt:
-            from service.records.redact import without_password  # imports SQLAlchemy
+            from service.records.passwords import hide_passwords  # imports SQLAlchemy
 
-            again = shlex.join([sys.orig_argv[0], *map(without_password, sys.orig_argv[1:])])
+            again = shlex.join([sys.orig_argv[0], *map(hide_passwords, sys.orig_argv[1:])])
             typer.echo(f"Stopped. The same command continues from here.\n{again}", err=True)
             raise typer.Exit(130) from None
         raise typer.Exit(0 if summary["winner"] and summary["complete"] else 1)

@@ -16,6 +16,7 @@ from service.cluster.ray_start import Cluster, Resources, connect  # first: sets
 # isort: split
 from ray import tune
 from rich.console import Console
+from trainables.files import write_atomically
 
 from service.checks import Checked, check
 from service.cluster.preflight import check_cluster
@@ -32,7 +33,6 @@ from service.tracking.connection import default_tracking_uri, warm_up
 from service.tracking.shipper import Shipper
 from service.views.progress import Progress
 from service.views.tables import as_tables, make_console, print_whole
-from trainables.files import write_atomically
 from trainables.trial import Trial
 
 __all__ = ["run_sweep"]
@@ -117,7 +117,7 @@ def run_trials(
         tune.Tuner(
             tune.with_resources(trainable, resources.reserved),
             tune_config=tune.TuneConfig(
-                search_alg=TrialSource(phases, metric=metric),
+                search_alg=TrialSource(phases),
                 num_samples=-1,
                 max_concurrent_trials=resources.num_parallel,
                 reuse_actors=True,
@@ -190,7 +190,9 @@ def announce_memory(memory: int | None, resources: Resources, console: Console) 
     if reserved < memory:
         console.print(f"{text}; this machine has {reserved / 1e9:.1f} GB: {advice}", style="yellow")
     elif resources.num_parallel < resources.num_fitting:
-        console.print(f"{text} instead of {resources.num_fitting}, as there is no more memory; {advice}", style="yellow")
+        console.print(
+            f"{text} instead of {resources.num_fitting}, as there is no more memory; {advice}", style="yellow"
+        )
     else:
         console.print(text)
 

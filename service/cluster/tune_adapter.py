@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
+from trainables.result import Status, read_result
 
 from service.records.recorder import Recorder
 from service.search.phases import STORAGE_HINT, Phases
@@ -16,7 +17,6 @@ from service.search.proposals import Next, Proposal
 from service.views.progress import Progress
 from trainables.config import TrialConfig
 from trainables.loop import num_epochs
-from trainables.result import Status, read_result
 
 __all__ = ["Death", "TrialRecorder", "TrialSource", "WorkerFault", "fault_of"]
 
@@ -31,8 +31,8 @@ class TrialSource(Searcher):
     Tune's snapshot. So nothing is told here, and nothing is pickled.
     """
 
-    def __init__(self, phases: Phases, *, metric: str):
-        super().__init__(metric=metric, mode="max")
+    def __init__(self, phases: Phases):
+        super().__init__()  # without a metric, so that Tune does not look for it in every report
         self.phases = phases
 
     def suggest(self, trial_id: str) -> Any:
@@ -99,6 +99,9 @@ class TrialRecorder(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         key, status = result["key"], Status(result["status"])
+        if status == Status.SUPERSEDED:
+            self._repeat_or_lose(key, WorkerFault(Death.WORKER, result["reason"]))
+            return
         self.num_deaths[key] = 0
         if status == Status.STORAGE_FAILED:
             self.phases.stop(f"{result['reason']}. {STORAGE_HINT}")
@@ -107,13 +110,15 @@ class TrialRecorder(tune.Callback):
             with self.phases.stopping_on_storage_faults():
                 self.records.trial_evaluated(key, report)
             self._show(key, {**report, "status": status})
-        elif status != Status.SUPERSEDED:  # else another process continues the trial
+        else:
             with self.phases.stopping_on_storage_faults():
                 self.records.trial_ended(key)
                 self._show_end(key)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        key, fault = TrialConfig.model_validate(trial.config).key, fault_of(trial)
+        self._repeat_or_lose(TrialConfig.model_validate(trial.config).key, fault_of(trial))
+
+    def _repeat_or_lose(self, key: str, fault: WorkerFault) -> None:
         self.num_deaths[key] += fault.death == Death.WORKER
         if self.num_deaths[key] < MAX_ATTEMPTS and not read_result(self.records.state.trial_folder(key)):
             label = self.phases.label(key)

@@ -108,5 +108,3 @@ def warm_cache(object_cache: Any, num_left: Callable[[], int]) -> Any:
             return self.total_max_objects + num_left()
 
     return WarmCache
-
-

@@ -5,14 +5,17 @@ import importlib
 import pytest
 
 import sparsity
-from service.search.proposals import make_arms
+from service.search.space import make_arms, make_config
 from sweeps.digits import SWEEP as DIGITS
+from tests.service._sweeps import make
 
 SPACES = ["cnn", "small_cnn"]
 
 
 def arm_of(space, **choices):
-    (arm,) = make_arms(space.SPACE, space.KNOWN, {name: [choice] for name, choice in choices.items()})
+    fields = {name: (choice,) for name, choice in choices.items()}
+    search = space.SEARCH_SPACE
+    (arm,) = make_arms(make(ranges=search.ranges, initial_points=search.initial_points, **fields))
     return arm
 
 
@@ -23,15 +26,15 @@ def test_tau_and_k_fraction_are_searched_for_sfw_alone(name):
     assert {"opt/tau", "opt/k_fraction"} <= set(sfw.space)
     assert not {"opt/tau", "opt/k_fraction"} & set(sgd.space)
     for argument in ("opt/tau", "opt/k_fraction"):
-        assert sfw.space[argument].low <= sfw.known[argument] <= sfw.space[argument].high
-    assert sfw.known["opt/tau"] == {"cnn": 15.0, "small_cnn": 1.0}[name]
+        assert sfw.space[argument].low <= sfw.initial_point[argument] <= sfw.space[argument].high
+    assert sfw.initial_point["opt/tau"] == {"cnn": 15.0, "small_cnn": 1.0}[name]
 
 
 @pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
 @pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete"])
 def test_a_digits_trial_with_gates_has_a_gate_lr_for_its_optimizer(optimizer, regularizer):
-    config = DIGITS.trial_config({"optimizer": optimizer, "regularizer": regularizer}, {"lam": 1e-5})
+    config = make_config(DIGITS, {"optimizer": optimizer, "regularizer": regularizer}, {"lam": 1e-5})
     by_optimizer = {"sfw": 1000.0, "adamw": 0.1}.get(optimizer, 100.0)
     share = {"l0_hard_concrete": 1, "concave_mask": 10}[regularizer]
     assert config.reg == {"gate_lr": by_optimizer / share}
-    assert DIGITS.trial_config({"optimizer": optimizer, "regularizer": "wcr"}, {"lam": 1e-5}).reg == {}
+    assert make_config(DIGITS, {"optimizer": optimizer, "regularizer": "wcr"}, {"lam": 1e-5}).reg == {}

@@ -1,4 +1,4 @@
-"""Which trials a sweep makes, with outcomes made by hand instead of by training."""
+"""Which trials a sweep makes, with results made by hand instead of by training."""
 
 import contextlib
 import statistics
@@ -6,28 +6,26 @@ import statistics
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution as Float
+from service.records.best import best
+from service.records.recorder import Recorder
 
-from search_spaces import small_cnn
-from service.records.state import Records
-from service.search import phases
-from service.search.phases import Phases, known_elsewhere
-from service.search.proposals import FINISHED
-from service.spec import Sweep
+from search_spaces import by_regularizer, small_cnn
+from service.search.phases import Phases, points_from_other_sweeps
+from service.search.proposals import Next
+from service.search.space import make_arms
+from tests.service._sweeps import make as make_sweep
 
 
 def make(tmp_path, **fields):
     given = {
-        "dataset": "digits",
-        "architecture": "small_resnet",
-        "max_epochs": 1,
-        "space": {"lam": {"regularizer": {"wcr": Float(1e-6, 1e-4, log=True)}}, **choices(("sgd",), ("none", "wcr"))},
+        "ranges": {"lam": by_regularizer(wcr=Float(1e-6, 1e-4, log=True)), **choices(("sgd",), ("none", "wcr"))},
         "tuned": {"opt/lr": Float(0.01, 1.0, log=True)},
         "runs": tmp_path,
         "num_trials": 2,
         "num_search_seeds": 2,
         "num_seeds": 3,
     }
-    return Sweep(**{**given, **fields})
+    return make_sweep(**{**given, **fields})
 
 
 def choices(optimizers, regularizers):
@@ -41,25 +39,25 @@ def play(tmp_path, monkeypatch):
     stack = contextlib.ExitStack()
 
     def run(sweep, objective, most=10**6):
-        records = stack.enter_context(contextlib.closing(Records(sweep.folder, sweep.identity())))
-        if not records.plan:
-            records.start_plan(first={}, num_parallel=1)
-        outcomes = {}
-        monkeypatch.setattr(Phases, "outcome", lambda self, key: outcomes.get(key))
-        phases = Phases(sweep, sweep.arms(), records, "acc")
+        records = stack.enter_context(contextlib.closing(Recorder(sweep.folder, sweep.identity())))
+        if not records.state.search_state:
+            records.search_started(initial_points={}, num_parallel=1)
+        values = {}
+        monkeypatch.setattr(Phases, "value_of", lambda self, key: values.get(key))
+        phases = Phases(sweep, make_arms(sweep), records, "acc")
         proposals = []
-        while len(proposals) < most and (proposal := phases.next()) is not FINISHED:
-            assert proposal is not None, "waits for a result that is there"
-            outcomes[proposal.config.key] = objective(proposal.config)
+        while len(proposals) < most and (proposal := phases.next()) is not Next.FINISHED:
+            assert proposal is not Next.WAIT, "waits for a result that is there"
+            values[proposal.config.key] = objective(proposal.config)
             proposals.append(proposal)
-        assert phases.num_to_come == 0
+        assert phases.num_left == 0
         return phases, proposals
 
     with stack:
         yield run
 
 
-def test_every_combination_is_confirmed_on_the_same_unseen_seeds_with_the_test_split(tmp_path, play):
+def test_every_arm_is_confirmed_on_the_same_unseen_seeds_with_the_test_split(tmp_path, play):
     phases, proposals = play(make(tmp_path), lambda config: 0.9)
     assert phases.complete()
     search = [p.config for p in proposals if p.phase == "search"]
@@ -81,9 +79,9 @@ def test_the_best_configuration_is_that_of_the_highest_mean_over_seeds(tmp_path,
     assert len({p.config.opt["lr"] for p in proposals if p.phase == "search"}) == 2
 
 
-def test_a_clearly_beaten_combination_gives_its_seeds_to_the_others(tmp_path, play):
+def test_a_clearly_beaten_arm_gives_its_seeds_to_the_others(tmp_path, play):
     noise = {seed: 0.01 * (-1) ** seed for seed in range(20)}
-    sweep = make(tmp_path, space=choices(("sgd", "sam", "s2sam"), ("none",)))
+    sweep = make(tmp_path, ranges=choices(("sgd", "sam", "s2sam"), ("none",)))
     means = {"sgd": 0.9, "sam": 0.89, "s2sam": 0.2}
     _, proposals = play(sweep, lambda config: means[config.optimizer] + noise[config.seed])
     seeds = [[p.config.seed for p in proposals if p.phase == "confirm" and p.config.optimizer == o] for o in means]
@@ -95,8 +93,10 @@ def test_a_clearly_beaten_combination_gives_its_seeds_to_the_others(tmp_path, pl
     assert statistics.fmean(noise[seed] for seed in (2, 3)) == 0
 
 
-def test_the_best_combinations_and_every_baseline_are_confirmed_where_that_is_asked(tmp_path, play):
-    sweep = make(tmp_path, space={**make(tmp_path).space, **choices(("sgd", "adamw"), ("none", "wcr"))}, num_confirm=1)
+def test_the_best_arms_and_every_baseline_are_confirmed_where_that_is_asked(tmp_path, play):
+    sweep = make(
+        tmp_path, ranges={**make(tmp_path).search.ranges, **choices(("sgd", "adamw"), ("none", "wcr"))}, num_confirm=1
+    )
     _, proposals = play(sweep, lambda config: 0.5 + 0.1 * (config.regularizer == "wcr") + 0.1 * (config.lam == 1e-5))
     arms = {p.arm for p in proposals if p.phase == "confirm"}
     assert len(arms) == 3
@@ -105,7 +105,7 @@ def test_the_best_combinations_and_every_baseline_are_confirmed_where_that_is_as
     assert {p.phase for p in proposals} == {"search"}
 
 
-def test_a_combination_without_a_finished_configuration_is_not_confirmed(tmp_path, play):
+def test_a_arm_without_a_finished_configuration_is_not_confirmed(tmp_path, play):
     phases, proposals = play(make(tmp_path), lambda config: float("nan") if config.regularizer == "wcr" else 0.9)
     assert {p.arm for p in proposals if p.phase == "confirm"} == {"sgd + none"}
     assert phases.complete()
@@ -114,11 +114,11 @@ def test_a_combination_without_a_finished_configuration_is_not_confirmed(tmp_pat
 def test_values_of_the_nearest_setting_come_first(recorder, tmp_path, monkeypatch):
     recorder.trial((0.9, 0.8), lam=1e-6, max_epochs=9)
     recorder.trial((0.9, 0.7), lam=1e-5, rho=0.2, max_epochs=1)
-    sweep = make(tmp_path / "runs", space=small_cnn.SPACE, target_sparsity=0.9, batch_size=8, name="new")
-    points = known_elsewhere(sweep)
+    sweep = make(tmp_path / "runs", ranges=small_cnn.SEARCH_SPACE.ranges, target_sparsity=0.9, batch_size=8, name="new")
+    points = points_from_other_sweeps(sweep)
     assert points["sam + wcr"] == [
         {"lam": 1e-5, "opt/rho": 0.2, "opt/lr": 0.1},  # of one epoch, as this sweep's
         {"lam": 1e-6, "opt/rho": 0.1, "opt/lr": 0.1},
     ]
-    assert known_elsewhere(make(tmp_path / "runs", target_sparsity=0.5, name="new")) == {}
-    assert phases.best(tmp_path / "runs", skip_sweep="toy") == []
+    assert points_from_other_sweeps(make(tmp_path / "runs", target_sparsity=0.5, name="new")) == {}
+    assert best(tmp_path / "runs", skip_sweep="toy") == []

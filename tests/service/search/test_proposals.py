@@ -1,7 +1,6 @@
 import hashlib
 import math
 import random
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -10,17 +9,9 @@ from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 from optuna.trial import TrialState
 
-from service.search.proposals import (
-    FINISHED,
-    Arm,
-    Search,
-    TuneSearcher,
-    from_unit,
-    lag,
-    make_arms,
-    open_storage,
-    resolve,
-)
+from service.search.proposals import Next, Proposal, Search, from_unit, num_pending, open_storage
+from service.search.space import make_arms
+from tests.service._sweeps import make
 from trainables.config import TrialConfig
 
 SPACE = {
@@ -29,7 +20,7 @@ SPACE = {
     "lam": {"regularizer": {"wcr": Float(1e-6, 1e-3, log=True)}},
     "opt/rho": {"optimizer": {"sam": Float(0.05, 1.0, log=True), "s2sam": Float(0.1, 0.2)}},
 }
-KNOWN = {"lam": {"regularizer": {"wcr": 1e-5}}, "opt/rho": {"optimizer": {"sam": 0.5}}}
+INITIAL_POINTS = {"lam": {"regularizer": {"wcr": 1e-5}}, "opt/rho": {"optimizer": {"sam": 0.5}}}
 
 
 def make_config(choices, params):
@@ -53,18 +44,18 @@ def score(config):
 
 
 class Run:
-    """A sweep without training: outcomes as the records would give them."""
+    """A sweep without training: values as the records would give them."""
 
     def __init__(self, storage, num_trials=5, **more):
-        self.outcomes = more.pop("outcomes", {})
+        self.values = more.pop("values", {})
         self.search = Search(
             "toy",
-            make_arms(SPACE, KNOWN, more.pop("choices", {})),
+            make_arms(make(ranges=SPACE, initial_points=INITIAL_POINTS, **more.pop("choices", {}))),
             storage=storage,
             num_trials=num_trials,
             seed=3,
             make_config=make_config,
-            outcome=self.outcomes.get,
+            value_of=self.values.get,
             **more,
         )
 
@@ -72,63 +63,30 @@ class Run:
         """Up to `parallel` trials at once, ended in any order; returns the proposals in the order of their numbers."""
         proposals, running = [], []
         while True:
-            proposal = self.search.next() if len(running) < parallel and len(proposals) < most else None
-            if proposal is not None and proposal is not FINISHED:
+            proposal = self.search.next() if len(running) < parallel and len(proposals) < most else Next.WAIT
+            if isinstance(proposal, Proposal):
                 proposals.append(proposal)
                 running.append(proposal)
                 continue
             if not running:
                 break
             ended = running.pop(shuffle.randrange(len(running)) if shuffle else 0)
-            self.outcomes[ended.config.key] = score(ended.config)
+            self.values[ended.config.key] = score(ended.config)
         return sorted(proposals, key=lambda p: p.number)
 
 
-def test_arms_have_only_the_parameters_that_exist_beside_their_choices():
-    arms = {arm.name: arm for arm in make_arms(SPACE, KNOWN, {})}
-    assert list(arms) == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
-    assert {name: sorted(arm.space) for name, arm in arms.items()} == {
-        "sgd + none": [],
-        "sgd + wcr": ["lam"],
-        "sam + none": ["opt/rho"],
-        "sam + wcr": ["lam", "opt/rho"],
-    }
-    assert arms["sam + wcr"].known == {"lam": 1e-5, "opt/rho": 0.5}
-
-
-def test_a_trial_whose_parameters_a_kill_cut_off_gets_the_same_ones(tmp_path):
-    """The study's file gets a line for the trial and then one a parameter: a kill may fall between them."""
+def test_a_proposal_is_added_to_the_study_whole(tmp_path, monkeypatch):
+    """A process that is killed before its study has the whole proposal makes the same proposal again."""
     whole = {p.number: p.config.key for p in Run(optuna.storages.InMemoryStorage(), 10).finish()}
     killed = Run(open_storage(tmp_path / "study.log"), 10)
     killed.finish(most=20)
-    killed.search._tell()
-    for study in killed.search.studies:
-        study.ask()  # and no parameter
-    rest = Run(open_storage(tmp_path / "study.log"), 10, outcomes=killed.outcomes).finish()
+    size = (tmp_path / "study.log").stat().st_size
+    killed.search.next()
+    text = (tmp_path / "study.log").read_bytes()
+    assert text[size:].count(b"\n") <= 2  # one operation for the proposal, at most one for an earlier result
+    (tmp_path / "study.log").write_bytes(text[:size])
+    rest = Run(open_storage(tmp_path / "study.log"), 10, values=killed.values).finish()
     assert {p.number: p.config.key for p in rest} == dict(list(whole.items())[20:])
-
-
-def test_a_choice_that_exists_beside_another_makes_arms_there_alone():
-    space = {
-        "pruning_schedule": Categorical(("imp", "concave_mask")),
-        "reg/r": {"pruning_schedule": {"concave_mask": Categorical(("log", "l1"))}},
-        "lam": {"reg/r": {"log": Float(1e-4, 1e-2), "l1": Float(1e-3, 1e-1)}},
-    }
-    arms = {arm.name: arm for arm in make_arms(space, {"lam": {"reg/r": {"l1": 0.01}}}, {"optimizer": ("sgd",)})}
-    assert list(arms) == ["imp + sgd", "concave_mask + log + sgd", "concave_mask + l1 + sgd"]
-    assert arms["imp + sgd"].space == {}
-    assert arms["concave_mask + l1 + sgd"].choices == {
-        "pruning_schedule": "concave_mask",
-        "reg/r": "l1",
-        "optimizer": "sgd",
-    }
-    assert arms["concave_mask + l1 + sgd"].space["lam"].high == 0.1
-    assert [arm.known for arm in arms.values()] == [{}, {}, {"lam": 0.01}]
-
-
-def test_each_optimizer_has_its_own_range():
-    (arm,) = make_arms(SPACE, KNOWN, {"optimizer": ["s2sam"], "regularizer": ["none"]})
-    assert arm == Arm({"optimizer": "s2sam", "regularizer": "none"}, {"opt/rho": Float(0.1, 0.2)}, {})
 
 
 @pytest.mark.parametrize(
@@ -145,19 +103,7 @@ def test_unit_interval_maps_onto_a_range(u, dist, expected):
     assert from_unit(u, dist) == (expected if isinstance(expected, str) else pytest.approx(expected))
 
 
-def test_a_conditional_value_may_be_conditional_itself():
-    rule = {"regularizer": {"l1": {"optimizer": {"sgd": 1.0, "sam": 2.0}}, "wcr": 3.0}}
-    for regularizer, optimizer, expected in (
-        ("l1", "sgd", 1.0),
-        ("l1", "sam", 2.0),
-        ("l1", "sfw", None),
-        ("wcr", "sam", 3.0),
-        ("none", "sgd", None),
-    ):
-        assert resolve(rule, {"regularizer": regularizer, "optimizer": optimizer}) == expected
-
-
-def test_every_arm_gets_the_same_number_and_the_known_values_come_first():
+def test_every_arm_gets_the_same_number_and_the_initial_points_come_first():
     proposals = Run(optuna.storages.InMemoryStorage(), num_trials=4).finish()
     counts = {name: sum(p.arm == name for p in proposals) for name in ("sgd + none", "sgd + wcr", "sam + wcr")}
     assert counts == {"sgd + none": 1, "sgd + wcr": 4, "sam + wcr": 4}  # nothing to search: one trial says it all
@@ -185,8 +131,8 @@ def test_the_same_trials_whatever_ends_first(parallel):
     ("num_parallel", "num_arms", "expected"), [(1, 1, 1), (1, 4, 1), (2, 1, 3), (8, 1, 12), (9, 3, 4)]
 )
 def test_as_many_trials_of_an_arm_as_fall_to_it_and_half_as_many_again(num_parallel, num_arms, expected):
-    assert lag(num_parallel, num_arms) == expected
-    assert num_parallel == 1 or lag(num_parallel, num_arms) > num_parallel / num_arms  # one is always at hand
+    assert num_pending(num_parallel, num_arms) == expected
+    assert num_parallel == 1 or num_pending(num_parallel, num_arms) > num_parallel / num_arms  # one is always at hand
 
 
 def test_more_workers_than_arms_make_the_same_trials_in_any_order():
@@ -196,24 +142,24 @@ def test_more_workers_than_arms_make_the_same_trials_in_any_order():
     assert len(set(keys[0])) == 40  # 1 + 3 x 13
 
 
-def test_others_go_on_beside_a_slow_trial_as_far_as_the_lag_allows():
-    """One arm on two workers: while one trial goes on, the other worker makes two more, as the lag of three allows."""
+def test_others_go_on_beside_a_slow_trial_as_far_as_num_pending_allows():
+    """One arm on two workers: while one trial goes on, the other worker makes two more, as three pending trials allow."""
     run = Run(
         optuna.storages.InMemoryStorage(), 40, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
     )
     for _ in range(8):  # past the points that need no results
         proposal = run.search.next()
-        run.outcomes[proposal.config.key] = score(proposal.config)
+        run.values[proposal.config.key] = score(proposal.config)
     slow = run.search.next()
     for _ in range(2):
         quick = run.search.next()
-        run.outcomes[quick.config.key] = score(quick.config)
-    assert run.search.next() is None
-    run.outcomes[slow.config.key] = score(slow.config)
+        run.values[quick.config.key] = score(quick.config)
+    assert run.search.next() is Next.WAIT
+    run.values[slow.config.key] = score(slow.config)
     assert run.search.next().number == 11
 
 
-def test_a_proposal_sees_the_results_that_its_lag_allows_and_no_others():
+def test_a_proposal_sees_the_results_that_num_pending_allows_and_no_others():
     """By hand: Optuna's TPE, with the same seed, on a study that has these trials alone."""
     run = Run(
         optuna.storages.InMemoryStorage(), 12, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
@@ -231,15 +177,15 @@ def test_a_proposal_sees_the_results_that_its_lag_allows_and_no_others():
 
 def test_a_killed_search_goes_on_with_the_same_trials(tmp_path):
     reference = [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 10).finish()]
-    outcomes, proposals = {}, {}
+    values, proposals = {}, {}
     for attempt in range(12):  # each process launches three, two of which end before it is killed
-        run = Run(open_storage(tmp_path / "study.log"), 10, outcomes=outcomes)
-        launched = [p for p in (run.search.next() for _ in range(3)) if p is not None and p is not FINISHED]
+        run = Run(open_storage(tmp_path / "study.log"), 10, values=values)
+        launched = [p for p in (run.search.next() for _ in range(3)) if isinstance(p, Proposal)]
         for proposal in launched:
             proposals[proposal.number] = proposal.config.key
         for proposal in random.Random(attempt).sample(launched, min(2, len(launched))):
-            outcomes[proposal.config.key] = score(proposal.config)
-    for proposal in Run(open_storage(tmp_path / "study.log"), 10, outcomes=outcomes).finish():
+            values[proposal.config.key] = score(proposal.config)
+    for proposal in Run(open_storage(tmp_path / "study.log"), 10, values=values).finish():
         proposals[proposal.number] = proposal.config.key
     assert [proposals[number] for number in range(31)] == reference
 
@@ -247,10 +193,10 @@ def test_a_killed_search_goes_on_with_the_same_trials(tmp_path):
 def test_studies_say_what_the_records_say_and_none_is_left_running(tmp_path):
     run = Run(open_storage(tmp_path / "study.log"), 4)
     lost = []
-    while (proposal := run.search.next()) is not FINISHED:
+    while (proposal := run.search.next()) is not Next.FINISHED:
         failed = proposal.number % 5 == 1
         lost += [proposal.config.key] * failed
-        run.outcomes[proposal.config.key] = math.nan if failed else score(proposal.config)
+        run.values[proposal.config.key] = math.nan if failed else score(proposal.config)
     states = [t.state for study in run.search.studies for t in study.get_trials()]
     assert states.count(TrialState.FAIL) == len(lost) == 3
     assert states.count(TrialState.COMPLETE) == 10
@@ -260,7 +206,7 @@ def test_studies_say_what_the_records_say_and_none_is_left_running(tmp_path):
 def test_a_larger_budget_keeps_the_trials_there_are(tmp_path):
     first = Run(open_storage(tmp_path / "study.log"), 3)
     before = [p.config.key for p in first.finish()]
-    second = Run(open_storage(tmp_path / "study.log"), 5, outcomes=first.outcomes)
+    second = Run(open_storage(tmp_path / "study.log"), 5, values=first.values)
     after = [p.config.key for p in second.finish()]
     assert not set(before) & set(after)
     assert before + after == [p.config.key for p in Run(optuna.storages.InMemoryStorage(), 5).finish()]
@@ -270,7 +216,7 @@ def test_values_from_elsewhere_come_first_moved_into_the_range():
     first = {"sam + wcr": [{"lam": 5e-2, "opt/rho": 0.3}, {"lam": 1e-5, "opt/rho": 0.5}]}
     proposals = Run(optuna.storages.InMemoryStorage(), 4, first=first).finish()
     tried = [(p.config.lam, p.config.opt["rho"]) for p in proposals if p.arm == "sam + wcr"]
-    assert tried[:2] == [(1e-3, 0.3), (1e-5, 0.5)]  # the second equals the known values: tried once
+    assert tried[:2] == [(1e-3, 0.3), (1e-5, 0.5)]  # the second equals the initial point: tried once
     assert len(set(tried)) == len(tried)
 
 
@@ -278,39 +224,31 @@ def test_a_search_waits_for_the_results_it_depends_on():
     run = Run(optuna.storages.InMemoryStorage(), 5)
     launched = [run.search.next() for _ in range(14)]
     assert [p.arm for p in launched[:4]] == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
-    assert all(launched[:13])
-    assert launched[13] is None  # TPE begins, one trial at a time, with every arm's fifth
+    assert all(isinstance(p, Proposal) for p in launched[:13])
+    assert launched[13] is Next.WAIT  # TPE begins, one trial at a time, with every arm's fifth
     *others, last = (p for p in launched[:13] if p.arm == "sgd + wcr")
-    run.outcomes |= {p.config.key: score(p.config) for p in others}
-    assert run.search.next() is None
-    run.outcomes[last.config.key] = score(last.config)
+    run.values |= {p.config.key: score(p.config) for p in others}
+    assert run.search.next() is Next.WAIT
+    run.values[last.config.key] = score(last.config)
     assert run.search.next().arm == "sgd + wcr"
 
 
 def test_a_larger_budget_on_several_workers_makes_the_trials_of_one_that_was_so_large_at_once(tmp_path):
     first = Run(open_storage(tmp_path / "study.log"), 7, num_parallel=6)
     before = [p.config.key for p in first.finish(6, random.Random(1))]
-    second = Run(open_storage(tmp_path / "study.log"), 13, num_parallel=6, outcomes=first.outcomes)
+    second = Run(open_storage(tmp_path / "study.log"), 13, num_parallel=6, values=first.values)
     after = [p.config.key for p in second.finish(6, random.Random(2))]
     at_once = Run(optuna.storages.InMemoryStorage(), 13, num_parallel=6).finish(6, random.Random(3))
     assert before + after == [p.config.key for p in at_once]
-
-
-def test_the_tune_searcher_pickles_to_nothing_and_stops_when_told():
-    import pickle
-
-    searcher = TuneSearcher(SimpleNamespace(next=lambda: FINISHED), metric="acc_pruned")
-    assert pickle.loads(pickle.dumps(searcher)).__dict__ == {}
-    assert searcher.suggest("0") == FINISHED
 
 
 def test_every_configuration_is_repeated_with_the_same_seeds_and_told_as_their_mean():
     run = Run(optuna.storages.InMemoryStorage(), 3, num_seeds=3, choices={"regularizer": ["wcr"]})
     values = iter(range(100))
     keys = {}
-    while (proposal := run.search.next()) is not FINISHED:
+    while (proposal := run.search.next()) is not Next.FINISHED:
         config = proposal.config
-        run.outcomes[config.key] = float(next(values))
+        run.values[config.key] = float(next(values))
         keys.setdefault((proposal.arm, config.lam, config.opt.get("rho")), []).append(config)
     assert len(keys) == 2 * 3
     assert all([config.seed for config in configs] == [0, 1, 2] for configs in keys.values())
@@ -318,14 +256,14 @@ def test_every_configuration_is_repeated_with_the_same_seeds_and_told_as_their_m
         for trial in study.get_trials():
             name = study.study_name.removeprefix("toy: ")
             configs = keys[name, trial.params["lam"], trial.params.get("opt/rho")]
-            assert trial.value == sum(run.outcomes[config.key] for config in configs) / 3
+            assert trial.value == sum(run.values[config.key] for config in configs) / 3
 
 
 def test_a_configuration_that_fails_on_one_seed_has_failed():
     run = Run(optuna.storages.InMemoryStorage(), 1, num_seeds=2, choices={"optimizer": ["sgd"], "regularizer": ["wcr"]})
     for value in (0.9, math.nan):
-        run.outcomes[run.search.next().config.key] = value
-    assert run.search.next() is FINISHED
+        run.values[run.search.next().config.key] = value
+    assert run.search.next() is Next.FINISHED
     assert [t.state for t in run.search.studies[0].get_trials()] == [TrialState.FAIL]
 
 
