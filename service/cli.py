@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 
 import sparsity
 from service.process import prepare_process, typed_command
@@ -24,7 +25,7 @@ __all__ = ["fail", "main"]
 
 # Every option, in the order of `--help`. What most people need comes first.
 PANELS = {
-    "Most used": (
+    "Options": (
         *("dataset", "architecture", "optimizer", "regularizer", "lam", "rho", "target_sparsity", "max_epochs"),
         *("num_trials", "runs"),
     ),
@@ -67,8 +68,9 @@ def main(sweep: SweepSpec, arguments: Sequence[str] | None = None) -> None:
     """
     prepare_process()
     atexit.register(end_quickly)
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(help=inspect.getdoc(sys.modules["__main__"]) or sweep.name)(make_command(sweep))
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    paragraphs = (inspect.getdoc(sys.modules["__main__"]) or sweep.name).split("\n\n")
+    app.command(help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))(make_command(sweep))
     app(args=list(arguments) if arguments is not None else None)
 
 
@@ -168,6 +170,8 @@ def option_type(annotation: Any) -> tuple[Any, bool]:
 
 
 def metavar_of(name: str, field: FieldInfo, kind: Any) -> str | None:
+    if kind is bool:
+        return ""
     if name in ARGUMENT_GROUPS:
         return "KEY=VALUE"
     if name in CHOICES or name == "name":
@@ -178,15 +182,14 @@ def metavar_of(name: str, field: FieldInfo, kind: Any) -> str | None:
 
 
 def help_of(name: str, field: FieldInfo, default: Any, repeatable: bool) -> str:
-    """Description, whether it is repeatable, choices, and the sweep's own value."""
+    """Description, choices, whether it is repeatable, and the sweep's own value."""
+    shown = show(default)
     parts = [str(field.description)]
-    if repeatable:
-        parts.append("repeatable")
     if name in CHOICES:
         parts.append(f"one of {', '.join(sparsity.choices(CHOICES[name]))}")
-    text = "; ".join(parts)
-    shown = show(default)
-    return f"{text} [{shown}]" if shown else text
+    if repeatable:
+        parts.append("repeatable")
+    return escape("; ".join(parts) + (f" [{shown}]" if shown else ""))
 
 
 def show(default: Any) -> str:
