@@ -6,7 +6,7 @@ from typing import Any
 
 from service.process import prepare_process
 from service.spec import SweepSpec
-from sparsity_sweeps import check_libraries, check_working_folder
+from sparsity_sweeps import check_working_folder
 
 __all__ = ["Sweep"]
 
@@ -35,7 +35,6 @@ class Sweep(SweepSpec):
             KeyboardInterrupt: After a clean stop. The next call continues.
         """
         prepare_process()
-        check_libraries()
         check_working_folder()
         gc.disable()  # imported objects stay alive: searching them for garbage takes half a second
         try:

@@ -1,7 +1,7 @@
-"""The `sweeps` command, and checks of the platform and of the packages that are imported.
+"""Checks of the platform and of the packages that are imported.
 
 Other distributions (W&B's `sweeps`, PyPI's `sparsity`) install packages of the same names over ours, and a folder of
-such a name can come first on sys.path. Only this distribution uses this module's name, so its checks run even if the
+such a name can come first on sys.path. Only this distribution uses this package's name, so its checks run even if the
 packages were replaced. Importing it runs the checks; a script that fails one ends with a one-line error.
 """
 
@@ -12,13 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["UnfitEnvironmentError", "check_libraries", "check_working_folder", "main"]
+__all__ = ["PACKAGES", "UnfitEnvironmentError", "check_working_folder"]
 
 DISTRIBUTION = "sparsity-sweeps"
 PACKAGES = ("sparsity", "trainables", "search_spaces", "service", "sweeps")
 MARK = f'__distribution__ = "{DISTRIBUTION}"'  # in the __init__.py of each
 TRAINED_WITH = PACKAGES[:2]  # the packages that Ray's workers import
-PRIVATE_PLACES = ("ray", "optuna")  # libraries whose private APIs we use; pyproject.toml bounds their versions
 
 
 class UnfitEnvironmentError(ImportError):
@@ -64,45 +63,18 @@ def check_working_folder() -> None:
             )
 
 
-def check_libraries() -> None:
-    """Raise ValueError if a library whose private APIs we use is outside its bounds in pyproject.toml."""
-    from packaging.requirements import Requirement
-
-    try:
-        required = metadata.requires(DISTRIBUTION) or ()
-    except metadata.PackageNotFoundError:  # the source is used without an installation
-        return
-    for line in required:
-        requirement = Requirement(line)
-        if requirement.marker or requirement.name not in PRIVATE_PLACES:
-            continue
-        version = metadata.version(requirement.name)
-        if not requirement.specifier.contains(version, prereleases=True):
-            raise ValueError(
-                f"{requirement.name}: must be {requirement.specifier} (private places of it are used), got {version}: "
-                f"pip install '{requirement.name}{requirement.specifier}'"
-            )
-
-
 def remedy(name: str, found: Path) -> str:
     """What to do about a package of that name that is not ours."""
     for other in set(metadata.packages_distributions().get(name, ())) - {DISTRIBUTION}:
         if Path(str(metadata.distribution(other).locate_file(name))) == found.parent:
             return f"pip uninstall {other}, then {reinstall()}"
-    if found.parents[1] == Path(__file__).parent:
+    if found.parents[1] == Path(__file__).parents[1]:
         return reinstall()
     return "keep it off sys.path: start in another folder, or with `sweeps` or `python -P`, and look at PYTHONPATH"
 
 
 def reinstall() -> str:
     return f"install {DISTRIBUTION} again with pip's --force-reinstall --no-deps"
-
-
-def main() -> None:
-    """The `sweeps` command: like `python -m sweeps`, but without the working folder on sys.path."""
-    from service.commands import app
-
-    app()
 
 
 def show_in_one_line(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
