@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import sparsity
+from service.search.space import choose, make_arms, make_config
 from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
 from sweeps.digits_methods import SWEEP
 from trainables.config import TrialConfig
@@ -160,9 +161,8 @@ def rounded(value: float) -> float:
 @functools.cache
 def initial_config(optimizer: str, regularizer: str) -> TrialConfig:
     """The arm's initial point in its search space."""
-    chosen = SWEEP.model_copy(update={"optimizer": (optimizer,), "regularizer": (regularizer,)})
-    (arm,) = chosen.arms()
-    return chosen.trial_config(arm.choices, arm.known)
+    (arm,) = make_arms(choose(SWEEP, optimizer=(optimizer,), regularizer=(regularizer,)))
+    return make_config(SWEEP, arm.choices, arm.initial_point)
 
 
 def training_jobs(arms: Mapping[tuple[str, str], TrialConfig], seeds: Sequence[int]) -> Iterator[TrainingJob]:

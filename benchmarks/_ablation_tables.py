@@ -25,7 +25,7 @@ Values = dict[int, float]  # by seed
 Comparisons = list[tuple[str, Values, Values]]  # what is compared, ours, theirs
 
 ALPHA = 0.05
-TARGET = f"{SWEEP.target_sparsity:g}"
+TARGET = f"{SWEEP.trial.target_sparsity:g}"
 SCOPE_TITLES = {"global": "global", "min_kept": f"global, {trainings.MIN_KEPT} kept", "uniform": "uniform"}
 # V of ResNet-18 on CIFAR-10 by lam, from table 9 of the WCR paper (arXiv 2511.14282).
 PAPER_V = {

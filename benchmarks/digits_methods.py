@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from benchmarks._measure import RESULTS
 from service.records.events import EventLog
 from service.records.state import Records, TrialRecord
+from service.search.space import make_arms
 from service.statistics import compare, holm, interval_of_mean
 from service.views.figures import COLOURS, label_levels, sparsity_axes
 from service.views.tables import by_arm, number
@@ -28,7 +29,7 @@ SWEEP = digits_methods.SWEEP
 PAGE = Path(__file__).parents[1] / "docs" / "methods-on-digits.md"
 START = "<!-- study: written by python -m benchmarks.digits_methods -->"
 END = "<!-- study end -->"
-KEPT_EVENTS = ("sweep", "plan", "start", "end")
+KEPT_EVENTS = ("sweep", "search_state", "start", "end")
 ALPHA = 0.05
 
 # Planned before the first trial; see "What was planned" on the page.
@@ -87,7 +88,7 @@ def with_interval(found: Sequence[float]) -> str:
 
 
 def method_table(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequence[float]) -> str:
-    target = SWEEP.target_sparsity
+    target = SWEEP.trial.target_sparsity
     header = ["optimizer", "regularizer", "lam", "rho", "lr", "weight decay", "n", *(f"{level:g}" for level in levels)]
     rows = []
     ordered = sorted(arms.items(), key=lambda item: -statistics.fmean(t.at(target, "acc") or 0.0 for t in item[1]))
@@ -102,7 +103,7 @@ def method_table(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequenc
 
 def comparison_table(arms: dict[tuple[str, str], list[TrialRecord]]) -> str:
     """The planned comparisons at the target sparsity, with Holm's correction over all of them."""
-    target, found = SWEEP.target_sparsity, []
+    target, found = SWEEP.trial.target_sparsity, []
     for ours, theirs in PLANNED:
         if (
             ours in arms
@@ -135,7 +136,7 @@ def budget(records: Records) -> str:
     search = sum(trial.phase == "search" for trial in trials)
     hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
     failed = [trial for trial in trials if trial.status != "finished"]
-    planned = len(SWEEP.arms()) * (SWEEP.num_trials * SWEEP.num_search_seeds + SWEEP.num_seeds)
+    planned = len(make_arms(SWEEP)) * (SWEEP.num_trials * SWEEP.num_search_seeds + SWEEP.num_seeds)
     state = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
     return (
         f"{state}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for "
@@ -172,15 +173,15 @@ def draw(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequence[float]
 def section(records: Records) -> str:
     """The generated part of the page."""
     arms = confirmed(records)
-    levels = sorted({0.0, *SWEEP.sparsities, SWEEP.target_sparsity})
+    levels = sorted({0.0, *SWEEP.trial.sparsities, SWEEP.trial.target_sparsity})
     parts = [budget(records)]
     if arms:
         parts += [
             f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, ordered by validation accuracy "
-            f"at {SWEEP.target_sparsity:g}.",
+            f"at {SWEEP.trial.target_sparsity:g}.",
             method_table(arms, levels),
             "![test accuracy against sparsity, a panel for each optimizer](methods-on-digits.png)",
-            f"The planned comparisons: paired differences of test accuracy at {SWEEP.target_sparsity:g}.",
+            f"The planned comparisons: paired differences of test accuracy at {SWEEP.trial.target_sparsity:g}.",
             comparison_table(arms),
         ]
     return "\n\n".join(parts)
@@ -192,7 +193,7 @@ def write(folder: Path) -> None:
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{START}\n\n{section(records)}\n\n{END}{after}")
     if arms := confirmed(records):
-        levels = sorted({0.0, *SWEEP.sparsities, SWEEP.target_sparsity})
+        levels = sorted({0.0, *SWEEP.trial.sparsities, SWEEP.trial.target_sparsity})
         draw(arms, levels).savefig(PAGE.with_suffix(".png"), dpi=110)
 
 

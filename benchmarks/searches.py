@@ -1,10 +1,13 @@
-"""How busy a search keeps its workers, and what it finds: `python -m benchmarks.searches`. Simulated; a minute.
+"""How busy a search keeps its workers, and what it finds: `python -m benchmarks.searches`, a minute.
 
-One arm of lam and rho, whose trials take 0.8 to 1.2 units of time, every tenth 0.4 of that (they diverge), and give a
-smooth function of both with a noise of 0.01, whose best value, 1, lies elsewhere in each of 40 searches. Beside the
-rule of `service.search.proposals.lag`: no trial ahead of the workers, twice the rule's, and Optuna's TPE as one would run it
-by hand, which sees whatever has ended, so that its trials depend on who was first.
-The numbers go to benchmarks/results/DATE-searches.json, where docs/performance.md has its table from.
+The trials are simulated. One arm searches lam and rho in 40 searches. A trial takes 0.8 to 1.2 units of time; every
+tenth diverges after 0.4 of that. Its value is a smooth function of lam and rho with a noise of 0.01. The best value is 1,
+at another place in each search.
+
+Four rules are compared: the one of `service.search.proposals.num_pending`; no configuration ahead of the workers; twice
+as many as the rule; and Optuna's TPE on its own, which uses every result that there is, so that its trials depend on
+which trial ended first. The numbers are written to benchmarks/results/DATE-searches.json, which the table in
+docs/performance.md is made from.
 """
 
 import argparse
@@ -22,7 +25,8 @@ import optuna
 from optuna.distributions import FloatDistribution
 
 from benchmarks._measure import RESULTS
-from service.search.proposals import FINISHED, Arm, Search, lag
+from service.search.proposals import Next, Proposal, Search, num_pending
+from service.search.space import Arm
 from trainables.config import TrialConfig
 
 __all__ = ["optuna_by_hand", "ours", "simulate"]
@@ -35,7 +39,7 @@ Params = dict[str, float]
 
 
 class Task:
-    """What a trial at (lam, rho) takes and gives, in the search `seed`."""
+    """The time and the value of a trial at (lam, rho), in the search `seed`."""
 
     def __init__(self, seed: int):
         self._rng = np.random.default_rng(seed)
@@ -50,7 +54,7 @@ class Task:
 
 
 def simulate(task: Task, search: Iterator[Params | None], tell: Callable[[Params, float], None], num_workers: int):
-    """(share of the workers' time that is spent in trials, best value). search: None where it waits for a result."""
+    """(share of the workers' time spent in trials, best value). `search` yields None while it waits for a result."""
     now, busy, values = 0.0, 0.0, []
     running: list[tuple[float, int, Params, float]] = []
     while True:
@@ -66,7 +70,7 @@ def simulate(task: Task, search: Iterator[Params | None], tell: Callable[[Params
 
 
 def ours(seed: int, num_trials: int, num_workers: int, ahead: int):
-    """`Search`, with this lag: (proposals, tell) for `simulate`."""
+    """`Search` with `ahead` pending configurations: (proposals, tell) for `simulate`."""
     values: dict[str, float] = {}
     keys: dict[tuple[float, float], str] = {}
 
@@ -90,14 +94,14 @@ def ours(seed: int, num_trials: int, num_workers: int, ahead: int):
         num_trials=num_trials,
         seed=seed,
         make_config=config,
-        outcome=values.get,
+        value_of=values.get,
         num_parallel=num_workers,
     )
-    search.lag = ahead
+    search.num_pending = ahead
 
     def proposals() -> Iterator[Params | None]:
-        while (proposal := search.next()) is not FINISHED:
-            if proposal is None:
+        while (proposal := search.next()) is not Next.FINISHED:
+            if not isinstance(proposal, Proposal):
                 yield None
                 continue
             params = {"lam": proposal.config.lam, "opt/rho": proposal.config.opt["rho"]}
@@ -129,7 +133,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "num_searches": NUM_SEARCHES, "results": {}}
     for num_trials, num_workers in SIZES:
-        rule = lag(num_workers, 1)
+        rule = num_pending(num_workers, 1)
         sizes = {"num_trials": num_trials, "num_workers": num_workers}
         variants: dict[str, Callable[[int], Any]] = {
             "the rule": functools.partial(ours, **sizes, ahead=rule),

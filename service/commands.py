@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from service.process import default_runs, prepare_process, this_python
-from service.spec import fail
+from service.cli import fail
 from trainables.config import expanded
 
 
@@ -24,7 +24,7 @@ def expand_runs(runs: Path) -> Path:
         fail(error)
 
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 Runs = Annotated[
     Path,
     typer.Option(help="folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs", callback=expand_runs),

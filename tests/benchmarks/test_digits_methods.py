@@ -8,6 +8,7 @@ import pytest
 from benchmarks import digits_methods as study
 from service.records.state import Records
 from service.views.tables import summarize
+from tests.service._sweeps import changed
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def fill(recorder, num_seeds=7):
 
 @pytest.fixture
 def at_090(monkeypatch):
-    monkeypatch.setattr(study, "SWEEP", study.SWEEP.model_copy(update={"target_sparsity": 0.9, "sparsities": ()}))
+    monkeypatch.setattr(study, "SWEEP", changed(study.SWEEP, target_sparsity=0.9, sparsities=()))
 
 
 def test_records_go_on_from_the_committed_ones(recorder, results, tmp_path, at_090):

@@ -40,7 +40,7 @@ def test_no_worker_starts(runs, environment_row):
     )
     broken.chmod(0o755)
     code = (
-        f"import sys, runpy; from service.cluster import start; start.START_TIMEOUT = 40; sys.executable = {str(broken)!r}; "
+        f"import sys, runpy; from service.cluster import ray_start; ray_start.START_TIMEOUT = 40; sys.executable = {str(broken)!r}; "
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(REPOSITORY / "sweeps" / "digits.py"), "--runs", str(runs)]
