@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from service.process import default_runs, prepare_process, this_python
 from service.cli import fail
+from service.process import default_runs, prepare_process, this_python
 from trainables.config import expanded
 
 

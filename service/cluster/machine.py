@@ -109,7 +109,7 @@ def ends_promptly() -> Iterator[None]:
             if received[0] in (signal.SIGINT, signal.SIGTERM) and not over.wait(GRACE):
                 if sys.stdout.isatty():
                     os.write(1, b"\x1b[?25h")  # show the cursor, which the status line hides
-                os.write(2, b"Stopped. The same command goes on from here.\n")
+                os.write(2, b"Stopped. The same command continues from here.\n")
                 os._exit(130)
 
     watcher = threading.Thread(target=watch, name="stopped during the start?", daemon=True)
@@ -130,9 +130,9 @@ def last_log_line(session: Path) -> str:
     for name in ("raylet.out", "raylet.err"):
         with contextlib.suppress(OSError):
             lines += (session / "logs" / name).read_text(errors="replace").splitlines()
-    told = [line.strip() for line in lines if line.strip() and "(+0x" not in line]  # stack frames say nothing to a user
-    wrong = [line for line in told if re.search(r"^\[20.* [EFC] \d+ |^[^\[].*(rror:|No such|not found|denied)", line)]
-    return " ".join((wrong or told or ["(nothing)"])[-1].split())[:400]
+    shown = [line.strip() for line in lines if line.strip() and "(+0x" not in line]  # stack frames do not help a user
+    errors = [line for line in shown if re.search(r"^\[20.* [EFC] \d+ |^[^\[].*(rror:|No such|not found|denied)", line)]
+    return " ".join((errors or shown or ["(nothing)"])[-1].split())[:400]
 
 
 def _check_interpreter() -> None:

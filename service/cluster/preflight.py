@@ -1,4 +1,4 @@
-"""Before the first trial on several hosts: what would fail there, each fault in one line that says what to do."""
+"""Checks of a cluster before the first trial. Each fault is one line that says what to do."""
 
 import hashlib
 import os
@@ -14,80 +14,40 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import ray
-import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from service.records.state import without_password
-from service.tracking.shipper import MlflowCopy
+from service.cluster.hosts import alive, node_types
+from service.records.passwords import hide_passwords
+from service.tracking.mlflow_writer import MlflowWriter
 from sparsity_sweeps import PACKAGES
 
-__all__ = ["check_cluster", "may_come", "wait_for_hosts"]
+__all__ = ["check_cluster"]
 
-PROBE_TIMEOUT = 120.0  # seconds for a host that is there to answer: it imports Ray's worker, on a busy disk
-JOIN_TIMEOUT = 90.0  # seconds for the hosts of a fixed list to join: `ray up` returns before they have
-SIGHT_TIMEOUT = 15.0  # seconds until a file must be seen elsewhere: NFS looks for new ones now and then only
-
-
-# ---- what the cluster is -----------------------------------------------------------------------------------------
+PROBE_TIMEOUT = 120.0  # seconds for a host to answer: it imports Ray's worker, perhaps from a busy disk
+SIGHT_TIMEOUT = 15.0  # seconds until a file must be visible on another host: NFS caches folders
 
 
-def cluster_file() -> dict[str, Any]:
-    """The cluster file that Ray's launcher leaves on the head; empty elsewhere."""
-    path = Path("~/ray_bootstrap_config.yaml").expanduser()
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
-
-
-def node_types() -> list[dict[str, Any]]:
-    return list(cluster_file().get("available_node_types", {}).values())
-
-
-def may_come(resource: str) -> float:
-    """How much of it the autoscaler may start, as far as the cluster file says."""
-    return sum(t.get("resources", {}).get(resource, 0) * t.get("max_workers", 0) for t in node_types())
-
-
-def alive() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def wait_for_hosts(console: Console) -> None:
-    """Wait until those of the cluster file's list have joined; go on without the missing ones, and say so."""
-    provider = cluster_file().get("provider", {})
-    if provider.get("type") != "local":
-        return
-    expected = {provider["head_ip"], *provider["worker_ips"]}
-    deadline = time.monotonic() + JOIN_TIMEOUT
-    with console.status(f"Waiting for the {len(expected)} hosts of the cluster ...") as status:
-        while missing := expected - {node["NodeManagerAddress"] for node in alive()}:
-            if time.monotonic() > deadline:
-                break
-            status.update(f"Waiting for {', '.join(sorted(missing))} to join the cluster ...")
-            time.sleep(1)
-    if missing:
-        console.print(
-            f"The cluster is without {', '.join(sorted(missing))}, going on with the others. What keeps them away: "
-            "ray exec CLUSTER.yaml 'tail /tmp/ray/session_latest/logs/monitor*'",
-            style="yellow",
-            soft_wrap=True,
-        )
-
-
-# ---- what each of its hosts says ---------------------------------------------------------------------------------
+# ---- what a host answers -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a host found: whether it read the driver's file and left its own, its software, GPUs that torch sees."""
+    """What a host reports.
+
+    Args:
+        storage: What is wrong with the records' folder there; empty if nothing is.
+        num_gpus: Number of GPUs that torch finds; None if it was not asked.
+    """
 
     host: str
-    storage: str = ""  # what is wrong with it
+    storage: str = ""
     software: Mapping[str, str] = field(default_factory=dict)
     num_gpus: int | None = None
 
 
 def software() -> dict[str, str]:
-    """What must be the same everywhere: Python and the packages that decide the numbers, and our own code."""
+    """Versions that must be the same on all hosts: Python, the libraries that decide the numbers, and our own code."""
     from importlib.metadata import version
 
     code = hashlib.sha256()
@@ -107,7 +67,7 @@ def software() -> dict[str, str]:
 
 
 def answer(folder: str, token: str, count_gpus: bool) -> Answer:
-    """Run on a host."""
+    """Runs on each host: check the records' folder, and report the software."""
     host = ray.util.get_node_ip_address()
     storage = ""
     try:
@@ -142,9 +102,18 @@ def sees(path: Path, token: str, timeout: float | None = None) -> bool:
 
 
 def check_cluster(folder: Path, resources: Mapping[str, float], tracking_uri: str, console: Console) -> None:
-    """ValueError if trials that reserve `resources` and keep their files below `folder` would fail on the hosts of the
-    cluster that this process has joined, or MLflow refuses their records. A server that does not answer is no fault:
-    what it misses is sent later. Costs nothing where there is but this host."""
+    """Check that trials can run on the hosts of the joined cluster.
+
+    A tracking server that does not answer is not a fault: it gets the records later. If this host is the only one, there
+    is nothing to check.
+
+    Args:
+        folder: The sweep's folder, which every host must see.
+        resources: What a trial reserves.
+
+    Raises:
+        ValueError: For the last fault; those before it are printed.
+    """
     nodes = alive()
     fitting = [node for node in nodes if fits(node, resources)]
     here = ray.get_runtime_context().get_node_id()
@@ -169,9 +138,9 @@ def fits(node: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
 
 
 def room_faults(nodes: list[dict[str, Any]], resources: Mapping[str, float]) -> list[str]:
-    """Why no host, present or to come, has what a trial reserves."""
+    """Why no host, present or expected, can run a trial."""
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):
-        return []  # what may come is for its operator to know
+        return []  # its operator decides which hosts it starts
     faults = []
     hosts = [node["Resources"] for node in nodes] + [t.get("resources", {}) for t in node_types()]
     for name, amount in resources.items():
@@ -186,18 +155,18 @@ def room_faults(nodes: list[dict[str, Any]], resources: Mapping[str, float]) -> 
 
 
 def tracking_faults(folder: Path, uri: str, console: Console) -> list[str]:
-    """Why MLflow's server refuses what will be sent: found by sending it something, as /health says yes to all."""
+    """Why MLflow's server refuses records. The sweep's run is created for it, because /health accepts everyone."""
     if not uri.startswith("http"):
         return []
     try:
-        with console.status(f"Asking MLflow at {without_password(uri)} ..."):
-            MlflowCopy(folder, uri)
+        with console.status(f"Asking MLflow at {hide_passwords(uri)} ..."):
+            MlflowWriter(folder, uri)
     except Exception as error:
-        text, shown = without_password(" ".join(str(error).split())), without_password(uri)
-        if "failed with error code" not in text and not hasattr(error, "json"):  # no HTTP answer, as MLflow words it
+        text, shown = hide_passwords(" ".join(str(error).split())), hide_passwords(uri)
+        if "failed with error code" not in text and not hasattr(error, "json"):  # not an HTTP answer
             console.print(
-                f"MLflow at {shown} does not answer: the journal keeps everything, and it is tried again. Start it "
-                "with clusters/mlflow.sh, or see to MLFLOW_TRACKING_URI",
+                f"MLflow at {shown} does not answer. The records are kept and sent later. Start it with "
+                "clusters/mlflow.sh, or correct MLFLOW_TRACKING_URI",
                 style="yellow",
                 soft_wrap=True,
             )
@@ -208,13 +177,13 @@ def tracking_faults(folder: Path, uri: str, console: Console) -> list[str]:
             name = urlsplit(uri).hostname
             hint = f"start it with MLFLOW_SERVER_ALLOWED_HOSTS='{name},{name}:*' (clusters/mlflow.sh: MLFLOW_NAMES)"
         else:
-            hint = "see to MLFLOW_TRACKING_URI, or --tracking-uri"
+            hint = "correct MLFLOW_TRACKING_URI or --tracking-uri"
         return [f"tracking server: must take this sweep's records, {shown} answers {text[:200]!r}: {hint}"]
     return []
 
 
 def ask(nodes: list[dict[str, Any]] | None, folder: Path, resources: Mapping[str, float]) -> list[str]:
-    """What is wrong on `nodes`, or, if None, on the first host that has room for a trial."""
+    """The faults of `nodes`; if None, those of the first host that has room for a trial."""
     shared, token = folder / f"preflight-{uuid4().hex[:8]}", uuid4().hex
     shared.mkdir(parents=True)
     (shared / "driver").write_text(token)

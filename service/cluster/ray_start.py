@@ -26,6 +26,7 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
 import ray
 from rich.console import Console
 
+from service.cluster.hosts import may_come, wait_for_hosts
 from service.cluster.machine import (
     check_head,
     check_machine,
@@ -35,7 +36,6 @@ from service.cluster.machine import (
     remove_session,
     temporary_folder,
 )
-from service.cluster.preflight import may_come, wait_for_hosts
 from service.spec import SweepSpec
 
 __all__ = ["Cluster", "Resources", "connect"]

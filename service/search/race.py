@@ -1,8 +1,8 @@
-"""The confirmation as a race: which combination gets another unseen seed.
+"""The confirmation as a race: which arm gets another unseen seed.
 
-Every combination starts with the same few seeds. Each later stage adds one seed to every contender. Clearly beaten
-combinations get no more, so the comparisons that matter rest on more seeds at the same total cost. Racing decides how
-many seeds each combination gets; `service.statistics` decides whether a difference is established.
+Every arm starts with the same few seeds. Each later stage adds one seed to every contender. Clearly beaten
+arms get no more, so the comparisons that matter rest on more seeds at the same total cost. Racing decides how
+many seeds each arm gets; `service.statistics` decides whether a difference is established.
 """
 
 import math
@@ -11,25 +11,25 @@ from collections.abc import Collection, Sequence
 
 __all__ = ["next_stage"]
 
-NUM_START = 2  # seeds of every combination before any can be dropped: a variance needs two
-MARGIN = 3.0  # standard errors of a difference by which a combination must trail the leader to be dropped
+NUM_START = 2  # seeds of every arm before any can be dropped: a variance needs two
+MARGIN = 3.0  # standard errors of a difference by which an arm must trail the leader to be dropped
 
 
 def next_stage(
     values: Sequence[Sequence[float]], *, baselines: Collection[int], num_seeds: int, race: bool = True
 ) -> dict[int, int]:
-    """Number of further seeds for each combination; empty when the confirmation is complete.
+    """Number of further seeds for each arm; empty when the confirmation is complete.
 
     Args:
-        values: Each combination's objective on its seeds so far; nan where a trial failed.
-        baselines: Combinations without a regularizer. The best of those still racing stays in the race, because the
+        values: Each arm's objective on its seeds so far; nan where a trial failed.
+        baselines: Arms without a regularizer. The best of those still racing stays in the race, because the
             winner is compared with it.
-        num_seeds: Average number of seeds of a combination. The total is at most `num_seeds * len(values)`, and no
-            combination gets more than twice `num_seeds`.
-        race: False gives every combination exactly `num_seeds`.
+        num_seeds: Average number of seeds of an arm. The total is at most `num_seeds * len(values)`, and no arm
+            gets more than twice `num_seeds`.
+        race: False gives every arm exactly `num_seeds`.
 
     Returns:
-        Index of a combination -> number of further seeds.
+        Index of an arm -> number of further seeds.
     """
     counts = [len(row) for row in values]
     if not any(counts):
@@ -43,9 +43,9 @@ def next_stage(
 
 
 def contenders(values: Sequence[Sequence[float]], baselines: Collection[int]) -> list[int]:
-    """The combinations that still race.
+    """The arms that still race.
 
-    Only combinations with the most seeds, n, and without a failed trial can race. Of these, a combination is dropped
+    Only arms with the most seeds, n, and without a failed trial can race. Of these, an arm is dropped
     if its mean is lower than the best mean by more than MARGIN sqrt(2 s^2 / n), where s^2 is their pooled variance
     between seeds.
     """

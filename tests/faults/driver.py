@@ -118,7 +118,7 @@ def test_it_is_terminated(runs, undisturbed, fault_row):
     process = start(runs)
     wait_until(lambda: events(runs)["end"] >= 1, process)
     assert end(process, signal.SIGTERM) == 130
-    assert "The same command goes on from here." in (runs / "shown").read_text()
+    assert "The same command continues from here." in (runs / "shown").read_text()
     run(runs)
     assert_as_undisturbed(runs, undisturbed)
     assert num_repeated(runs) == 0

@@ -67,7 +67,7 @@ def killed(tmp_path_factory):
     assert "digits: stopped" in sweeps("status", "--runs", runs)
     shown = (runs / "shown").read_text()
     assert "its worker died, it goes on from its last checkpoint" in shown
-    assert f"Stopped. The same command goes on from here.\n{shlex.join(command(runs))}\n" in shown
+    assert f"Stopped. The same command continues from here.\n{shlex.join(command(runs))}\n" in shown
     assert "Traceback" not in shown
     started = Records.replay(runs / "digits").trials
     assert any(not trial.done for trial in started.values()) or len(started) < 11

@@ -163,7 +163,7 @@ def test_a_signal_ends_a_start_that_waits_in_c(number):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert said == "Stopped. The same command goes on from here.\n"
+    assert said == "Stopped. The same command continues from here.\n"
 
 
 def test_a_signal_that_python_sees_is_left_to_it():

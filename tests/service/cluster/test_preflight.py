@@ -11,7 +11,7 @@ from ray.exceptions import GetTimeoutError
 from rich.console import Console
 
 from service.cluster import preflight
-from service.cluster.preflight import Answer, faults_of, fits, may_come, room_faults, sees, software, tracking_faults
+from service.cluster.preflight import Answer, faults_of, fits, room_faults, sees, software, tracking_faults
 
 
 @pytest.fixture
@@ -35,13 +35,6 @@ TYPES = {
     "head": {"resources": {"CPU": 0}, "max_workers": 0},
     "gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 8},
 }
-
-
-def test_what_may_come_is_read_from_the_launchers_file(head):
-    assert may_come("GPU") == 0  # not started by it
-    head({"available_node_types": TYPES})
-    assert may_come("GPU") == 8
-    assert may_come("CPU") == 32
 
 
 @pytest.mark.parametrize(
