@@ -48,6 +48,7 @@ class Phases:
         self.stopped_because = ""
         self._launched: dict[str, Proposal] = {}  # by this process
         self._repeat: list[Proposal] = []
+        self._seeded: dict[tuple[str, int], Proposal] = {}  # (key in the search, number of the unseen seed) -> trial
 
     def value_of(self, key: str) -> float | None:
         """The objective of a finished trial; nan if it ended otherwise, None if it has not ended."""
@@ -155,8 +156,12 @@ class Phases:
 
     def _with_seed(self, proposal: Proposal, repeat: int) -> Proposal:
         """The configuration with unseen seed number `repeat`, counted from the first seed after the search's."""
-        seed = self.spec.trial.seed + self.spec.num_search_seeds + repeat
-        return replace(proposal, config=proposal.config.model_copy(update={"seed": seed, "read_test": True}))
+        place = proposal.config.key, repeat
+        if place not in self._seeded:
+            seed = self.spec.trial.seed + self.spec.num_search_seeds + repeat
+            config = proposal.config.model_copy(update={"seed": seed, "read_test": True})
+            self._seeded[place] = replace(proposal, config=config)
+        return self._seeded[place]
 
     def confirmed(self) -> bool:
         """Whether every trial of the confirmation has ended."""

@@ -121,7 +121,7 @@ class Search:
         ]
         self.num_pending = num_pending(num_parallel, sum(bool(arm.space) for arm in self.arms), num_seeds)
         self._launched: set[tuple[int, int]] = set()  # (index in slots, index of the seed)
-        self._configs: dict[tuple[int, int], TrialConfig] = {}
+        self._configs: dict[tuple[int, int], list[TrialConfig]] = {}
         self._params: dict[tuple[int, int], Mapping[str, Any]] = {}
         self._untold: set[tuple[int, int]] = set()  # whose result the study does not have yet
         for index, study in enumerate(self.studies):
@@ -164,8 +164,7 @@ class Search:
 
     def configs(self, slot: tuple[int, int]) -> list[TrialConfig]:
         """The trials of a proposed (arm, number): one configuration with each seed."""
-        first = self._configs[slot]
-        return [first.model_copy(update={"seed": first.seed + repeat}) for repeat in range(self.num_seeds)]
+        return self._configs[slot]
 
     def value(self, slot: tuple[int, int]) -> float | None:
         """The mean objective over the seeds; nan if one of them failed, None if one has not ended."""
@@ -201,7 +200,9 @@ class Search:
 
     def _remember(self, index: int, number: int, params: Mapping[str, Any]) -> None:
         self._params[index, number] = params
-        self._configs[index, number] = self._make_config(self.arms[index].choices, params)
+        first = self._make_config(self.arms[index].choices, params)
+        seeds = range(first.seed, first.seed + self.num_seeds)
+        self._configs[index, number] = [first.model_copy(update={"seed": seed}) for seed in seeds]
 
     def _propose(self, index: int, number: int) -> dict[str, Any]:
         """The parameters of an arm's configuration: those that are given, and TPE's for the rest.

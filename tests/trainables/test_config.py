@@ -278,3 +278,12 @@ def test_check_name():
     assert check_name("sparsity.criteria", "magnitude", "criterion") == "magnitude"
     with pytest.raises(ValueError, match=r"^criterion: must be one of .*magnitude.*, got 'size'$"):
         check_name("sparsity.criteria", "size", "criterion")
+
+
+def test_the_key_of_a_copy_is_its_own():
+    config = TrialConfig(**FIELDS)
+    first = config.key
+    assert config.model_copy(update={"seed": 7}).key == TrialConfig(**{**FIELDS, "seed": 7}).key != first
+    assert config.model_copy().key == first
+    assert config == TrialConfig(**FIELDS)
+    assert set(dict(config)) == set(TrialConfig.model_fields)
