@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 import sparsity
 
@@ -107,7 +107,6 @@ class TrialConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    _key: str | None = PrivateAttr(None)
 
     task: Annotated[str, named("trainables.tasks", "task")] = Field("cnn", description="kind of problem")
     task_args: Arguments = Field({}, description="argument of the task, e.g. prune=qk")
@@ -199,15 +198,8 @@ class TrialConfig(BaseModel):
 
         Only what differs from the defaults enters it, so that a field that is added later changes no existing key.
         """
-        if self._key is None:  # once: a driver asks for the keys of all trials again and again
-            text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-            self._key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return self._key
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "TrialConfig":
-        copied = super().model_copy(update=update, deep=deep)
-        copied._key = None
-        return copied
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def get(self, name: str) -> Any:
         """The value of a parameter by its flat name, such as `opt/rho` or `lam`; None if it is not set."""

@@ -91,9 +91,9 @@ class Phases:
         if not self.search.ended():
             return Next.WAIT
         for confirmation in self.confirmations():
-            if confirmation.config.key not in self._proposed:
-                self._proposed.add(confirmation.config.key)
-                if self.value_of(confirmation.config.key) is None:
+            if confirmation.key not in self._proposed:
+                self._proposed.add(confirmation.key)
+                if self.value_of(confirmation.key) is None:
                     return confirmation
         return Next.FINISHED if self.confirmed() else Next.WAIT
 
@@ -119,9 +119,7 @@ class Phases:
         baselines = [index for index in ranked if num and is_baseline(self.spec, self.arms[index].choices)]
         proposals = []
         for index in sorted({*ranked[:num], *baselines}):
-            slot = best_slot[index][1]
-            config = self.search.configs(slot)[0]
-            proposals.append(Proposal(config, "confirm", self.arms[index].name, self.search.slots.index(slot)))
+            proposals.append(replace(self.search.proposals(best_slot[index][1])[0], phase="confirm"))
         return proposals
 
     def confirmations(self) -> list[Proposal]:
@@ -135,7 +133,7 @@ class Phases:
         proposals: list[Proposal] = []
         while True:
             values = [
-                [self.value_of(self._with_seed(proposal, i).config.key) for i in range(num)]
+                [self.value_of(self._with_seed(proposal, i).key) for i in range(num)]
                 for proposal, num in zip(contenders, num_trials, strict=True)
             ]
             if any(value is None for row in values for value in row):
@@ -156,7 +154,7 @@ class Phases:
 
     def _with_seed(self, proposal: Proposal, repeat: int) -> Proposal:
         """The configuration with unseen seed number `repeat`, counted from the first seed after the search's."""
-        place = proposal.config.key, repeat
+        place = proposal.key, repeat
         if place not in self._seeded:
             seed = self.spec.trial.seed + self.spec.num_search_seeds + repeat
             config = proposal.config.model_copy(update={"seed": seed, "read_test": True})
@@ -165,7 +163,7 @@ class Phases:
 
     def confirmed(self) -> bool:
         """Whether every trial of the confirmation has ended."""
-        return all(self.value_of(proposal.config.key) is not None for proposal in self.confirmations())
+        return all(self.value_of(proposal.key) is not None for proposal in self.confirmations())
 
     @property
     def num_left(self) -> int:

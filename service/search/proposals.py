@@ -9,6 +9,7 @@ run. It never depends on which trial happened to finish first. A sweep that is k
 fewer workers, makes the same trials.
 """
 
+import functools
 import hashlib
 import math
 import statistics
@@ -57,6 +58,11 @@ class Proposal:
     phase: str
     arm: str
     number: int
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The configuration's key, computed once: the driver looks results up by it again and again."""
+        return self.config.key
 
     @property
     def label(self) -> str:
@@ -119,9 +125,10 @@ class Search:
             for index, arm in enumerate(self.arms)
             if arm.space or number == 0
         ]
+        self._numbers = {slot: number for number, slot in enumerate(self.slots)}
         self.num_pending = num_pending(num_parallel, sum(bool(arm.space) for arm in self.arms), num_seeds)
         self._launched: set[tuple[int, int]] = set()  # (index in slots, index of the seed)
-        self._configs: dict[tuple[int, int], list[TrialConfig]] = {}
+        self._proposals: dict[tuple[int, int], list[Proposal]] = {}  # (arm, number) -> a trial for each seed
         self._params: dict[tuple[int, int], Mapping[str, Any]] = {}
         self._untold: set[tuple[int, int]] = set()  # whose result the study does not have yet
         for index, study in enumerate(self.studies):
@@ -139,16 +146,16 @@ class Search:
         for number, slot in enumerate(self.slots):
             if (number, self.num_seeds - 1) in self._launched:
                 continue
-            if slot not in self._configs:
+            if slot not in self._proposals:
                 if not self._ready(*slot):
                     continue
                 self._ask(*slot)
-            for repeat, config in enumerate(self.configs(slot)):
+            for repeat, proposal in enumerate(self.proposals(slot)):
                 if (number, repeat) in self._launched:
                     continue
                 self._launched.add((number, repeat))
-                if self._value_of(config.key) is None:
-                    return Proposal(config, "search", self.arms[slot[0]].name, number)
+                if self._value_of(proposal.key) is None:
+                    return proposal
         self._tell()
         return Next.WAIT if self.num_left else Next.FINISHED
 
@@ -162,23 +169,23 @@ class Search:
         """Number of trials of the whole search."""
         return len(self.slots) * self.num_seeds
 
-    def configs(self, slot: tuple[int, int]) -> list[TrialConfig]:
+    def proposals(self, slot: tuple[int, int]) -> list[Proposal]:
         """The trials of a proposed (arm, number): one configuration with each seed."""
-        return self._configs[slot]
+        return self._proposals[slot]
 
     def value(self, slot: tuple[int, int]) -> float | None:
         """The mean objective over the seeds; nan if one of them failed, None if one has not ended."""
-        values = [self._value_of(config.key) for config in self.configs(slot)]
+        values = [self._value_of(proposal.key) for proposal in self.proposals(slot)]
         ended = [value for value in values if value is not None]
         return statistics.fmean(ended) if len(ended) == len(values) else None
 
     def ended(self) -> bool:
         """Whether every trial of the search has ended, successfully or not."""
-        return all(slot in self._configs and self.value(slot) is not None for slot in self.slots)
+        return all(slot in self._proposals and self.value(slot) is not None for slot in self.slots)
 
     def _ready(self, index: int, number: int) -> bool:
         """Whether the configuration before it was proposed, and the results that it depends on are known."""
-        if number and (index, number - 1) not in self._configs:
+        if number and (index, number - 1) not in self._proposals:
             return False
         return all(self.value((index, earlier)) is not None for earlier in self._used(index, number))
 
@@ -200,9 +207,16 @@ class Search:
 
     def _remember(self, index: int, number: int, params: Mapping[str, Any]) -> None:
         self._params[index, number] = params
-        first = self._make_config(self.arms[index].choices, params)
-        seeds = range(first.seed, first.seed + self.num_seeds)
-        self._configs[index, number] = [first.model_copy(update={"seed": seed}) for seed in seeds]
+        arm = self.arms[index]
+        first = self._make_config(arm.choices, params)
+        self._proposals[index, number] = [
+            Proposal(first.model_copy(update={"seed": seed}), "search", arm.name, self._number_of(index, number))
+            for seed in range(first.seed, first.seed + self.num_seeds)
+        ]
+
+    def _number_of(self, index: int, number: int) -> int:
+        """The number of a configuration among all arms; -1 if it was proposed under a larger budget than this one."""
+        return self._numbers.get((index, number), -1)
 
     def _propose(self, index: int, number: int) -> dict[str, Any]:
         """The parameters of an arm's configuration: those that are given, and TPE's for the rest.
