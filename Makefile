@@ -27,7 +27,7 @@ test-faults: $(VENV)/.installed
 test-environments: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --table docs/reliability.md \
 	  $(filter-out %/conftest.py,$(wildcard tests/environments/*.py)) \
-	  tests/service/records/test_state.py tests/service/views/test_tables.py tests/service/views/test_ui.py
+	  tests/service/records/test_software.py tests/service/views/test_console.py tests/service/tracking/test_ui.py
 
 # make sweep and make test in a fresh clone in a Debian chroot, with that release's Python. Root and debootstrap.
 test-python:

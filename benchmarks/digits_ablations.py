@@ -30,7 +30,7 @@ from benchmarks._ablation_tables import section
 from benchmarks._logistic import logistic_jobs
 from benchmarks._measure import RESULTS
 from service.records.events import EventLog
-from service.records.state import Records
+from service.records.state import State
 from trainables.config import TrialConfig
 from trainables.malloc import keep_freed_memory
 
@@ -65,7 +65,7 @@ def studied_configs(runs: Path) -> Arms:
         if not (folder / "events.jsonl").exists():
             folder = Path(scratch) / digits_methods.SWEEP.name
             digits_methods.restore(folder)
-        confirmed = digits_methods.confirmed(Records.replay(folder))
+        confirmed = digits_methods.confirmed(State.read(folder))
     return {arm: TrialConfig.model_validate(trials[0].config) for arm, trials in confirmed.items()}
 
 
@@ -106,9 +106,9 @@ def choose_arms(results: Path, runs: Path, epochs: int | None) -> Arms:
 
 
 def append(results: Path, event: str, **fields: Any) -> None:
-    journal = EventLog(results)
-    journal.append(event, **fields)
-    journal.close()
+    log = EventLog(results)
+    log.append(event, **fields)
+    log.close()
 
 
 # ---- running -------------------------------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 
 from benchmarks._measure import RESULTS
 from service.records.events import EventLog
-from service.records.state import Records, TrialRecord
+from service.records.state import State, TrialRecord
+from service.records.summary import configurations_by_arm
 from service.search.space import make_arms
 from service.statistics import compare, holm, interval_of_mean
 from service.views.figures import COLOURS, label_levels, sparsity_axes
-from service.views.tables import by_arm, number
+from service.views.tables import number
 from sweeps import digits_methods
 
 SWEEP = digits_methods.SWEEP
@@ -65,9 +66,9 @@ def restore(folder: Path) -> None:
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
-def confirmed(records: Records) -> dict[tuple[str, str], list[TrialRecord]]:
+def confirmed(state: State) -> dict[tuple[str, str], list[TrialRecord]]:
     """(optimizer, regularizer) -> the finished confirmation trials of its best configuration, ordered by seed."""
-    configurations = [trials for group in by_arm(records.finished("confirm")).values() for trials in group]
+    configurations = [trials for group in configurations_by_arm(state.finished("confirm")).values() for trials in group]
     return {(trials[0].config["optimizer"], trials[0].config["regularizer"]): trials for trials in configurations}
 
 
@@ -131,8 +132,8 @@ def comparison_table(arms: dict[tuple[str, str], list[TrialRecord]]) -> str:
     return table(["combination", "against", "n", "difference", "95% interval", "p", "p (Holm)", "established"], rows)
 
 
-def budget(records: Records) -> str:
-    trials = [trial for trial in records.trials.values() if trial.done]
+def budget(state: State) -> str:
+    trials = [trial for trial in state.trials.values() if trial.done]
     search = sum(trial.phase == "search" for trial in trials)
     hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
     failed = [trial for trial in trials if trial.status != "finished"]
@@ -141,7 +142,7 @@ def budget(records: Records) -> str:
     return (
         f"{state}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for "
         f"each combination) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
-        f"{len(failed)} of them diverged or failed. Code: {records.header['software']['git_commit'][:10]}."
+        f"{len(failed)} of them diverged or failed. Code: {state.header['software']['git_commit'][:10]}."
     )
 
 
@@ -170,11 +171,11 @@ def draw(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequence[float]
     return figure
 
 
-def section(records: Records) -> str:
+def section(state: State) -> str:
     """The generated part of the page."""
-    arms = confirmed(records)
+    arms = confirmed(state)
     levels = sorted({0.0, *SWEEP.trial.sparsities, SWEEP.trial.target_sparsity})
-    parts = [budget(records)]
+    parts = [budget(state)]
     if arms:
         parts += [
             f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, ordered by validation accuracy "
@@ -188,11 +189,11 @@ def section(records: Records) -> str:
 
 
 def write(folder: Path) -> None:
-    records = Records.replay(folder)
+    state = State.read(folder)
     before, _, rest = PAGE.read_text().partition(START)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{START}\n\n{section(records)}\n\n{END}{after}")
-    if arms := confirmed(records):
+    PAGE.write_text(f"{before}{START}\n\n{section(state)}\n\n{END}{after}")
+    if arms := confirmed(state):
         levels = sorted({0.0, *SWEEP.trial.sparsities, SWEEP.trial.target_sparsity})
         draw(arms, levels).savefig(PAGE.with_suffix(".png"), dpi=110)
 

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.shipping`: how fast a long sweep's journal gets into MLflow, and what it costs the driver.
+"""`python -m benchmarks.shipping`: how fast a long sweep's event log gets into MLflow, and what it costs the driver.
 
-A journal as 1,000 trials write it, 200 metric points each, is shipped to SQLite and to a server over PostgreSQL, each
+An event log as 1,000 trials write it, 200 metric points each, is shipped to SQLite and to a server over PostgreSQL, each
 from a process of its own whose memory is sampled; afterwards the runs and points there are counted. --figures adds what
 lies in real trials' folders: curve and histogram are drawn, and the pruned checkpoint and layers.json are sent along.
 """
@@ -28,14 +28,14 @@ from benchmarks._servers import MlflowServer, postgresql
 __all__ = ["write_events"]
 
 LEVELS = (0.0, 0.9, 0.94, 0.96, 0.98)
-RUNNING = 8  # trials whose lines alternate in the journal, as of a sweep that runs so many at once
+RUNNING = 8  # trials whose lines alternate in the event log, as of a sweep that runs so many at once
 CHECKPOINT_BYTES = 250_000  # about the digits network's
 IDENTITY = {"task": "cnn", "architecture": "small_resnet", "dataset": "digits", "criterion": "magnitude"}
 
 
 def write_events(folder: Path, *, num_trials: int, num_points: int, figures: bool) -> int:
-    """A sweep of finished trials, written by `Records`; returns the number of metric points in it."""
-    from service.records.state import Records
+    """A sweep of finished trials, written by `Recorder`; returns the number of metric points in it."""
+    from service.records.recorder import Recorder
     from trainables.config import TrialConfig
 
     rng = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def write_events(folder: Path, *, num_trials: int, num_points: int, figures: boo
         {"name": f"layer{i}.weight", "num_weights": 1000, "num_kept": 40, "histogram": rng.integers(1, 99, 60).tolist()}
         for i in range(20)
     ]
-    records = Records(folder, IDENTITY)
+    records = Recorder(folder, IDENTITY)
     num_at_end = 3 + 6 + 1 + 2 * len(LEVELS)  # lam, log10_lam, rho; the last report; loss_gap; the curve
     num_evaluations, rest = divmod(num_points - num_at_end, 6)
     written = 0
@@ -68,13 +68,13 @@ def write_events(folder: Path, *, num_trials: int, num_points: int, figures: boo
                 target_sparsity=0.96,
             )
             values = config.model_dump(mode="json")
-            records.start(config.key, phase="search", arm="sam + wcr", number=number, config=values)
+            records.trial_started(config.key, phase="search", arm="sam + wcr", number=number, config=values)
             keys[config.key] = values
         for epoch in range(1, num_evaluations + 1):
             for key in keys:
-                records.evaluation(key, report(epoch))
+                records.trial_evaluated(key, report(epoch))
         for key, config in keys.items():
-            trial = records.trial_folder(key)
+            trial = records.state.trial_folder(key)
             trial.mkdir(parents=True)
             curve = [{"sparsity": s, "acc": float(rng.uniform()), "f1": float(rng.uniform())} for s in LEVELS]
             result = {
@@ -86,7 +86,7 @@ def write_events(folder: Path, *, num_trials: int, num_points: int, figures: boo
                 "layers": layers,
             }
             (trial / "result.json").write_text(json.dumps(result))
-            records.end(key)
+            records.trial_ended(key)
             written += num_at_end + 6 * num_evaluations + rest
             if figures:
                 pruned = trial / "pruned" / "0.96"
@@ -183,7 +183,7 @@ def run(num_trials: int, points_per_trial: int, figures: bool, given: str) -> di
         points = write_events(folder, num_trials=num_trials, num_points=points_per_trial, figures=figures)
         size = (folder / "events.jsonl").stat().st_size
         print(
-            f"journal: {num_trials} trials, {points} points, {size / 1e6:.0f} MB, {time.perf_counter() - begin:.0f} s"
+            f"event log: {num_trials} trials, {points} points, {size / 1e6:.0f} MB, {time.perf_counter() - begin:.0f} s"
         )
         sqlite = f"sqlite:///{folder.parent / 'mlflow.db'}"
         found["SQLite"] = measure("SQLite", folder, sqlite, sqlite, num_trials, points)

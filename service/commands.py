@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -62,11 +63,15 @@ def show_best(
     sparsity: Annotated[float | None, typer.Option(help="only at this sparsity, in [0, 1)")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
-    """The best lam and rho for each architecture, dataset, optimizer, regularizer, way of pruning and sparsity."""
-    from service.records.state import PRUNED_BY, SETTING, best, find_sweeps
-    from service.views.tables import make_console, number, print_whole, with_spread
+    """The best configuration of each arm (an optimizer with a regularizer), by network, data, pruning and sparsity."""
+    from service.records.best import best
+    from service.records.state import find_sweeps
+    from service.views.console import make_console, print_whole
+    from service.views.tables import best_table
 
-    rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
+    mention_unreadable(runs)
+    with one_line_errors():
+        rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
     rows = [row for row in rows if sparsity is None or row["sparsity"] == sparsity]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -74,21 +79,7 @@ def show_best(
     if not rows:
         there = ", ".join(folder.name for folder in find_sweeps(runs)) or "none"
         fail(ValueError(f"best: no finished trial in {runs} matches (sweeps there: {there})"))
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    varying = [name for name in SETTING if len({json.dumps(row[name]) for row in rows}) > 1]
-    texts = ["architecture", "dataset", "optimizer", "regularizer"]
-    texts += [name for name, usual in PRUNED_BY.items() if any(row[name] != usual for row in rows)]
-    texts += [name for name in varying if name not in texts]
-    numbers = ["sparsity", "lam", "rho", "lr", "weight_decay"]
-    for name in (*texts, *numbers, rows[0]["metric"], "n", "seeds", "sweep", "trial"):
-        table.add_column(name, justify="right" if name in (*numbers, "n", "max_epochs") else "left")
-    for row in rows:
-        cells = ["all" if row[name] is None else plain(row[name]) for name in texts]
-        cells += [f"{row['sparsity']:g}", *(number(row[name]) for name in numbers[1:]), with_spread(row)]
-        table.add_row(*cells, str(row["n"]), row["seeds"], row["sweep"], row["trial"])
-    print_whole(make_console(), table)
+    print_whole(make_console(), best_table(rows))
 
 
 @app.command()
@@ -96,10 +87,13 @@ def report(
     name: Name, runs: Runs = DEFAULT_RUNS, markdown: Annotated[bool, typer.Option(help="as Markdown")] = False
 ) -> None:
     """A sweep's tables: the best trial of each arm, and what was confirmed on unseen seeds, with mean, spread and n."""
-    from service.records.state import Records
-    from service.views.tables import as_markdown, as_tables, make_console, print_whole
+    from service.records.state import State
+    from service.views.console import make_console, print_whole
+    from service.views.tables import as_markdown, as_tables
 
-    summary = Records.replay(sweep_folder(runs, name)).summary
+    folder = sweep_folder(runs, name)
+    with one_line_errors():
+        summary = State.read(folder).summary
     if summary is None:
         fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
     if markdown:
@@ -114,13 +108,16 @@ def status(
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
-    """Where a sweep stands: running or not, trials by outcome, the best so far, what failed and why."""
+    """Where a sweep stands: running or not, trials by status, the best so far, what failed and why."""
     from service.records.state import find_sweeps
+    from service.views.console import make_console, print_whole
     from service.views.status import as_text, status_of
-    from service.views.tables import make_console, print_whole
 
+    if not name:
+        mention_unreadable(runs)
     folders = [sweep_folder(runs, name)] if name else find_sweeps(runs)
-    found = [status_of(folder) for folder in folders]
+    with one_line_errors():
+        found = [status_of(folder) for folder in folders]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -137,21 +134,24 @@ def stop(
     wait: Annotated[float, typer.Option(help="seconds to wait for its end", min=0)] = 120,
 ) -> None:
     """End a running sweep as Ctrl-C does, from any host that sees its folder; the same command goes on with it."""
-    from service.records.state import Records
+    from service.records.lock import lock_holder, request_stop
+    from service.records.state import State
 
     folder = sweep_folder(runs, name)
-    process = Records.holder(folder)
+    process = lock_holder(folder)
     if not process:
         typer.echo(f"{name} is not running.")
         return
-    Records.ask_to_stop(folder)
+    request_stop(folder)
     deadline = time.monotonic() + wait
-    while Records.holder(folder) == process and time.monotonic() < deadline:
+    while lock_holder(folder) == process and time.monotonic() < deadline:
         time.sleep(0.5)
-    if Records.holder(folder) == process:
+    if lock_holder(folder) == process:
         fail(ValueError(f"stop: {name} was asked to stop {wait:g} s ago and is still run by {process}"))
     typer.echo(f"{name} has stopped; it was run by {process}. The command that started it goes on with it.")
-    if command := shown_command(Records.replay(folder).last_run):
+    with one_line_errors():
+        last_run = State.read(folder).last_run
+    if command := shown_command(last_run):
         typer.echo(command)
 
 
@@ -165,20 +165,23 @@ def retry(
     start: Annotated[bool, typer.Option(help="run the sweep at once, by the command it was last run with")] = True,
 ) -> None:
     """Run trials again that ended in an error, were lost or ran out of memory, and go on with the sweep."""
-    from service.records.state import RETRIED, Records
+    from service.records.passwords import HIDDEN
+    from service.records.recorder import Recorder
+    from service.records.state import State
+    from service.records.status import RETRIED, Status
 
     folder = sweep_folder(runs, name)
-    try:
-        with contextlib.closing(Records(folder, Records.replay(folder).header["identity"])) as records:
-            keys = records.retry((*RETRIED, "diverged") if diverged else RETRIED)
-            last = records.last_run
-    except ValueError as error:
-        fail(error)
+    with (
+        one_line_errors(),
+        contextlib.closing(Recorder(folder, State.read(folder).header["identity"])) as recorder,
+    ):
+        keys = recorder.retry((*RETRIED, Status.DIVERGED) if diverged else RETRIED)
+        last = recorder.state.last_run
     typer.echo(f"{len(keys)} trials of {name} are to be made again{': ' if keys else ''}{', '.join(keys)}")
     command = last.get("command")
     if not keys or not start:
         return
-    if not command or any(":***@" in word for word in command):
+    if not command or any(HIDDEN in word for word in command):
         typer.echo("Run the sweep's command again to make them.")
         return
     typer.echo(shown_command(last))
@@ -194,7 +197,8 @@ def sync(
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
 ) -> None:
     """Send MLflow what it has not got of a sweep; what it has is not sent again."""
-    from service.tracking.shipper import Shipper, default_tracking_uri
+    from service.tracking.client import default_tracking_uri
+    from service.tracking.shipper import Shipper
 
     shipper = Shipper(sweep_folder(runs, name), tracking_uri or default_tracking_uri(runs), warn=lambda text: None)
     shipper.start()
@@ -229,8 +233,8 @@ def ui(
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 5000,
 ) -> None:
     """MLflow's UI on what was recorded."""
-    from service.tracking.shipper import default_tracking_uri
-    from service.views.ui import serve_ui
+    from service.tracking.client import default_tracking_uri
+    from service.tracking.ui import serve_ui
 
     if not (runs / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
         fail(nothing_recorded("ui", runs))
@@ -253,18 +257,34 @@ def shown_command(last_run: dict) -> str:
     return f"cd {shlex.quote(last_run['cwd'])} && {shlex.join(command)}" if command else ""
 
 
-def plain(value: object) -> str:
-    """A setting as the command line takes it: width=8 depth=1 of a dictionary."""
-    return " ".join(f"{key}={each}" for key, each in value.items()) if isinstance(value, dict) else str(value)
-
-
 def sweep_folder(runs: Path, name: str) -> Path:
-    from service.records.state import find_sweeps
+    from service.records.state import find_sweeps, find_unreadable_sweeps, refuse_unreadable
 
     sweeps = {folder.name: folder for folder in find_sweeps(runs)}
+    if name in {folder.name for folder in find_unreadable_sweeps(runs)}:
+        with one_line_errors():
+            refuse_unreadable(runs / name)
     if name not in sweeps:
         fail(ValueError(f"sweep: must be one of {', '.join(sweeps) or 'none yet'} (in {runs}), got {name!r}"))
     return sweeps[name]
+
+
+def mention_unreadable(runs: Path) -> None:
+    """Print a line if sweeps are left out because version 0.1 recorded them."""
+    from service.records.state import find_unreadable_sweeps
+
+    if folders := find_unreadable_sweeps(runs):
+        names = ", ".join(folder.name for folder in folders)
+        typer.echo(f"Left out, recorded by version 0.1, which this version cannot read: {names}", err=True)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print an error as one line and exit with code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        fail(error)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ from service.search.phases import Phases, points_from_other_sweeps
 from service.spec import SweepSpec
 from service.tracking.connection import default_tracking_uri, warm_up
 from service.tracking.shipper import Shipper
+from service.views.console import make_console, print_whole
 from service.views.progress import Progress
-from service.views.tables import as_tables, make_console, print_whole
+from service.views.tables import as_tables
 from trainables.trial import Trial
 
 __all__ = ["run_sweep"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import optuna
 
 from service.records.events import EventLog
-from service.records.state import Records
+from service.records.state import State
 from service.search.proposals import open_storage
-from service.tracking.shipper import default_tracking_uri
+from service.tracking.client import default_tracking_uri
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ["--epochs", "8", "--evaluations", "4", "--model", "width=4", "--trials", "2", "--search-seeds", "1"]
@@ -40,7 +40,7 @@ def start(runs, *flags, shown=None, **more):
 
 
 def events(runs, name="digits"):
-    """How many of each kind the journal has."""
+    """How many of each kind the event log has."""
     return Counter(entry["event"] for entry, _ in EventLog.read(runs / name / "events.jsonl"))
 
 
@@ -103,7 +103,7 @@ def command_line(pid):
 
 def results(runs, name="digits"):
     """Everything that a sweep says, but for seconds: those differ from run to run."""
-    records = Records.replay(runs / name)
+    records = State.read(runs / name)
     return {
         key: (
             t.phase,
@@ -163,7 +163,7 @@ def assert_as_undisturbed(runs, undisturbed, uri=None):
 
 
 def num_repeated(runs, name="digits"):
-    """Starts, evaluations and ends that the journal has twice: none, however often a sweep was disturbed."""
+    """Starts, evaluations and ends that the event log has twice: none, however often a sweep was disturbed."""
     seen = Counter(
         (e["event"], e["trial"], e.get("report", {}).get("epoch"))
         for e, _ in EventLog.read(runs / name / "events.jsonl")

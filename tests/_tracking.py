@@ -1,9 +1,9 @@
-"""What MLflow must have of a sweep, whatever happened on the way: what the journal says, each thing once."""
+"""What MLflow must have of a sweep, whatever happened on the way: what the event log says, each thing once."""
 
 from collections import Counter
 
 from service.records.events import EventLog
-from service.tracking.shipper import metrics_of
+from service.tracking.mlflow_writer import metrics_of
 
 
 def runs_of(client, folder):

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 import sparsity
-from service.records.state import Records
+from service.records.recorder import Recorder
 from service.search.proposals import open_storage
 from service.tracking.shipper import Shipped, Shipper
 from trainables import load_pruned
@@ -136,10 +136,10 @@ def test_a_pruned_checkpoint(tmp_path, bomb, name):
         load_pruned(tmp_path)
 
 
-def test_the_journal(tmp_path, bomb):
+def test_the_event_log(tmp_path, bomb):
     (tmp_path / "events.jsonl").write_bytes(bomb + b"\n")
-    with pytest.raises(ValueError, match=r"."):
-        Records(tmp_path, {"seed": 0})
+    with pytest.raises(ValueError, match=r"events\.jsonl: must hold one JSON object per line"):
+        Recorder(tmp_path, {"seed": 0})
 
 
 def test_the_study(tmp_path, bomb):

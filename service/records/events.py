@@ -1,7 +1,7 @@
-"""What happened, a line an event: the truth that everything else is a copy of.
+"""The event log of a sweep: one JSON line for each thing that happened.
 
-`events.jsonl` is only ever appended to. A line that a killed process left unfinished is cut off when the file is next
-opened.
+`events.jsonl` is only ever appended to and is the only source of truth. The state of a sweep (`service.records.state`)
+and MLflow's runs (`service.tracking`) are derived from it.
 """
 
 import json
@@ -15,44 +15,68 @@ __all__ = ["EventLog"]
 
 
 class EventLog:
-    """Append-only file of JSON lines. Each has `event` and `time` (seconds since 1970); the rest is the event's own."""
+    """An append-only file of JSON lines.
+
+    Each line is an object with `event` (what happened), `time` (seconds since 1970) and the fields of that event.
+    Opening the log removes an incomplete last line, which a killed process may have left.
+
+    Args:
+        path: The file; it and its folder are created if they do not exist.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
-        self._cut_unfinished_line()
+        self._remove_incomplete_line()
 
-    def _cut_unfinished_line(self) -> None:
+    def _remove_incomplete_line(self) -> None:
         content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.truncate(whole)
+        end_of_last_line = content.rfind(b"\n") + 1
+        if end_of_last_line < len(content):
+            self._file.truncate(end_of_last_line)
 
-    def append(self, event: str, **fields: Any) -> dict:
-        """On the disk, whole, when this returns; refuses nan and infinity, which are not JSON.
+    def append(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Append one event; it is on the disk when this returns.
 
-        OSError if the disk takes it not, or not all of it: the journal is then as it was before.
+        Returns:
+            The event with its time, as it will be read: tuples are lists, and names are text.
+
+        Raises:
+            ValueError: If a field is nan or infinite, which JSON does not have. Nothing is written.
+            OSError: If the event cannot be written completely. The log is then as it was before.
         """
         entry = {"event": event, "time": time.time(), **fields}
         line = (json.dumps(entry, allow_nan=False) + "\n").encode()
-        before = os.fstat(self._file.fileno()).st_size
+        size_before = os.fstat(self._file.fileno()).st_size
         try:
             written = 0
             while written < len(line):
                 written += self._file.write(line[written:])
             os.fsync(self._file.fileno())
         except OSError as error:
-            self._file.truncate(before)
+            self._file.truncate(size_before)
             raise OSError(error.errno, error.strerror, str(self.path)) from None
-        return entry
+        return json.loads(line)
 
     def close(self) -> None:
         self._file.close()
 
     @staticmethod
-    def read(path: Path, offset: int = 0, most: int | None = None) -> Iterator[tuple[dict, int]]:
-        """The whole lines from byte `offset` on, each with the offset behind it; a missing file has none."""
+    def read(path: Path, offset: int = 0, most: int | None = None) -> Iterator[tuple[dict[str, Any], int]]:
+        """Iterate over the complete events from a position on.
+
+        Args:
+            path: The log; a missing file has no events.
+            offset: Byte at which an event begins.
+            most: Largest number of events.
+
+        Yields:
+            An event and the offset of the next one.
+
+        Raises:
+            ValueError: If a line is not JSON.
+        """
         if not path.exists():
             return
         with path.open("rb") as file:
@@ -61,4 +85,17 @@ class EventLog:
                 if not line.endswith(b"\n") or number == most:
                     return
                 offset += len(line)
-                yield json.loads(line), offset
+                yield parse(line, path), offset
+
+
+def parse(line: bytes, path: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"{path}: must hold one JSON object per line (restore the file from a copy, or choose another --name), "
+            f"got {line[:60]!r}"
+        )
+    return entry

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainables.result import Status
 
-from service.records.best import SETTING, best
+from service.records.best import TRAINING_FIELDS, best
 from service.records.recorder import Recorder
 from service.search.proposals import Next, Proposal, Search, open_storage
 from service.search.race import next_stage
@@ -201,7 +201,7 @@ class Phases:
 def points_from_other_sweeps(spec: SweepSpec) -> dict[str, list[dict[str, float]]]:
     """For each arm, the best values that other sweeps recorded for this architecture at this sparsity.
 
-    They are ordered by dataset (this sweep's first), then by the number of fields of `SETTING` that differ from this
+    They are ordered by dataset (this sweep's first), then by the number of fields of `TRAINING_FIELDS` that differ from this
     sweep's, then by training length (longest first).
     """
     trial = spec.trial
@@ -213,7 +213,7 @@ def points_from_other_sweeps(spec: SweepSpec) -> dict[str, list[dict[str, float]
     ]
 
     def distance(row: Mapping[str, Any]) -> tuple:
-        differing = sum(row[name] != getattr(trial, name) for name in SETTING)
+        differing = sum(row[name] != getattr(trial, name) for name in TRAINING_FIELDS)
         return row["dataset"] != trial.dataset, differing, -row["max_epochs"]
 
     points: dict[str, list[dict[str, float]]] = {}

@@ -1,1 +1,1 @@
-"""The copy of the records in MLflow."""
+"""Copying a sweep's records to MLflow, and showing them; the only package that imports mlflow."""

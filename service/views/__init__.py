@@ -1,1 +1,1 @@
-"""What people look at: progress, tables, figures."""
+"""What people look at: progress, status, tables and figures."""

@@ -1,4 +1,4 @@
-"""The figures of the records. Matplotlib without pyplot: they are drawn in a background thread."""
+"""Figures of trials and sweeps, made without pyplot because they are drawn in a background thread."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +7,24 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-__all__ = ["draw_curve", "draw_summary", "draw_weights"]
+__all__ = ["COLOURS", "draw_curve", "draw_summary", "draw_weights", "label_levels", "sparsity_axes"]
 
-# Okabe & Ito's palette: told apart by all eyes. Colour is the regularizer, dash the optimizer.
+# The palette of Okabe & Ito, which colour-blind people can distinguish. A colour stands for a regularizer, a dash
+# pattern for an optimizer.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 DASHES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
 
 
 def sparsity_axes(figure: Figure, objective: str) -> Any:
-    """Density on a logarithmic scale, labelled by sparsity: the interesting end gets the room."""
+    """Axes for a metric after pruning against sparsity.
+
+    The horizontal axis is the density on a logarithmic scale, which gives high sparsities more room; `label_levels`
+    labels it by sparsity.
+
+    Args:
+        figure: The figure or subfigure to draw in.
+        objective: The name of the metric.
+    """
     axes = figure.add_subplot()
     axes.set_xscale("log")
     axes.invert_xaxis()
@@ -26,6 +35,7 @@ def sparsity_axes(figure: Figure, objective: str) -> Any:
 
 
 def label_levels(axes: Any, levels: Sequence[float]) -> None:
+    """Label the axes of `sparsity_axes` at these sparsities."""
     densities = [1 - level for level in levels]
     axes.set_xticks(densities, minor=False)
     axes.set_xticks([], minor=True)
@@ -34,6 +44,7 @@ def label_levels(axes: Any, levels: Sequence[float]) -> None:
 
 
 def title_of(config: Mapping[str, Any]) -> str:
+    """A trial's network, data, arm, rho and lam in one line."""
     parts = [f"{config['architecture']} on {config['dataset']}: {config['optimizer']}"]
     if "rho" in config["opt"]:
         parts.append(f"rho {config['opt']['rho']:.3g}")
@@ -46,7 +57,14 @@ def title_of(config: Mapping[str, Any]) -> str:
 def draw_curve(
     curve: Sequence[Mapping], test: Sequence[Mapping] | None, config: Mapping[str, Any], *, objective: str
 ) -> Figure:
-    """One trial's metric against sparsity."""
+    """A trial's objective against sparsity.
+
+    Args:
+        curve: Validation metrics by sparsity.
+        test: Test metrics by sparsity, if the test split was read.
+        config: The trial's configuration.
+        objective: The metric to draw.
+    """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = sparsity_axes(figure, objective)
     for rows, name, style in ((curve, "validation", "o-"), (test, "test", "s--")):
@@ -59,8 +77,15 @@ def draw_curve(
 
 
 def draw_weights(layers: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Figure:
-    """Histogram of log10|w| of every prunable tensor before pruning, layers down, magnitude across; the mark is the
-    magnitude under which the layer's pruned fraction at the target sparsity lies."""
+    """Histograms of log10|w| before pruning, one row for each prunable tensor.
+
+    A white mark shows up to which magnitude a tensor's weights would be pruned by magnitude at the target sparsity.
+
+    Args:
+        layers: For each tensor its name, num_weights, num_kept at the target sparsity, and histogram: counts of
+            log10|w| in equal bins from -8 to 2.
+        config: The trial's configuration.
+    """
     counts = np.array([layer["histogram"] for layer in layers], float)
     density = counts / counts.sum(1, keepdims=True)
     edges = np.linspace(-8, 2, counts.shape[1] + 1)
@@ -79,14 +104,21 @@ def draw_weights(layers: Sequence[Mapping[str, Any]], config: Mapping[str, Any])
         axes.plot([cut, cut], [row - 0.4, row + 0.4], color="white", linewidth=2)
     labels = [f"{layer['name']}  ({layer['num_kept'] / layer['num_weights']:.1%} kept)" for layer in layers]
     axes.set_yticks(range(len(layers)), labels, fontsize=8)
-    axes.set_xlabel("log10 |w|, before pruning (white: up to here it is pruned)")
+    axes.set_xlabel("log10 |w| before pruning (white: weights left of the mark are pruned)")
     axes.set_title(f"{title_of(config)}, at sparsity {config['target_sparsity']:g}", fontsize=10)
     figure.colorbar(image, label="fraction of the layer's weights")
     return figure
 
 
 def draw_summary(summary: Mapping[str, Any]) -> Figure:
-    """The best configuration of each combination against sparsity: confirmed ones with their standard deviation."""
+    """The best configuration of each arm against sparsity.
+
+    Confirmed configurations show the test split with the standard deviation over seeds; the others, faintly if there
+    are confirmed ones, the validation split of the search.
+
+    Args:
+        summary: See `service.records.summary`.
+    """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = sparsity_axes(figure, summary["objective"])
     levels = [float(level) for level in summary["levels"]]
@@ -104,25 +136,25 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
     confirmed_arms = {row["arm"] for row in summary["confirmed"]}
     for row in summary["arms"]:
         faint = 0.35 if summary["confirmed"] else 1.0
-        label = None if row["arm"] in confirmed_arms else f"{row['arm']} (search, validation)"
+        label = None if row["arm"] in confirmed_arms else f"{row['arm']} (validation, search)"
         if label or not summary["confirmed"]:
             values = [cell["value"] for cell in row["curve"].values()]
             axes.plot(densities, values, alpha=faint, marker=".", label=label, **style(row))
     seen: set[str] = set()
     for row in summary["confirmed"]:
         cells = list(row["test"].values())
-        label = f"{row['arm']} (n = {cells[0]['n']}, test)" if row["arm"] not in seen else None
+        label = f"{row['arm']} (test, {cells[0]['n']} seeds)" if row["arm"] not in seen else None
         seen.add(row["arm"])
         spread = [cell["spread"] or 0.0 for cell in cells]
         axes.errorbar(
             densities, [cell["value"] for cell in cells], spread, marker="o", capsize=3, label=label, **style(row)
         )
     label_levels(axes, levels)
-    axes.set_title(f"{summary['sweep']}: what is left after pruning")
+    axes.set_title(f"{summary['sweep']}: {summary['objective']} after pruning")
     axes.legend(fontsize=8)
     return figure
 
 
 def penalty(row: Mapping[str, Any]) -> str:
-    """An arm without its optimizer: what its colour stands for."""
+    """The arm without its optimizer."""
     return row["arm"].removeprefix(f"{row['optimizer']} + ")

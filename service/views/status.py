@@ -1,9 +1,8 @@
-"""Where a sweep stands, from its folder alone: whoever sees the folder can ask, on any host."""
+"""Where a sweep stands, from its folder alone, so that every host that sees the folder can ask."""
 
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rich.console import Group
@@ -11,109 +10,126 @@ from rich.table import Table
 from rich.text import Text
 
 from service.process import sweeps_command
-from service.records.state import RETRIED, Records, TrialRecord
-from service.views.tables import by_arm, describe
+from service.records.lock import lock_holder
+from service.records.state import EVENTS, State, TrialRecord
+from service.records.status import RETRIED, Status
+from service.records.summary import configurations_by_arm, describe, mean_objective
+from service.views.tables import number
 from trainables.config import TrialConfig
 
 __all__ = ["as_text", "status_of"]
 
+INTERRUPTED = "interrupted"  # a trial recorded as running, although no process runs the sweep
+
 
 def status_of(folder: Path) -> dict[str, Any]:
-    """The sweep's state: "running" (a process has it), "complete", or "stopped" (the same command goes on).
+    """Where the sweep in a folder stands, as JSON values.
 
-    `process` says who runs it, `phases` counts trials by status beside how many are `planned`, `running` and `failed`
-    have a row a trial, `best` is the configuration with the highest mean objective of the search (validation), `idle`
-    the seconds since the journal's last line.
+    Returns:
+        - sweep: its name
+        - state: "running" if a process runs it; "complete"; or "stopped", if the same command would continue it
+        - process: the process that runs it, empty without one
+        - idle: seconds since the last event
+        - phases: for "search" and "confirm", the number of trials `planned` and their number by status
+        - running, failed, warnings: a row for each trial or warning
+        - best: the configuration with the highest mean objective of the search on validation, None without one
+        - command: the command line that ran it last
+
+    Raises:
+        ValueError: If this version cannot read the records.
     """
-    records = Records.replay(folder)
-    process = Records.holder(folder)
-    complete = records.summary and records.summary["complete"] and all(t.done for t in records.trials.values())
-    phases: dict[str, dict[str, int]] = {}
-    for phase in ("search", "confirm"):
-        statuses = (trial.status for trial in records.trials.values() if trial.phase == phase)
-        counts = Counter("cut_off" if status == "running" and not process else status for status in statuses)
-        planned = records.last_run.get(f"num_{phase}", sum(counts.values()))
-        phases[phase] = {"planned": planned, **dict(sorted(counts.items()))}
-    configurations = [trials for group in by_arm(records.finished("search")).values() for trials in group]
-    best = max(configurations, key=mean_objective, default=None)
+    state, process = State.read(folder), lock_holder(folder)
+    trials = list(state.trials.values())
+    complete = state.summary and state.summary["complete"] and all(trial.done for trial in trials)
     return {
         "sweep": folder.name,
         "state": "running" if process else "complete" if complete else "stopped",
         "process": process,
-        "idle": time.time() - (folder / "events.jsonl").stat().st_mtime,
-        "phases": phases,
+        "idle": time.time() - (folder / EVENTS).stat().st_mtime,
+        "phases": {phase: count_trials(state, phase, bool(process)) for phase in ("search", "confirm")},
         "running": [
-            {
-                "trial": t.key,
-                "arm": t.arm,
-                "epoch": t.evaluations[-1]["epoch"] if t.evaluations else 0,
-                "of": epochs_of(t),
-            }
-            for t in records.trials.values()
-            if process and t.status == "running"
+            {"trial": t.key, "arm": t.arm, "epoch": epochs_done(t), "of": epochs_of(t)}
+            for t in trials
+            if process and t.status == Status.RUNNING
         ],
         "failed": [
             {"trial": t.key, "arm": t.arm, "status": t.status, "reason": t.reason}
-            for t in records.trials.values()
-            if t.done and t.status != "finished"
+            for t in trials
+            if t.done and t.status != Status.FINISHED
         ],
-        "warnings": [
-            {"trial": t.key, "arm": t.arm, "warning": text} for t in records.trials.values() for text in t.warnings
-        ],
-        "best": best
-        and {
-            **describe(best[0]),
-            "metric": f"{best[0].objective}_pruned",
-            "value": mean_objective(best),
-            "num_seeds": len(best),
-        },
-        "command": records.last_run.get("command"),
+        "warnings": [{"trial": t.key, "arm": t.arm, "warning": text} for t in trials for text in t.warnings],
+        "best": best_of_search(state),
+        "command": state.last_run.get("command"),
     }
 
 
-def mean_objective(trials: list[TrialRecord]) -> float:
-    return fmean(trial.report[f"{trial.objective}_pruned"] for trial in trials)
+def count_trials(state: State, phase: str, runs: bool) -> dict[str, int]:
+    """The number of trials of a phase that are planned, and by status."""
+    statuses = [trial.status for trial in state.trials.values() if trial.phase == phase]
+    counts = Counter(INTERRUPTED if status == Status.RUNNING and not runs else status for status in statuses)
+    return {"planned": state.last_run.get(f"num_{phase}", len(statuses)), **dict(sorted(counts.items()))}
+
+
+def best_of_search(state: State) -> dict[str, Any] | None:
+    arms = configurations_by_arm(state.finished("search"))
+    best = max((trials for each in arms.values() for trials in each), key=mean_objective, default=None)
+    if best is None:
+        return None
+    metric = f"{best[0].objective}_pruned"
+    return {**describe(best[0]), "metric": metric, "value": mean_objective(best), "num_seeds": len(best)}
+
+
+def epochs_done(trial: TrialRecord) -> int:
+    return trial.evaluations[-1]["epoch"] if trial.evaluations else 0
 
 
 def epochs_of(trial: TrialRecord) -> int:
-    """The epochs of all rounds of its pruning schedule, as its evaluations count them."""
-    from trainables.loop import num_epochs  # imports torch
+    """The number of epochs that a trial trains for, in all rounds of its pruning schedule."""
+    from trainables.loop import num_epochs  # imports torch, which a sweep without running trials does not need
 
     return num_epochs(TrialConfig.model_validate(trial.config))
 
 
 def as_text(status: dict[str, Any], runs: Path) -> Group:
-    """The status as people read it."""
-    from service.views.tables import number
+    """The status of a sweep, for a terminal.
 
+    Args:
+        status: See `status_of`.
+        runs: The folder of all records, for the commands that are shown.
+    """
     process = f" ({status['process']}; last update {status['idle']:.0f} s ago)" if status["process"] else ""
     parts: list[Any] = [Text(f"{status['sweep']}: {status['state']}{process}")]
-    for phase, counts in status["phases"].items():
-        others = {name: count for name, count in counts.items() if name not in ("planned", "finished")}
-        line = f"  {phase:8s} {counts.get('finished', 0)} of {counts['planned']} finished"
-        parts.append(Text(line + "".join(f", {count} {name.replace('_', ' ')}" for name, count in others.items())))
-    if best := status["best"]:
-        arguments = "".join(f", {name} {number(best[name])}" for name in ("lam", "rho") if best[name] is not None)
-        parts.append(
-            Text(
-                f"  best     {best['metric']} {best['value']:.4f} in the search (validation, seeds: "
-                f"{best['num_seeds']}): {best['arm']}{arguments} (trial {best['trial']})"
-            )
-        )
+    parts += [Text(phase_line(phase, counts)) for phase, counts in status["phases"].items()]
+    if status["best"]:
+        parts.append(Text(best_line(status["best"])))
     for title, columns in (
-        ("running", ("trial", "arm", "epoch", "of")),
-        ("failed", ("trial", "arm", "status", "reason")),
+        ("running trials", ("trial", "arm", "epoch", "of")),
+        ("failed trials", ("trial", "arm", "status", "reason")),
         ("warnings", ("trial", "arm", "warning")),
     ):
-        if not status[title]:
-            continue
-        table = Table(box=None, pad_edge=False, title=f"\n{title}", title_justify="left")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in status[title]:
-            table.add_row(*(str(row[column]) for column in columns))
-        parts.append(table)
+        if rows := status[title.split()[0]]:
+            table = Table(box=None, pad_edge=False, title=f"\n{title}", title_justify="left")
+            for column in columns:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*(str(row[column]) for column in columns))
+            parts.append(table)
     if any(row["status"] in RETRIED for row in status["failed"]):
-        command = sweeps_command("retry", status["sweep"], runs=runs)
-        parts.append(Text(f"\nMake them again: {command}"))
+        parts.append(Text(f"\nTo run failed trials again: {sweeps_command('retry', status['sweep'], runs=runs)}"))
     return Group(*parts)
+
+
+def phase_line(phase: str, counts: dict[str, int]) -> str:
+    others = {name: count for name, count in counts.items() if name not in ("planned", Status.FINISHED)}
+    finished = f"  {phase:8s} {counts.get(Status.FINISHED, 0)} of {counts['planned']} trials finished"
+    return finished + "".join(f", {count} {name.replace('_', ' ')}" for name, count in others.items())
+
+
+def best_line(best: dict[str, Any]) -> str:
+    names = [name for name in ("lam", "rho", "lr", "weight_decay") if best[name] is not None]
+    arguments = "".join(f", {name.replace('_', ' ')} {number(best[name])}" for name in names)
+    seeds = f"{best['num_seeds']} seed{'s' * (best['num_seeds'] != 1)}"
+    return (
+        f"  best     {best['arm']}{arguments}: {best['metric']} {best['value']:.4f} on validation "
+        f"({seeds} of the search, trial {best['trial']})"
+    )

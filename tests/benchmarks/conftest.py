@@ -1,3 +1,3 @@
-from tests.service.conftest import recorder
+from tests.service.conftest import toy
 
-__all__ = ["recorder"]
+__all__ = ["toy"]

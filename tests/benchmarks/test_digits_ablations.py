@@ -101,12 +101,12 @@ def test_jobs_have_names_of_their_own_and_unseen_seeds_that_all_share():
     assert min(SEEDS) > 2 * digits_methods.SWEEP.num_seeds + digits_methods.SWEEP.num_search_seeds
 
 
-def test_the_selected_configuration_is_that_of_the_study(recorder, tmp_path, monkeypatch, capsys):
+def test_the_selected_configuration_is_that_of_the_study(toy, tmp_path, monkeypatch, capsys):
     study = digits_methods.SWEEP.model_copy(update={"name": "toy"})
     monkeypatch.setattr(digits_methods, "SWEEP", study)
     monkeypatch.setattr(ablations.digits_methods, "RESULTS", tmp_path)  # nothing is committed
-    recorder.trial((0.9, 0.99), lam=1e-3)  # of the search alone
-    recorder.trial((0.9, 0.8), lam=3e-5, rho=0.07, seed=2, phase="confirm", test=(0.9, 0.8))
+    toy.trial((0.9, 0.99), lam=1e-3)  # of the search alone
+    toy.trial((0.9, 0.8), lam=3e-5, rho=0.07, seed=2, phase="confirm", test=(0.9, 0.8))
     results = tmp_path / "results.jsonl"
     arms = ablations.choose_arms(results, tmp_path / "runs", None)
     assert (arms["sam", "wcr"].lam, arms["sam", "wcr"].opt["rho"]) == (3e-5, 0.07)
@@ -117,7 +117,7 @@ def test_the_selected_configuration_is_that_of_the_study(recorder, tmp_path, mon
     assert "sam + wcr: study, lam 3e-05" in capsys.readouterr().out
     # The choice holds without the study's records, and is not mixed with another one.
     assert ablations.choose_arms(results, tmp_path / "nothing", None) == arms
-    recorder.trial((0.9, 0.9), optimizer="sgd", regularizer="none", seed=2, phase="confirm", test=(0.9, 0.8))
+    toy.trial((0.9, 0.9), optimizer="sgd", regularizer="none", seed=2, phase="confirm", test=(0.9, 0.8))
     with pytest.raises(ValueError, match=r"got another one for sgd \+ none; remove the file"):
         ablations.choose_arms(results, tmp_path / "runs", None)
 

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from benchmarks import digits_methods as study
-from service.records.state import Records
-from service.views.tables import summarize
+from service.records.state import State
+from service.records.summary import summarize
 from tests.service._sweeps import changed
 
 
@@ -18,13 +18,13 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-def fill(recorder, num_seeds=7):
+def fill(toy, num_seeds=7):
     """SAM with WCR at 0.96 is 0.8 + 0.01 x seed, without 0.7; the search reads no test split."""
     for regularizer, base in (("wcr", 0.8), ("none", 0.7)):
-        recorder.trial((0.9, base), regularizer=regularizer)
+        toy.trial((0.9, base), regularizer=regularizer)
         for seed in range(1, num_seeds):
             test = (0.95, base + 0.01 * seed * (regularizer == "wcr"))
-            recorder.trial((0.9, base), regularizer=regularizer, seed=seed, phase="confirm", test=test)
+            toy.trial((0.9, base), regularizer=regularizer, seed=seed, phase="confirm", test=test)
 
 
 @pytest.fixture
@@ -32,16 +32,16 @@ def at_090(monkeypatch):
     monkeypatch.setattr(study, "SWEEP", changed(study.SWEEP, target_sparsity=0.9, sparsities=()))
 
 
-def test_records_go_on_from_the_committed_ones(recorder, results, tmp_path, at_090):
-    fill(recorder)
-    folder = recorder.records.folder
+def test_records_go_on_from_the_committed_ones(toy, results, tmp_path, at_090):
+    fill(toy)
+    folder = toy.folder
     (folder / "study.log").write_text("a trial\n")
-    recorder.records.note_run(["python", "sweeps/digits_methods.py"], num_search=2, num_confirm=12)
+    toy.recorder.run_started(["python", "sweeps/digits_methods.py"], num_search=2, num_confirm=12)
     study.export(folder)
     elsewhere = tmp_path / "elsewhere"
     study.restore(elsewhere)
     assert (elsewhere / "study.log").read_text() == "a trial\n"
-    ours, theirs = Records.replay(folder), Records.replay(elsewhere)
+    ours, theirs = State.read(folder), State.read(elsewhere)
     without = [{k: dataclasses.replace(t, evaluations=[]) for k, t in r.trials.items()} for r in (ours, theirs)]
     assert without[0] == without[1]
     summaries = [summarize(r, objective="acc", target_sparsity=0.9, complete=True) for r in (ours, theirs)]
@@ -52,20 +52,20 @@ def test_records_go_on_from_the_committed_ones(recorder, results, tmp_path, at_0
     assert (elsewhere / "events.jsonl").read_bytes() == before
 
 
-def test_no_path_or_host_of_a_machine_is_committed(recorder, results):
-    fill(recorder)
-    (recorder.records.folder / "study.log").write_text("")
-    recorder.records.note_run(["python", "/secret/place/digits.py"], num_search=1, num_confirm=1)
-    study.export(recorder.records.folder)
+def test_no_path_or_host_of_a_machine_is_committed(toy, results):
+    fill(toy)
+    (toy.folder / "study.log").write_text("")
+    toy.recorder.run_started(["python", "/secret/place/digits.py"], num_search=1, num_confirm=1)
+    study.export(toy.folder)
     text = gzip.decompress((results / "digits-methods-events.jsonl.gz").read_bytes()).decode()
     assert "/secret/place" not in text
     assert '"cwd"' not in text
     assert {json.loads(line)["event"] for line in text.splitlines()} == {"sweep", "start", "end"}
 
 
-def test_the_tables_by_hand(recorder, at_090, monkeypatch):
-    fill(recorder)
-    arms = study.confirmed(recorder.records)
+def test_the_tables_by_hand(toy, at_090, monkeypatch):
+    fill(toy)
+    arms = study.confirmed(toy.state)
     shown = study.comparison_table(arms)
     # six differences of 0.11 to 0.16 (mean 0.135), all positive: p = 2 / 2^6, the only comparison made
     assert "| sam + wcr | sam + none | 6 | +0.135 |" in shown
@@ -74,19 +74,17 @@ def test_the_tables_by_hand(recorder, at_090, monkeypatch):
     half = 2.570582 * math.sqrt(3.5e-4 / 6)  # variance of 0.81 ... 0.86 is 3.5e-4; t(0.975, 5)
     assert f"0.835 [{0.835 - half:.3f}, {0.835 + half:.3f}]" in methods
     assert methods.index("| sam | wcr |") < methods.index("| sam | none |")  # by validation
-    assert "14 of them diverged" not in study.budget(recorder.records)
-    assert study.budget(recorder.records).startswith(
-        "**Not complete:** 14 of 1008 trials have run. 2 trials in the search"
-    )
-    assert "12 in the confirmation" in study.budget(recorder.records)
+    assert "14 of them diverged" not in study.budget(toy.state)
+    assert study.budget(toy.state).startswith("**Not complete:** 14 of 1008 trials have run. 2 trials in the search")
+    assert "12 in the confirmation" in study.budget(toy.state)
 
 
-def test_the_page_keeps_what_people_wrote(recorder, at_090, tmp_path, monkeypatch):
-    fill(recorder)
+def test_the_page_keeps_what_people_wrote(toy, at_090, tmp_path, monkeypatch):
+    fill(toy)
     page = tmp_path / "page.md"
     page.write_text(f"above\n{study.START}\nold table\n{study.END}\nbelow\n")
     monkeypatch.setattr(study, "PAGE", page)
-    study.write(recorder.records.folder)
+    study.write(toy.folder)
     text = page.read_text()
     assert text.startswith("above\n")
     assert text.endswith("\nbelow\n")

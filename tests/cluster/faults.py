@@ -10,7 +10,7 @@ import time
 import pytest
 
 from service.records.events import EventLog
-from service.records.state import Records
+from service.records.state import State
 from tests._digits import ARMS, SMALL, events, num_repeated, results, run, studies, wait_until
 
 # Trials of about a minute on a third of two cores, with a checkpoint every few seconds.
@@ -88,7 +88,7 @@ def goes_on(cluster, name, since, before):
 
 
 def running(cluster, name):
-    return {key for key, trial in Records.replay(cluster.runs / name).trials.items() if trial.status == "running"}
+    return {key for key, trial in State.read(cluster.runs / name).trials.items() if trial.status == "running"}
 
 
 def in_mlflow(cluster, name):

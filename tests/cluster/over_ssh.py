@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.records.state import Records
+from service.records.state import State
 
 HERE = Path(__file__).parent
 # Trials of a second.
@@ -39,7 +39,7 @@ HOSTILE = [
 
 def finished(cluster, name):
     """The trials of a sweep that finished, by key; no other is there."""
-    trials = Records.replay(cluster.runs / name).trials
+    trials = State.read(cluster.runs / name).trials
     assert {trial.status for trial in trials.values()} == {"finished"}
     return trials
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from service.records.state import Records
+from service.records.state import State
 from tests._digits import LONGER, assert_as_undisturbed, end, events, kill, num_repeated, run, start, wait_until
 from tests.test_pickles import Bomb
 
@@ -72,7 +72,7 @@ def test_storage_that_takes_nothing_more(mounted, undisturbed, tmp_path, fault_r
     said = shown.read_text()
     assert "run the same command again" in said
     assert "Traceback" not in said
-    assert {trial.status for trial in Records.replay(runs / "digits").trials.values()} <= {"running", "finished"}
+    assert {trial.status for trial in State.read(runs / "digits").trials.values()} <= {"running", "finished"}
     run(runs)
     assert_as_undisturbed(runs, undisturbed)
     assert num_repeated(runs) == 0
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint(runs, undisturbed_longer, fault_row, damage):
         content[len(content) // 2] ^= 1
         path.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
     run(runs, *LONGER)
-    trial = Records.replay(runs / "digits").trials[latest.parent.name]
+    trial = State.read(runs / "digits").trials[latest.parent.name]
     assert trial.notes[0].startswith("checkpoint.pt: could not be read")
     assert len(trial.notes) == (2 if damage == "both lost" else 1)
     assert_as_undisturbed(runs, undisturbed_longer)

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from benchmarks._servers import LOST, MlflowServer, Proxy
 from service.records.events import EventLog
-from service.records.state import Records
+from service.records.state import State
 from service.tracking.shipper import Shipper
 from tests._digits import REPOSITORY, command, environment, events, wait_until
 from tests._tracking import assert_as_the_events_say
@@ -101,7 +101,7 @@ def test_an_outage_of_two_minutes(runs, server, fault_row):
     wait_until(lambda: num_runs(server) > before, timeout=120)
     first = time.time() - back
     assert process.wait(1200) == 0
-    assert "is not reached" in (runs / "shown").read_text()
+    assert "cannot be reached" in (runs / "shown").read_text()
     shipper = Shipper(runs / "digits", server.uri)
     assert shipper.num_waiting == 0, (runs / "shown").read_text()
     assert num_runs(server) == 101
@@ -156,7 +156,7 @@ def test_a_server_that_takes_two_seconds_a_call(runs, server, fault_row):
         proxy.interfere = lambda method, path, body: None
         sync(runs, proxy.uri)
     assert_as_the_events_say(MlflowClient(server.uri), runs / "digits")
-    assert len(Records.replay(runs / "digits").finished("search")) == 6
+    assert len(State.read(runs / "digits").finished("search")) == 6
     fault_row(
         "tracking server that takes 2 s for each call",
         f"nothing, after `python -m sweeps sync`: {left} lines were left at the sweep's end",

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from service.records.events import EventLog
-from service.records.state import Records
+from service.records.recorder import Recorder
+from service.records.state import State
 from tests._digits import LONGER, assert_as_undisturbed, end, events, num_repeated, run, start, wait_until, workers
 
 
@@ -27,7 +28,7 @@ def test_a_worker_that_dies(runs, undisturbed_longer, fault_row, name, sig):
 
 
 def running(runs):
-    return {key for key, trial in Records.replay(runs / "digits").trials.items() if trial.status == "running"}
+    return {key for key, trial in State.read(runs / "digits").trials.items() if trial.status == "running"}
 
 
 def goes_on(runs, since, before):
@@ -51,7 +52,7 @@ def test_a_worker_that_dies_again_and_again(runs, with_fault, fault_row):
         Training.run_epoch = dies
     """
     run(runs, "--confirm", "0", env=with_fault(fault))
-    trials = Records.replay(runs / "digits").trials.values()
+    trials = State.read(runs / "digits").trials.values()
     assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "lost")}
     assert {t.evaluations[-1]["epoch"] for t in trials if t.status == "lost"} == {2}
     fault_row(
@@ -72,14 +73,14 @@ def test_an_exception_in_a_method_and_the_retry_after_its_mending(runs, undistur
         Training.run_epoch = fails
     """
     run(runs, env=with_fault(fault))
-    trials = Records.replay(runs / "digits").trials.values()
+    trials = State.read(runs / "digits").trials.values()
     assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "error")}
     assert {t.reason for t in trials if t.status == "error"} == {"RuntimeError: a fault in user code"}
-    retried = Records(runs / "digits", Records.replay(runs / "digits").header["identity"])
+    retried = Recorder(runs / "digits", State.read(runs / "digits").header["identity"])
     assert len(retried.retry()) == sum(t.status == "error" for t in trials)
     retried.close()
     run(runs)
-    ours, theirs = (Records.replay(folder / "digits").trials for folder in (runs, undisturbed))
+    ours, theirs = (State.read(folder / "digits").trials for folder in (runs, undisturbed))
     searched = {key for key, trial in theirs.items() if trial.phase == "search"}
     assert searched <= set(ours)
     for key in searched:
@@ -110,7 +111,7 @@ def test_out_of_memory_of_the_host(runs, with_fault, fault_row):
         pytest.skip("too little memory is free here")
     more = {"RAY_memory_usage_threshold": f"{limit:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
     run(runs, "--confirm", "0", "--concurrent", "1", env=with_fault(fault, **more))
-    trials = Records.replay(runs / "digits").trials.values()
+    trials = State.read(runs / "digits").trials.values()
     assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "lost")}
     assert all("memory" in t.reason.lower() for t in trials if t.status == "lost")
     fault_row(
@@ -131,7 +132,7 @@ def memory():
 
 def test_a_loss_that_is_not_finite(runs, fault_row):
     run(runs, "--opt", "lr=1e6", "--trials", "2", expect=1)
-    trials = Records.replay(runs / "digits").trials.values()
+    trials = State.read(runs / "digits").trials.values()
     assert {trial.status for trial in trials} == {"diverged"}
     fault_row(
         "a loss that is not finite", "nothing: it is an outcome, recorded with step and loss", "nothing", "at once"

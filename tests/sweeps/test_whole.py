@@ -13,8 +13,9 @@ import torch
 from typer.testing import CliRunner
 
 from service.commands import app
-from service.records.state import Records, best
-from service.tracking.shipper import default_tracking_uri
+from service.records.best import best
+from service.records.state import State
+from service.tracking.client import default_tracking_uri
 from tests._digits import (
     assert_as_undisturbed,
     command,
@@ -69,7 +70,7 @@ def killed(tmp_path_factory):
     assert "its worker died, it goes on from its last checkpoint" in shown
     assert f"Stopped. The same command continues from here.\n{shlex.join(command(runs))}\n" in shown
     assert "Traceback" not in shown
-    started = Records.replay(runs / "digits").trials
+    started = State.read(runs / "digits").trials
     assert any(not trial.done for trial in started.values()) or len(started) < 11
     return runs, run(runs)
 
@@ -80,7 +81,7 @@ def test_it_prints_the_best_and_the_table(undisturbed):
     for arm in ("sgd + none", "sgd + wcr", "sam + none", "sam + wcr"):
         assert arm in shown
     assert "Best: s" in shown
-    assert "n = 1" in shown
+    assert "(1 unseen seed)" in shown
     assert f"python -m sweeps ui --runs {runs}" in shown
     assert "Traceback" not in shown
     assert "Warning" not in shown
@@ -137,19 +138,19 @@ def test_a_pruned_checkpoint_from_mlflow_has_its_sparsity_and_its_accuracy(undis
 
 def test_the_same_command_again_trains_nothing_and_says_the_same(undisturbed):
     runs, before = undisturbed
-    journal = events_of(undisturbed).read_bytes()
+    log = events_of(undisturbed).read_bytes()
     after = run(runs)
     assert "11 are done already" in after
-    title = "Best configuration of the search"
+    title = "Best configuration of each arm"
     assert after[after.index(title) :] == before[before.index(title) :]
-    assert events_of(undisturbed).read_bytes() == journal
+    assert events_of(undisturbed).read_bytes() == log
 
 
 def test_best_and_report_read_the_same_records(undisturbed):
     rows = json.loads(sweeps("best", "--json", "--runs", undisturbed[0]))
     found = {(row["optimizer"], row["regularizer"]) for row in rows if row["sparsity"] == 0.96}
     assert found == {("sgd", "none"), ("sgd", "wcr"), ("sam", "none"), ("sam", "wcr")}
-    summary = Records.replay(undisturbed[0] / "digits").summary
+    summary = State.read(undisturbed[0] / "digits").summary
     assert {(row["n"], row["seeds"]) for row in rows} == {(1, "unseen")}  # the search's own seed is left out
     shown = sweeps("report", "digits", "--runs", undisturbed[0])
     assert f"{summary['winner']['optimizer']} + {summary['winner']['regularizer']}" in shown
@@ -163,7 +164,7 @@ def test_reuse_best_starts_from_what_another_sweep_found_and_divergence_is_a_res
         if row["sparsity"] == 0.96
     }
     shown = run(runs, "--name", "again", "--reuse-best", "--trials", "1", "--opt", "lr=1e6", expect=1)
-    trials = Records.replay(runs / "again").trials.values()
+    trials = State.read(runs / "again").trials.values()
     first = {t.arm: t.config for t in trials}
     for (optimizer, regularizer), (lam, rho) in known.items():
         config = first[f"{optimizer} + {regularizer}"]

@@ -132,7 +132,7 @@ def test_a_host_that_does_not_answer_is_said(shared, error, message):
 
 
 @pytest.fixture
-def server(recorder):
+def server(toy):
     """A server that refuses everything with one status and text; its address."""
     refusal = {}
 
@@ -163,21 +163,21 @@ def server(recorder):
         (404, "nginx", "see to MLFLOW_TRACKING_URI, or --tracking-uri"),
     ],
 )
-def test_a_server_that_refuses_is_said_with_its_mend(server, recorder, console, status, text, hint):
+def test_a_server_that_refuses_is_said_with_its_mend(server, toy, console, status, text, hint):
     refusal, uri = server
     refusal |= {"status": status, "text": text}
-    (fault,) = tracking_faults(recorder.records.folder, uri, console)
+    (fault,) = tracking_faults(toy.folder, uri, console)
     assert fault.startswith(f"tracking server: must take this sweep's records, {uri} answers ")
     assert hint in fault
     assert "\n" not in fault
 
 
-def test_a_server_that_is_away_is_no_fault_but_said(recorder, console, monkeypatch):
+def test_a_server_that_is_away_is_no_fault_but_said(toy, console, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    assert tracking_faults(recorder.records.folder, "http://127.0.0.1:9", console) == []
+    assert tracking_faults(toy.folder, "http://127.0.0.1:9", console) == []
     assert "MLflow at http://127.0.0.1:9 does not answer: the journal keeps everything" in console.file.getvalue()
 
 
-def test_a_database_file_needs_no_server(recorder, console):
-    assert tracking_faults(recorder.records.folder, f"sqlite:///{recorder.records.folder}/none.db", console) == []
-    assert not os.path.exists(recorder.records.folder / "none.db")
+def test_a_database_file_needs_no_server(toy, console):
+    assert tracking_faults(toy.folder, f"sqlite:///{toy.folder}/none.db", console) == []
+    assert not os.path.exists(toy.folder / "none.db")

@@ -1,39 +1,90 @@
-import json
+import pytest
 
-from typer.testing import CliRunner
-
-from service.commands import app
-from service.views.status import status_of
+from service.records.state import State
+from service.views.console import make_console
+from service.views.status import as_text, status_of
 from tests.service.conftest import make_config
 
 
-def test_a_running_trial_counts_the_epochs_of_all_rounds(recorder):
+def printed(toy):
+    console = make_console()
+    with console.capture() as capture:
+        console.print(as_text(status_of(toy.folder), toy.folder.parent))
+    return capture.get()
+
+
+def test_a_running_sweep_counts_its_trials_by_status(toy):
+    toy.recorder.run_started(["python", "sweeps/toy.py"], num_search=4, num_confirm=2)
+    toy.trial((0.9, 0.7))
+    failed = toy.trial(None, status="error", lam=0.1)
+    running = toy.start(lam=0.2)
+    status = status_of(toy.folder)
+    assert status["state"] == "running"
+    assert status["process"].startswith("process ")
+    assert status["command"] == ["python", "sweeps/toy.py"]
+    assert status["phases"]["search"] == {"planned": 4, "error": 1, "finished": 1, "running": 1}
+    assert status["phases"]["confirm"] == {"planned": 2}
+    assert status["running"] == [{"trial": running, "arm": "sam + wcr", "epoch": 0, "of": 3}]
+    assert status["failed"] == [{"trial": failed, "arm": "sam + wcr", "status": "error", "reason": "it diverged"}]
+    shown = printed(toy)
+    assert "toy: running (process " in shown
+    assert "search   1 of 4 trials finished, 1 error, 1 running" in shown
+
+
+def test_a_running_trial_counts_the_epochs_of_all_rounds(toy):
     config = make_config(
         pruning_schedule="imp", pruning_sched={"fraction": 0.5}
-    )  # to 0.9 in 3 halvings, so 4 trainings of 3 epochs
-    recorder.records.start(config.key, phase="search", arm="sam + wcr", number=0, config=config.model_dump(mode="json"))
-    recorder.records.evaluation(config.key, {"epoch": 7, "loss": 0.5, "acc_dense": 0.5, "acc_pruned": 0.25})
-    (running,) = status_of(recorder.records.folder)["running"]
-    assert running == {"trial": config.key, "arm": "sam + wcr", "epoch": 7, "of": 12}
+    )  # 4 trainings of 3 epochs to reach 0.9
+    key = toy.start(config)
+    toy.recorder.trial_evaluated(key, {"epoch": 7, "loss": 0.5, "acc_dense": 0.5, "acc_pruned": 0.25})
+    assert status_of(toy.folder)["running"] == [{"trial": key, "arm": "sam + wcr", "epoch": 7, "of": 12}]
 
 
-def test_retry_takes_failed_trials_and_on_demand_diverged_ones(recorder):
-    failed = recorder.trial(None, status="error")
-    diverged = recorder.trial(None, status="diverged", lam=0.1)
-    recorder.records.close()
-    folder = recorder.records.folder
-    command = ["retry", folder.name, "--runs", str(folder.parent), "--no-start"]
-    shown = CliRunner().invoke(app, command)
-    assert shown.exit_code == 0, shown.output
-    assert shown.output.startswith(f"1 trials of toy are to be made again: {failed}")
-    shown = CliRunner().invoke(app, [*command, "--diverged"])
-    assert shown.output.startswith(f"1 trials of toy are to be made again: {diverged}")
+def test_without_a_process_running_trials_are_interrupted(toy):
+    toy.start()
+    toy.recorder.close()
+    status = status_of(toy.folder)
+    assert (status["state"], status["process"], status["running"]) == ("stopped", "", [])
+    assert status["phases"]["search"] == {"planned": 1, "interrupted": 1}
 
 
-def test_status_says_how_failed_trials_are_made_again(recorder):
-    recorder.trial(None, status="error")
-    folder = recorder.records.folder
-    shown = CliRunner().invoke(app, ["status", "toy", "--runs", str(folder.parent)])
-    assert f"python -m sweeps retry toy --runs {recorder.records.folder.parent}" in shown.output
-    shown = CliRunner().invoke(app, ["status", "toy", "--runs", str(folder.parent), "--json"])
-    assert [row["status"] for row in json.loads(shown.output)[0]["failed"]] == ["error"]
+@pytest.mark.parametrize(("complete", "state"), [(True, "complete"), (False, "stopped")])
+def test_a_sweep_is_complete_once_its_summary_is(toy, complete, state):
+    toy.trial((0.9, 0.7))
+    toy.recorder.summarized(toy.summary(complete))
+    toy.recorder.close()
+    assert status_of(toy.folder)["state"] == state
+
+
+def test_a_retried_sweep_is_not_complete(toy):
+    toy.trial(None, status="error")
+    toy.recorder.summarized(toy.summary())
+    toy.recorder.retry()
+    toy.recorder.close()
+    assert status_of(toy.folder)["state"] == "stopped"
+
+
+def test_the_best_has_the_highest_mean_over_the_seeds_of_the_search(toy):
+    for seed, lucky, steady in ((0, 0.9, 0.7), (1, 0.1, 0.8)):
+        toy.trial((0.9, lucky), lam=1e-6, seed=seed)
+        toy.trial((0.9, steady), lam=1e-5, seed=seed)
+    best = status_of(toy.folder)["best"]
+    assert (best["lam"], best["metric"], best["num_seeds"]) == (1e-5, "acc_pruned", 2)
+    assert best["value"] == pytest.approx(0.75)
+    line = "best     sam + wcr, lam 1e-05, rho 0.1, lr 0.1: acc_pruned 0.7500 on validation (2 seeds of the search"
+    assert line in printed(toy)
+
+
+def test_warnings_are_shown(toy):
+    key = toy.trial((0.1, 0.1), marks={"warnings": ["collapsed: the network is constant"]})
+    assert State.read(toy.folder).trials[key].warnings == ["collapsed: the network is constant"]
+    assert "collapsed: the network is constant" in printed(toy)
+
+
+def test_failed_trials_come_with_the_command_that_runs_them_again(toy):
+    toy.trial(None, status="diverged")
+    assert "retry" not in printed(toy)  # a diverged trial would diverge again
+    toy.trial(None, status="error", lam=0.1)
+    assert f"To run failed trials again: python -m sweeps retry toy --runs {toy.folder.parent}" in " ".join(
+        printed(toy).replace(".venv/bin/", "").split()
+    )

@@ -7,9 +7,9 @@ import urllib.request
 
 import pytest
 
-from service.views.ui import page_of, serve_ui
+from service.tracking.ui import page_of, serve_ui
 
-# In the place of `python -m mlflow ui ... --host HOST --port PORT`.
+# Stands in for `python -m mlflow ui ... --host HOST --port PORT`.
 MLFLOW = """
 import http.server, os, sys, time
 assert sys.argv[1] == "ui"
@@ -26,7 +26,11 @@ class Page(http.server.BaseHTTPRequestHandler):
 
 http.server.HTTPServer((host, port), Page).serve_forever()
 """
-SERVE = "import sys; from service.views.ui import serve_ui; sys.exit(serve_ui('sqlite:///x', '127.0.0.1', int(sys.argv[1])))"
+SERVE = """
+import sys
+from service.tracking.ui import serve_ui
+sys.exit(serve_ui('sqlite:///x', '127.0.0.1', int(sys.argv[1])))
+"""
 
 
 @pytest.fixture
@@ -50,15 +54,15 @@ def served(tmp_path, port):
 
     yield start
     for process in started:
-        process.terminate()  # not killed: it ends what it has started
+        process.terminate()  # instead of killing it, so that it ends its own child
         process.communicate(timeout=20)
 
 
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_the_page_is_there_when_it_says_so_and_goes_with_it(served, port, ending, code):
+def test_the_page_answers_once_it_is_announced_and_ends_with_the_command(served, port, ending, code):
     process = served(http_proxy="http://127.0.0.1:1")
     assert process.stdout.readline() == f"MLflow is starting on http://127.0.0.1:{port} ...\n"
-    assert process.stdout.readline() == f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+    assert process.stdout.readline() == f"MLflow is on http://127.0.0.1:{port} (press Ctrl-C to end it)\n"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}") as page:
         assert page.read() == b"true"  # MLFLOW_DISABLE_TELEMETRY, as the server has it
     process.send_signal(ending)
@@ -67,36 +71,38 @@ def test_the_page_is_there_when_it_says_so_and_goes_with_it(served, port, ending
         socket.create_connection(("127.0.0.1", port))
 
 
-def test_a_page_that_refuses_the_name_of_the_host_is_there(served):
+def test_a_page_that_refuses_the_host_name_counts_as_answering(served):
     process = served(STATUS="403")
     process.stdout.readline()
-    assert process.stdout.readline().startswith("MLflow on http://")
+    assert process.stdout.readline().startswith("MLflow is on http://")
 
 
-def test_a_server_that_ends_before_its_page_is_there_is_an_error(served, port):
+def test_a_server_that_ends_before_it_answers_is_an_error(served, port):
     process = served(BROKEN="7")
     _, error = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert f"ui: MLflow must answer on http://127.0.0.1:{port}, it ended, exit code 7; what it printed" in error
+    assert (
+        f"ui: MLflow must answer on http://127.0.0.1:{port} (see its output above), it ended with exit code 7" in error
+    )
 
 
-def test_a_taken_port_is_said_before_anything_starts(port, monkeypatch, environment_row):
+def test_a_port_in_use_is_refused_before_mlflow_starts(port, monkeypatch, environment_row):
     monkeypatch.setattr(subprocess, "Popen", None)
     with socket.create_server(("127.0.0.1", port)):
-        message = rf"port: must be one that can be listened on \(choose another with --port\), got {port} \(Address al"
+        message = rf"port: must be free and allowed \(choose another with --port\), got {port} \(Address al"
         with pytest.raises(ValueError, match=message):
             serve_ui("sqlite:///x", "127.0.0.1", port)
     environment_row("a taken port for `sweeps ui`", "one line at once that names the port and --port; exit code 2")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])  # a documentation address, a reserved name
-def test_a_host_that_is_not_this_one_is_said(port, monkeypatch, host):
+def test_a_host_that_is_not_this_machine_is_refused(port, monkeypatch, host):
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(ValueError, match=r"host: must be an address .*of this machine, got"):
         serve_ui("sqlite:///x", host, port)
 
 
-def test_the_page_of_every_host_is_reached_on_this_one():
+def test_a_page_on_all_addresses_is_reached_on_the_loopback_address():
     assert page_of("0.0.0.0", 5000) == "http://127.0.0.1:5000"
     assert page_of("::", 5000) == "http://[::1]:5000"
     assert page_of("localhost", 5000) == "http://localhost:5000"

@@ -1,4 +1,4 @@
-"""MLflow's UI in a process of its own, which ends with this one."""
+"""Serving MLflow's pages from a child process that ends with this one."""
 
 import errno
 import os
@@ -12,16 +12,28 @@ import urllib.request
 from types import FrameType
 from typing import NoReturn
 
-from service.tracking.shipper import NO_TELEMETRY
+from service.tracking.client import NO_TELEMETRY
 
 __all__ = ["serve_ui"]
 
-PATIENCE = 600.0  # seconds for the page to answer: importing MLflow takes minutes on a machine that is busy with trials
-END_PATIENCE = 10.0  # seconds for MLflow to end
+START_TIMEOUT = 600.0  # seconds: importing MLflow takes minutes on a machine that is busy with trials
+END_TIMEOUT = 10.0  # seconds
 
 
 def serve_ui(tracking_uri: str, host: str, port: int) -> int:
-    """Serve until Ctrl-C or until MLflow ends; the exit code. ValueError if it cannot listen on this host and port."""
+    """Serve MLflow's pages until Ctrl-C, a termination signal, or the end of MLflow.
+
+    Args:
+        tracking_uri: The tracking database or server.
+        host: Address to listen on.
+        port: Port to listen on.
+
+    Returns:
+        The exit code: 0 after Ctrl-C, else MLflow's own or 1.
+
+    Raises:
+        ValueError: If it is not possible to listen on this host and port, or MLflow does not start.
+    """
     check_free(host, port)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri]
     command += ["--host", host, "--port", str(port)]
@@ -29,17 +41,17 @@ def serve_ui(tracking_uri: str, host: str, port: int) -> int:
     environment = {name: value, **os.environ}
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, leave)
-    # MLflow starts processes of its own: in a session of their own they all get the signal that ends them.
+    # MLflow starts further processes. A session of their own lets `end` signal all of them.
     with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
             url = page_of(host, port)
             print(f"MLflow is starting on {url} ...", flush=True)
             if not answers(url, server):
                 code = server.poll()
-                why = f"does not answer after {PATIENCE:g} s" if code is None else f"ended, exit code {code}"
-                raise ValueError(f"ui: MLflow must answer on {url}, it {why}; what it printed says why")
-            print(f"MLflow on {url} (Ctrl-C ends it)", flush=True)
-            return server.wait() or 1  # nobody asked it to end
+                why = f"did not within {START_TIMEOUT:g} s" if code is None else f"ended with exit code {code}"
+                raise ValueError(f"ui: MLflow must answer on {url} (see its output above), it {why}")
+            print(f"MLflow is on {url} (press Ctrl-C to end it)", flush=True)
+            return server.wait() or 1  # it ended without being asked to
         except KeyboardInterrupt:
             return 0
         finally:
@@ -47,7 +59,7 @@ def serve_ui(tracking_uri: str, host: str, port: int) -> int:
 
 
 def check_free(host: str, port: int) -> None:
-    """ValueError if nothing can listen there, for a reason that a user can change."""
+    """Raise ValueError, with what to change, if it is not possible to listen on this host and port."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
@@ -56,33 +68,33 @@ def check_free(host: str, port: int) -> None:
         ) from None
     for family, kind, protocol, _, address in found[:1]:
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just ended is no obstacle
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections that have just ended
             try:
                 probe.bind(address)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
                     raise ValueError(f"host: must be an address of this machine, got {host!r}") from None
                 raise ValueError(
-                    f"port: must be one that can be listened on (choose another with --port), got {port} "
+                    f"port: must be free and allowed (choose another with --port), got {port} "
                     f"({os.strerror(error.errno or 0)})"
                 ) from None
 
 
 def page_of(host: str, port: int) -> str:
-    """The page's address, for a browser on this machine."""
+    """The address of the page for a browser on this machine."""
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def answers(url: str, server: subprocess.Popen) -> bool:
-    """Wait until the page is there. False if the server ends before, or takes longer than PATIENCE."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy reaches this machine for us
-    deadline = time.monotonic() + PATIENCE
+    """Wait for the page; False if the server ends or does not answer within START_TIMEOUT."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would look on its own machine
+    deadline = time.monotonic() + START_TIMEOUT
     while server.poll() is None and time.monotonic() < deadline:
         try:
             with opener.open(url, timeout=5):
                 return True
-        except urllib.error.HTTPError:  # it is there, and refuses this name of the host
+        except urllib.error.HTTPError:  # it answers, but refuses this host name
             return True
         except OSError:
             time.sleep(0.2)
@@ -90,10 +102,11 @@ def answers(url: str, server: subprocess.Popen) -> bool:
 
 
 def end(server: subprocess.Popen) -> None:
+    """End the server and every process that it started."""
     for ending in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, ending)
-            server.wait(END_PATIENCE)
+            server.wait(END_TIMEOUT)
             return
         except ProcessLookupError:
             return

@@ -1,0 +1,124 @@
+"""The best configuration that any sweep has recorded."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from service.records.state import State, TrialRecord, find_sweeps
+from service.records.status import Status
+from service.statistics import mean_and_spread
+from trainables.config import expanded
+
+__all__ = ["PRUNING_DEFAULTS", "TRAINING_FIELDS", "best", "without_seed"]
+
+# The fields that say what is trained, on which data and for how long. Values that differ in one are not comparable.
+TRAINING_FIELDS = (
+    *("task", "task_args", "dataset", "data", "architecture", "model", "train_size", "eval_size"),
+    *("max_epochs", "patience", "batch_size", "lr_schedule", "lr_sched"),
+)
+# The fields that say how a network is pruned, with their defaults.
+PRUNING_DEFAULTS = {"pruning_schedule": "one_shot", "criterion": "magnitude", "scope": "global"}
+
+
+def best(
+    runs: str | Path = "runs",
+    *,
+    architecture: str | None = None,
+    dataset: str | None = None,
+    optimizer: str | None = None,
+    regularizer: str | None = None,
+    skip_sweep: str | None = None,
+) -> list[dict[str, Any]]:
+    """The best configuration of each arm at each sparsity, from the records of all sweeps.
+
+    An arm is an optimizer with a regularizer. Configurations compete only with those of the same arm that are trained
+    alike (`TRAINING_FIELDS`), pruned alike (`PRUNING_DEFAULTS`) and measured at the same sparsity. Only finished trials
+    count. A configuration that was confirmed on unseen seeds beats every other one, because the search selects
+    configurations for being lucky on its own seeds; otherwise the higher mean wins.
+
+    Args:
+        runs: The folder of all records.
+        architecture: Only this architecture.
+        dataset: Only this dataset.
+        optimizer: Only this optimizer.
+        regularizer: Only this regularizer.
+        skip_sweep: Leave out the sweep of this name.
+
+    Returns:
+        A row for each group of comparable configurations:
+
+        - value, spread, n: mean of the objective on validation after pruning, its sample standard deviation (None for
+          n = 1), and the number of seeds
+        - seeds: "unseen" if the mean is over the seeds of the confirmation, else "search"
+        - metric: the name of the objective
+        - arm, optimizer, regularizer, lam, rho, lr, weight_decay: the configuration; None where it has no such argument
+        - sparsity, and the fields of `TRAINING_FIELDS` and `PRUNING_DEFAULTS`
+        - sweep, trial: where the configuration was trained with its first seed
+    """
+    wanted = {"architecture": architecture, "dataset": dataset, "optimizer": optimizer, "regularizer": regularizer}
+    chosen: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for trials in configurations(expanded(runs, "runs"), wanted, skip_sweep):
+        for row in rows_of(trials):
+            group = comparable(row)
+            if group not in chosen or rank(row) > rank(chosen[group]):
+                chosen[group] = row
+    return [chosen[group] for group in sorted(chosen)]
+
+
+def configurations(
+    runs: Path, wanted: Mapping[str, str | None], skip_sweep: str | None
+) -> Iterator[list[tuple[str, TrialRecord]]]:
+    """The finished trials of each configuration, with their sweeps. A trial recorded by two sweeps counts once."""
+    groups: dict[str, dict[str, tuple[str, TrialRecord]]] = {}
+    for folder in find_sweeps(runs):
+        if folder.name == skip_sweep:
+            continue
+        for trial in State.read(folder).trials.values():
+            matches = all(value is None or trial.config[name] == value for name, value in wanted.items())
+            if matches and trial.status == Status.FINISHED:
+                groups.setdefault(without_seed(trial.config), {}).setdefault(trial.key, (folder.name, trial))
+    return (list(group.values()) for group in groups.values())
+
+
+def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any]]:
+    """The rows of one configuration, one for each sparsity."""
+    confirmed = [item for item in trials if item[1].phase == "confirm"]
+    counted = confirmed or trials
+    sweep, first = min(counted, key=lambda item: item[1].config["seed"])
+    config, metric = first.config, first.objective
+    for point in first.curve:
+        values = [value for _, trial in counted if (value := trial.at(point["sparsity"], metric)) is not None]
+        yield {
+            "architecture": config["architecture"],
+            "dataset": config["dataset"],
+            "arm": first.arm,
+            "optimizer": config["optimizer"],
+            "regularizer": config["regularizer"],
+            **{name: config.get(name, default) for name, default in PRUNING_DEFAULTS.items()},
+            "sparsity": point["sparsity"],
+            "lam": None if config["regularizer"] == "none" else config["lam"],
+            **{name: config["opt"].get(name) for name in ("rho", "lr", "weight_decay")},
+            "metric": metric,
+            **mean_and_spread(values),
+            "seeds": "unseen" if confirmed else "search",
+            **{name: config.get(name) for name in TRAINING_FIELDS},
+            "sweep": sweep,
+            "trial": first.key,
+        }
+
+
+def comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What comparable rows share; sorting by it puts longer trainings first."""
+    names = ("architecture", "dataset", "optimizer", "regularizer", *PRUNING_DEFAULTS)
+    trained = json.dumps([row[name] for name in TRAINING_FIELDS], sort_keys=True)
+    return (*(row[name] for name in names), -row["max_epochs"], trained, row["sparsity"])
+
+
+def rank(row: Mapping[str, Any]) -> tuple[bool, float]:
+    return row["seeds"] == "unseen", row["value"]
+
+
+def without_seed(config: Mapping[str, Any]) -> str:
+    """What trials of one configuration with different seeds have in common, as text."""
+    return json.dumps({k: v for k, v in config.items() if k not in ("seed", "read_test")}, sort_keys=True)

@@ -1,0 +1,327 @@
+"""Writing a sweep's events to MLflow."""
+
+import contextlib
+import json
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from service.records.events import EventLog
+from service.records.state import EVENTS, flatten
+from service.records.status import Status
+from service.tracking.client import connect, first_line, is_refusal
+from trainables.runner import read_result
+
+__all__ = ["MlflowWriter", "metrics_of"]
+
+PARENT = "all"  # the tag `trial` of the sweep's own run, the parent of the trials' runs
+LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow keeps
+
+
+class MlflowWriter:
+    """Writes a sweep's events to an MLflow experiment.
+
+    The sweep is a parent run and each trial a child run. Runs are found by their tags, and MLflow keeps a metric point
+    once however often it arrives with the same name, step, time and value, so writing an event twice changes nothing.
+
+    Args:
+        folder: The sweep's folder, which has at least the first event.
+        tracking_uri: The tracking server or database.
+
+    Attributes:
+        parent: The id of the parent run.
+
+    Raises:
+        Exception: Whatever MLflow raises if it cannot be reached or refuses the experiment.
+    """
+
+    def __init__(self, folder: Path, tracking_uri: str):
+        self.client = connect(tracking_uri)
+        self.folder, self.sweep = folder, folder.name
+        header = next(iter(EventLog.read(folder / EVENTS)))[0]
+        self.sweep_id, self.identity, self.software = header["sweep_id"], header["identity"], header["software"]
+        self.artifacts = (folder.parent / "mlartifacts").resolve() if tracking_uri.startswith("sqlite:") else None
+        self.experiment = self._experiment()
+        self._runs: dict[str, str] = {}  # run id by trial, of trials that have not ended
+        self._retried: set[str] = set()  # trials whose runs have points of an earlier attempt
+        self.parent = self._parent(milliseconds_of(header))
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.sweep)
+        if found is None:
+            location = (self.artifacts / self.sweep).as_uri() if self.artifacts else None
+            return self.client.create_experiment(self.sweep, artifact_location=location)
+        if found.lifecycle_stage != "active":  # deleted, but its name is taken until it is purged
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _parent(self, milliseconds: int) -> str:
+        run = self._find(PARENT)
+        if run is None:
+            tags = {
+                **{k: str(self.identity[k]) for k in ("task", "architecture", "dataset", "criterion")},
+                "git_commit": self.software["git_commit"],
+                "software": json.dumps(self.software),
+            }
+            return self._create(PARENT, self.sweep, tags, milliseconds)
+        if run.info.lifecycle_stage != "active":
+            self.client.restore_run(run.info.run_id)
+        return run.info.run_id
+
+    def _find(self, trial: str) -> Any:
+        """The run of a trial, deleted or not; None without one.
+
+        If a lost response left two runs, the one with fewer metrics is deleted.
+        """
+        from mlflow.entities import ViewType
+
+        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in self._identifying(trial).items())
+        found = self.client.search_runs([self.experiment], query, run_view_type=ViewType.ALL, max_results=10)
+        found.sort(key=lambda run: (run.info.lifecycle_stage == "active", len(run.data.metrics), run.info.run_id))
+        for duplicate in found[:-1]:
+            if duplicate.info.lifecycle_stage == "active":
+                self.client.delete_run(duplicate.info.run_id)
+        return found[-1] if found else None
+
+    def _identifying(self, trial: str) -> dict[str, str]:
+        return {"sweep": self.sweep, "trial": trial, "sweep_id": self.sweep_id}
+
+    def _create(self, trial: str, name: str, tags: Mapping[str, str], milliseconds: int) -> str:
+        tags = {**self._identifying(trial), **tags}
+        return self.client.create_run(self.experiment, start_time=milliseconds, run_name=name, tags=tags).info.run_id
+
+    # ---- trials ----------------------------------------------------------------------------------------------------
+
+    def write(self, events: Sequence[Mapping[str, Any]], *, skip: Container[str] = ()) -> dict[str, str]:
+        """Write events: those of each trial together, then those of the sweep, whose summary refers to a trial's run.
+
+        Args:
+            events: Events in the order of the log.
+            skip: Trials whose events are left out; "" stands for the sweep's own events.
+
+        Returns:
+            For each trial (or "") whose events MLflow refuses, what it answered.
+
+        Raises:
+            Exception: If MLflow cannot be reached. Some events may have been written.
+        """
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for event in events:
+            groups.setdefault(event.get("trial", ""), []).append(event)
+        refused = {}
+        for key in sorted(groups, key=lambda key: key == ""):
+            if key in skip:
+                continue
+            try:
+                if key:
+                    self._write_trial(key, groups[key])
+                else:
+                    self._write_sweep(groups[key])
+            except Exception as error:
+                if not is_refusal(error) or self.client.get_run(self.parent).info.lifecycle_stage != "active":
+                    raise
+                refused[key] = f"{type(error).__name__}: {first_line(error)}"
+        return refused
+
+    def _write_trial(self, key: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Write a trial's events in as few calls as possible: one for each attempt."""
+        attempt: list[Mapping[str, Any]] = []
+        for event in events:
+            attempt.append(event)
+            if event["event"] in ("end", "retry"):
+                self._write_attempt(key, attempt)
+                attempt = []
+        if attempt:
+            self._write_attempt(key, attempt)
+
+    def _write_attempt(self, key: str, events: Sequence[Mapping[str, Any]]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        first, last = events[0], events[-1]
+        run = self._run_of(key, first)
+        metrics = [
+            Metric(name, value, milliseconds_of(event), step)
+            for event in events
+            for name, value, step in metrics_of(event)
+        ]
+        if key in self._retried:  # it reports the same steps again, at another time
+            metrics = self._without_recorded(run, metrics)
+        params = flatten(first["config"]) if first["event"] == "start" else {}
+        self.client.log_batch(
+            run,
+            metrics=metrics,
+            params=[Param(name, str(value)[:LONGEST_PARAM]) for name, value in params.items()],
+            tags=[RunTag(name, text[:LONGEST_TAG]) for name, text in tags_of(last).items()],
+        )
+        if last["event"] == "retry":
+            self._retried.add(key)
+            self.client.update_run(run, status="RUNNING")
+        if last["event"] == "end":
+            self._write_files(run, last)
+            status = "FINISHED" if last["status"] == Status.FINISHED else "FAILED"
+            self.client.set_terminated(run, status, end_time=milliseconds_of(last))
+            self._runs.pop(key)
+
+    def _without_recorded(self, run: str, metrics: list[Any]) -> list[Any]:
+        """The metrics of which the run has no point with the same name and step."""
+        names = {metric.key for metric in metrics}
+        recorded = {(m.key, m.step) for name in names for m in self.client.get_metric_history(run, name)}
+        return [metric for metric in metrics if (metric.key, metric.step) not in recorded]
+
+    def _run_of(self, key: str, start: Mapping[str, Any] | None = None) -> str:
+        """The id of a trial's run, which is created if `start` is the trial's first event.
+
+        Raises:
+            LookupError: If the run existed and was purged.
+        """
+        if key in self._runs:
+            return self._runs[key]
+        run = self._find(key)
+        if run is not None:
+            self._runs[key] = run.info.run_id
+            if "retried" in run.data.tags:
+                self._retried.add(key)
+        elif start is None or start["event"] != "start":
+            raise LookupError("its run does not exist any more")
+        else:
+            self._runs[key] = self._create_trial(key, start)
+        return self._runs[key]
+
+    def _create_trial(self, key: str, start: Mapping[str, Any]) -> str:
+        config = start["config"]
+        names = ("task", "architecture", "dataset", "optimizer", "regularizer", "criterion", "seed")
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            **{name: str(config[name]) for name in names},
+            "arm": start["arm"],
+            "phase": start["phase"],
+            "git_commit": self.software["git_commit"],
+        }
+        seed = f" seed {config['seed']}" if start["phase"] != "search" else ""
+        return self._create(key, f"{start['arm']} #{start['number']}{seed}", tags, milliseconds_of(start))
+
+    def _write_files(self, run: str, end: Mapping[str, Any]) -> None:
+        from service.views.figures import draw_curve, draw_weights  # imports matplotlib
+
+        folder = self.folder / "trials" / end["trial"]
+        result = read_result(folder) or {}
+        if result.get("traceback"):
+            self.client.log_text(run, result["traceback"], "traceback.txt")
+        if end["status"] != Status.FINISHED:
+            return
+        for name in ("pruned", "figures"):
+            if (folder / name).exists():
+                self.client.log_artifacts(run, str(folder / name), name)
+        if result:
+            config, layers = result["config"], result["layers"]
+            self.client.log_dict(run, {"layers": layers}, "layers.json")
+            figure = draw_curve(end["curve"], end["test"], config, objective=end.get("objective", "acc"))
+            self.client.log_figure(run, figure, "curve.png")
+            self.client.log_figure(run, draw_weights(layers, config), "weights.png")
+
+    # ---- the sweep -------------------------------------------------------------------------------------------------
+
+    def _write_sweep(self, events: Sequence[Mapping[str, Any]]) -> None:
+        from mlflow.entities import Metric, Param
+
+        for event in events:
+            if event["event"] == "sweep":
+                params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in flatten(event["identity"]).items()]
+                self.client.log_batch(self.parent, params=params[:100])  # MLflow's limit
+            if event["event"] == "summary" and (winner := event["summary"]["winner"]):
+                name, step = event["summary"]["objective"] + "_pruned", sum(event["summary"]["counts"].values())
+                point = Metric(name, winner["value"], milliseconds_of(event), step)
+                self.client.log_batch(self.parent, metrics=self._without_recorded(self.parent, [point]))
+        summaries = [event for event in events if event["event"] == "summary"]
+        if summaries:
+            self._write_summary(summaries[-1]["summary"], milliseconds_of(summaries[-1]))
+
+    def _write_summary(self, summary: Mapping[str, Any], milliseconds: int) -> None:
+        from service.views.figures import draw_summary  # imports matplotlib
+        from service.views.tables import as_markdown
+
+        parent, winner = self.parent, summary["winner"]
+        text = as_markdown(summary)
+        self.client.set_tag(parent, "mlflow.note.content", text)
+        self.client.log_text(parent, text, "summary.md")
+        self.client.log_dict(parent, dict(summary), "summary.json")
+        if winner:
+            self.client.log_figure(parent, draw_summary(summary), "curve.png")
+            run = self._run_of(winner["checkpoint_trial"])
+            self.client.set_tag(parent, "best_run", run)
+            if summary["complete"]:
+                self._register(run, winner, summary)
+        self.client.set_terminated(parent, "FINISHED" if summary["complete"] else "KILLED", end_time=milliseconds)
+
+    def _register(self, run: str, winner: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+        """Register the winner's pruned checkpoint as a model version, unless it is, and give it the alias "best"."""
+        from mlflow.exceptions import MlflowException
+
+        level = f"{summary['target_sparsity']:g}"
+        name = f"{self.identity['architecture']}-{self.identity['dataset']}-{level}"
+        if not any(path.path == f"pruned/{level}" for path in self.client.list_artifacts(run, "pruned")):
+            return  # --keep none
+        with contextlib.suppress(MlflowException):  # the model exists already
+            self.client.create_registered_model(name)
+        versions = self.client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
+        if versions:
+            version = versions[0].version
+        else:
+            artifact = f"{self.client.get_run(run).info.artifact_uri}/pruned/{level}"
+            tags = {"sweep": self.sweep, "optimizer": winner["optimizer"], "regularizer": winner["regularizer"]}
+            tags |= {k: f"{winner[k]:g}" for k in ("lam", "rho") if winner[k] is not None}
+            version = self.client.create_model_version(name, source=artifact, run_id=run, tags=tags).version
+        self.client.set_registered_model_alias(name, "best", version)
+
+
+def milliseconds_of(event: Mapping[str, Any]) -> int:
+    return round(event["time"] * 1000)
+
+
+def tags_of(last: Mapping[str, Any]) -> dict[str, str]:
+    """The tags of a trial's run after an event."""
+    if last["event"] == "retry":
+        return {"retried": "yes", "status": "", "reason": "", "notes": "", "collapsed": ""}
+    if last["event"] != "end":
+        return {}
+    # `collapsed` is a tag because MLflow's pages slow down with the number of metric names.
+    collapsed = "yes" if last["collapsed"] else ""
+    tags = {"status": last["status"], "reason": last["reason"], "notes": "\n".join(last["notes"])}
+    return {name: text for name, text in (tags | {"collapsed": collapsed}).items() if text}
+
+
+def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """The metric points of an event.
+
+    lam, its logarithm and rho are metrics as well as parameters, because MLflow compares parameters as text. At the end
+    of a trial there is one metric for each sparsity, e.g. "acc_pruned/0.96", unless it failed.
+
+    Yields:
+        Name, value and step, which is the number of epochs done.
+    """
+    if event["event"] == "start":
+        config = event["config"]
+        yield "lam", config["lam"], 0
+        if config["lam"] > 0:
+            yield "log10_lam", math.log10(config["lam"]), 0
+        if "rho" in config["opt"]:
+            yield "rho", config["opt"]["rho"], 0
+    elif event["event"] == "evaluation":
+        yield from metrics_of_report(event["report"])
+    elif event["event"] == "end" and event["status"] == Status.FINISHED:
+        yield from metrics_of_report(event["report"])
+        epoch = event["report"]["epoch"]
+        for name, value in event["diagnostics"].items():
+            yield name, value, epoch
+        for split, rows in (("", event["curve"]), ("test_", event["test"] or ())):
+            for row in rows:
+                for name, value in row.items():
+                    if name not in ("sparsity", "loss", "collapsed"):
+                        yield f"{split}{name}_pruned/{row['sparsity']:g}", value, epoch
+
+
+def metrics_of_report(report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    for name, value in report.items():
+        if name != "epoch" and isinstance(value, int | float):
+            yield name, value, report["epoch"]

@@ -1,0 +1,27 @@
+"""The console that tables are printed on."""
+
+import shutil
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+
+__all__ = ["make_console", "print_whole"]
+
+
+def make_console() -> Console:
+    """A console with the terminal's width, or 160 columns if the output is a file or a pipe."""
+    console = Console(highlight=False)
+    if console.is_dumb_terminal:
+        console.size = shutil.get_terminal_size()  # Rich assumes 80 columns unless both width and height are set
+    if not console.is_terminal:
+        console.width = 160
+    return console
+
+
+def print_whole(console: Console, renderable: RenderableType) -> None:
+    """Print tables at their full width: in a narrow terminal, wrap long lines instead of truncating them."""
+    width = console.width
+    unlimited = console.options.update(max_width=1000)
+    console.width = max(width, Measurement.get(console, unlimited, renderable).maximum)
+    console.print(renderable, crop=False)
+    console.width = width

@@ -1,0 +1,91 @@
+import pytest
+
+from service.records.summary import configurations_by_arm
+from tests.service.conftest import fill
+
+
+def test_the_summary_by_hand(toy):
+    fill(toy)
+    summary = toy.summary()
+    arms = {row["arm"]: row for row in summary["arms"]}
+    curve = {level: cell["value"] for level, cell in arms["sam + wcr"]["curve"].items()}
+    assert curve == {"0": 0.98, "0.9": 0.90}  # of the best configuration at 0.9, although another is better dense
+    assert (arms["sam + wcr"]["lam"], arms["sam + wcr"]["num_configurations"]) == (1e-5, 2)
+    assert arms["sam + wcr"]["num_trials"] == 3  # with the diverged one
+    assert (arms["sgd + none"]["lam"], arms["sgd + none"]["rho"]) == (None, None)
+    winner = summary["winner"]
+    assert (winner["arm"], winner["seeds"]) == ("sam + wcr", [1, 2, 3])
+    assert winner["validation"]["0.9"] == {"value": pytest.approx(0.85), "spread": pytest.approx(0.05), "n": 3}
+    assert winner["test"]["0.9"] == {"value": pytest.approx(0.72), "spread": pytest.approx(0.02), "n": 3}
+    assert (winner["baseline"], winner["against_baseline"]["difference"]) == ("sgd + none", pytest.approx(-0.27))
+    assert summary["counts"] == {"finished": 9, "diverged": 1}
+    assert summary["seconds"] == 15.0  # 10 trials of 1.5 s
+    assert [(row["status"], row["reason"]) for row in summary["failures"]] == [("diverged", "it diverged")]
+
+
+def test_the_winner_is_chosen_on_validation_never_on_test(toy):
+    fill(toy)
+    assert toy.summary()["winner"]["optimizer"] == "sam"  # on test, sgd has 0.99
+
+
+def test_without_a_finished_trial_there_is_no_winner(toy):
+    toy.trial(None, status="diverged")
+    summary = toy.summary()
+    assert (summary["winner"], summary["arms"], summary["levels"]) == (None, [], [])
+
+
+def test_the_best_of_the_search_has_the_highest_mean_over_its_seeds(toy):
+    for seed, accs in enumerate([(0.9, 0.2), (0.7, 0.8)]):
+        for lam, acc in zip((1e-6, 1e-5), accs, strict=True):
+            toy.trial((0.99, acc), lam=lam, seed=seed)
+    summary = toy.summary(complete=False)
+    assert summary["winner"]["lam"] == 1e-6  # mean 0.8; the other has 0.5
+    cell = summary["arms"][0]["curve"]["0.9"]
+    assert cell == {"value": pytest.approx(0.8), "spread": pytest.approx(0.02**0.5), "n": 2}
+
+
+def test_other_metrics_are_means_over_the_unseen_seeds(toy):
+    for seed, distance in ((1, 4.0), (2, 6.0)):
+        toy.trial((0.9, 0.8), phase="confirm", test=(0.9, 0.7), seed=seed, more={"hausdorff": distance})
+    toy.trial((0.9, 0.8), more={"hausdorff": 9.0})
+    cell = toy.summary()["confirmed"][0]["metrics"]["hausdorff"]["0.9"]
+    assert (cell["value"], cell["n"]) == (5.0, 2)
+
+
+def test_holms_correction_covers_every_tested_arm(toy):
+    toy.trial((0.9, 0.8))
+    seeds = range(1, 7)
+    for regularizer in ("wcr", "l1"):
+        toy.confirm(seeds, regularizer=regularizer, validation=0.8, test=[0.8 + 0.01 * s for s in seeds])
+    toy.confirm(seeds, regularizer="none", validation=0.7, test=[0.7] * 6)
+    confirmed = toy.summary()["confirmed"]
+    corrected = {row["regularizer"]: row["against"]["p_holm"] for row in confirmed if "against" in row}
+    assert corrected == {"wcr": 2 * 2 / 64, "l1": 2 * 2 / 64}
+
+
+def test_the_winner_is_among_the_arms_with_the_most_seeds(toy):
+    toy.trial((0.9, 0.8))
+    toy.confirm([1, 2], regularizer="wcr", validation=0.99, test=[0.9, 0.9])  # left the race
+    toy.confirm([1, 2, 3], regularizer="none", validation=0.8, test=[0.8, 0.8, 0.8])
+    summary = toy.summary()
+    assert summary["winner"]["regularizer"] == "none"
+    assert "against_baseline" not in summary["winner"]
+
+
+def test_collapsed_trials_and_warnings_are_counted(toy):
+    marks = {"collapsed": True, "collapsed_from": 0.9, "warnings": ["collapsed: the network is constant"]}
+    toy.trial((0.9, 0.1), lam=1e-6, more={"collapsed": 0.0})
+    key = toy.trial((0.1, 0.1), lam=1e-5, more={"collapsed": 1.0}, marks=marks)
+    toy.trial((0.9, 0.8), optimizer="sgd", regularizer="none", more={"collapsed": 0.0})
+    summary = toy.summary()
+    assert [row["num_collapsed"] for row in summary["arms"]] == [1, 0]
+    assert summary["warnings"] == [{"trial": key, "arm": "sam + wcr", "warning": marks["warnings"][0]}]
+    assert summary["arms"][0]["metrics"] == {}  # `collapsed` is no metric of its own
+
+
+def test_configurations_are_grouped_by_arm_and_ordered_by_seed(toy):
+    for seed, lam in ((1, 1e-5), (0, 1e-5), (0, 1e-6)):
+        toy.trial((0.9, 0.8), lam=lam, seed=seed)
+    groups = configurations_by_arm(toy.state.finished("search"))
+    seeds = [[(t.config["lam"], t.config["seed"]) for t in trials] for trials in groups["sam + wcr"]]
+    assert sorted(map(sorted, seeds)) == [[(1e-6, 0)], [(1e-5, 0), (1e-5, 1)]]

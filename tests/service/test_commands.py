@@ -1,0 +1,69 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from service.commands import app
+
+
+@pytest.fixture
+def sweeps(toy):
+    """A function: what `python -m sweeps ... --runs RUNS` prints on both streams, and its exit code."""
+
+    def run(*words):
+        done = CliRunner().invoke(app, [*words, "--runs", str(toy.folder.parent)])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.output, done.exit_code
+
+    return run
+
+
+def test_retry_selects_failed_trials_and_on_demand_diverged_ones(toy, sweeps):
+    failed = toy.trial(None, status="error")
+    diverged = toy.trial(None, status="diverged", lam=0.1)
+    toy.recorder.close()
+    shown, code = sweeps("retry", "toy", "--no-start")
+    assert (shown.startswith(f"1 trials of toy are to be made again: {failed}"), code) == (True, 0)
+    shown, code = sweeps("retry", "toy", "--no-start", "--diverged")
+    assert (shown.startswith(f"1 trials of toy are to be made again: {diverged}"), code) == (True, 0)
+
+
+def test_a_command_with_a_hidden_password_is_not_run_again(toy, sweeps):
+    toy.trial(None, status="error")
+    toy.recorder.run_started(["false", "--study-uri=postgresql://me:secret@host/db"], num_search=1, num_confirm=0)
+    toy.recorder.close()
+    shown, code = sweeps("retry", "toy")
+    assert "Run the sweep's command again to make them." in shown
+    assert code == 0
+
+
+def test_status_is_json_for_programs(toy, sweeps):
+    toy.trial(None, status="error")
+    (status,) = json.loads(sweeps("status", "toy", "--json")[0])
+    assert [row["status"] for row in status["failed"]] == ["error"]
+
+
+@pytest.fixture
+def old(toy):
+    """The folder of a sweep of version 0.1, beside the toy sweep."""
+    folder = toy.folder.parent / "old"
+    folder.mkdir()
+    (folder / "journal.jsonl").write_text('{"event": "sweep"}\n')
+    return folder
+
+
+def test_sweeps_of_version_0_1_are_named_and_left_out(toy, old, sweeps):
+    toy.trial((0.9, 0.8))
+    for command, shown in (("best", "sam + wcr"), ("status", "toy: running")):
+        lines, code = sweeps(command)
+        assert "Left out, recorded by version 0.1, which this version cannot read: old\n" in lines
+        assert shown in lines
+        assert code == 0
+
+
+@pytest.mark.parametrize("command", ["status", "report", "retry", "sync", "stop"])
+def test_a_sweep_of_version_0_1_is_one_line_that_says_what_to_do(old, sweeps, command):
+    shown, code = sweeps(command, "old")
+    assert code == 2
+    assert shown.startswith(f"{old}: must hold records of this version (format 2), got records of version 0.1: choose")
+    assert len(shown.splitlines()) == 1

@@ -1,0 +1,87 @@
+from mlflow import MlflowClient
+
+from service.tracking.client import default_tracking_uri
+from service.tracking.mlflow_writer import MlflowWriter, metrics_of
+from tests._tracking import assert_as_the_events_say, runs_of
+
+
+def write(toy, uri):
+    """Write all events of a sweep, as often as this is called."""
+    writer = MlflowWriter(toy.folder, uri)
+    assert writer.write([event for event, _ in toy.recorder.log.read(toy.recorder.log.path)]) == {}
+
+
+def test_metrics_of_events():
+    config = {"lam": 1e-5, "opt": {"rho": 0.1, "lr": 0.5}}
+    assert list(metrics_of({"event": "start", "config": config})) == [
+        ("lam", 1e-5, 0),
+        ("log10_lam", -5.0, 0),
+        ("rho", 0.1, 0),
+    ]
+    assert list(metrics_of({"event": "start", "config": {"lam": 0.0, "opt": {}}})) == [("lam", 0.0, 0)]
+    report = {"epoch": 3, "loss": 0.5, "acc_dense": None, "status": "running"}
+    assert list(metrics_of({"event": "evaluation", "report": report})) == [("loss", 0.5, 3)]
+    end = {
+        "event": "end",
+        "status": "finished",
+        "report": report,
+        "diagnostics": {"loss_gap": 0.25},
+        "curve": [{"sparsity": 0.9, "acc": 0.7, "loss": 1.0, "collapsed": 0.0}],
+        "test": [{"sparsity": 0.9, "acc": 0.6}],
+    }
+    assert list(metrics_of(end)) == [
+        ("loss", 0.5, 3),
+        ("loss_gap", 0.25, 3),
+        ("acc_pruned/0.9", 0.7, 3),
+        ("test_acc_pruned/0.9", 0.6, 3),
+    ]
+    assert list(metrics_of(end | {"status": "diverged"})) == []
+    assert list(metrics_of({"event": "retry"})) == []
+
+
+def test_a_trials_run_has_its_arm_and_its_status_as_tags(toy, tmp_path):
+    uri = default_tracking_uri(tmp_path / "runs")
+    finished, diverged = toy.trial((0.9, 0.8)), toy.trial(None, status="diverged", lam=0.1)
+    write(toy, uri)
+    tags = {key: run.data.tags for key, run in runs_of(MlflowClient(uri), toy.folder).items()}
+    assert {tags[key]["arm"] for key in (finished, diverged)} == {"sam + wcr"}
+    assert (tags[finished]["status"], tags[finished]["phase"]) == ("finished", "search")
+    assert "reason" not in tags[finished]
+    assert (tags[diverged]["status"], tags[diverged]["reason"]) == ("diverged", "it diverged")
+
+
+def test_a_collapsed_trial_has_a_tag_instead_of_a_metric(toy, tmp_path):
+    uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
+    marks = {"collapsed": True, "diagnostics": {"penalty_ratio_max": 12.5}}
+    one = toy.trial((0.1, 0.1), more={"collapsed": 1.0}, marks=marks)
+    other = toy.trial((0.9, 0.8), lam=1e-4, more={"collapsed": 0.0})
+    write(toy, uri)
+    runs = runs_of(MlflowClient(uri), folder)
+    assert runs[one].data.tags["collapsed"] == "yes"
+    assert "collapsed" not in runs[other].data.tags
+    assert not [name for name in runs[one].data.metrics if "collapsed" in name]
+    assert runs[one].data.metrics["penalty_ratio_max"] == 12.5
+
+
+def test_a_trial_that_runs_again_has_the_same_run_with_each_point_once(toy, tmp_path):
+    uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
+    again = toy.trial(None, status="diverged", lam=1e-1, evaluations=2)
+    write(toy, uri)
+    client = MlflowClient(uri)
+    first = runs_of(client, folder)[again]
+    assert (first.info.status, first.data.tags["reason"]) == ("FAILED", "it diverged")
+    assert toy.recorder.retry(["diverged"]) == [again]
+    write(toy, uri)
+    assert runs_of(client, folder)[again].info.status == "RUNNING"
+    assert toy.trial((0.9, 0.8), lam=1e-1, evaluations=3) == again
+    write(toy, uri)
+    last = runs_of(client, folder)[again]
+    assert (last.info.run_id, last.info.status, last.data.tags["status"]) == (
+        first.info.run_id,
+        "FINISHED",
+        "finished",
+    )
+    assert not last.data.tags["reason"]
+    assert_as_the_events_say(client, folder)
+    write(toy, uri)
+    assert_as_the_events_say(client, folder)
