@@ -105,7 +105,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
     Rejecting the hypotheses whose adjusted p is below alpha bounds the family-wise error rate by alpha.
 
-    Reference: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics, 1979.
+    Reference: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6,
+    1979.
     """
     adjusted, highest = [math.nan] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):

@@ -6,11 +6,8 @@ from collections import Counter
 from uuid import uuid4
 
 import pytest
-import requests
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from mlflow.exceptions import MlflowException, RestException
-from sqlalchemy.exc import OperationalError
 
 from benchmarks._servers import LOST, MlflowServer, Proxy
 from service.records.events import EventLog

@@ -24,9 +24,9 @@ def test_each_ended_trial_is_a_line_with_the_best_so_far():
         progress.update("c", "sgd + none #1", FINISHED | {"acc_pruned": 0.85}, 4)  # one more than planned
     lines = progress.console.file.getvalue().splitlines()
     assert [line.split() for line in lines] == [
-        "toy 2/3 sam + wcr #1 dense 0.900 pruned 0.700 12.3 s best 0.800".split(),
-        "toy 3/3 sgd + none #0 out of memory: of the GPU".split(),
-        "toy 4/4 sgd + none #1 dense 0.900 pruned 0.850 12.3 s best 0.850".split(),
+        ["toy", "2/3", "sam", "+", "wcr", "#1", "dense", "0.900", "pruned", "0.700", "12.3", "s", "best", "0.800"],
+        ["toy", "3/3", "sgd", "+", "none", "#0", "out", "of", "memory:", "of", "the", "GPU"],
+        ["toy", "4/4", "sgd", "+", "none", "#1", "dense", "0.900", "pruned", "0.850", "12.3", "s", "best", "0.850"],
     ]
 
 

@@ -101,4 +101,4 @@ def test_the_best_of_all_sweeps_shows_the_settings_that_differ(toy):
         ["small_resnet", "digits", "sam", "+", "wcr", "width=8", "5"],
         ["small_resnet", "digits", "sam", "+", "wcr", "-", "3"],
     ]
-    assert ["0.700", "1", "search", "toy"] == cells[0][-5:-1]
+    assert cells[0][-5:-1] == ["0.700", "1", "search", "toy"]
