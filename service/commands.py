@@ -197,7 +197,7 @@ def sync(
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
 ) -> None:
     """Send MLflow what it has not got of a sweep; what it has is not sent again."""
-    from service.tracking.client import default_tracking_uri
+    from service.tracking.connection import default_tracking_uri
     from service.tracking.shipper import Shipper
 
     shipper = Shipper(sweep_folder(runs, name), tracking_uri or default_tracking_uri(runs), warn=lambda text: None)
@@ -233,7 +233,7 @@ def ui(
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 5000,
 ) -> None:
     """MLflow's UI on what was recorded."""
-    from service.tracking.client import default_tracking_uri
+    from service.tracking.connection import default_tracking_uri
     from service.tracking.ui import serve_ui
 
     if not (runs / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):

@@ -13,7 +13,7 @@ import optuna
 from service.records.events import EventLog
 from service.records.state import State
 from service.search.proposals import open_storage
-from service.tracking.client import default_tracking_uri
+from service.tracking.connection import default_tracking_uri
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ["--epochs", "8", "--evaluations", "4", "--model", "width=4", "--trials", "2", "--search-seeds", "1"]

@@ -10,7 +10,7 @@ from typing import Any
 from service.records.events import EventLog
 from service.records.state import EVENTS, flatten
 from service.records.status import Status
-from service.tracking.client import connect, first_line, is_refusal
+from service.tracking.connection import connect, first_line, is_refusal
 from trainables.runner import read_result
 
 __all__ = ["MlflowWriter", "metrics_of"]

@@ -16,7 +16,7 @@ from service.records.events import EventLog
 from service.records.lock import exclusive
 from service.records.passwords import hide_passwords
 from service.records.state import EVENTS
-from service.tracking.client import first_line
+from service.tracking.connection import first_line
 from service.tracking.mlflow_writer import MlflowWriter
 from trainables.runner import write_atomically
 

@@ -12,7 +12,7 @@ import urllib.request
 from types import FrameType
 from typing import NoReturn
 
-from service.tracking.client import NO_TELEMETRY
+from service.tracking.connection import NO_TELEMETRY
 
 __all__ = ["serve_ui"]
 

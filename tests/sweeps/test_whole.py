@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from service.commands import app
 from service.records.best import best
 from service.records.state import State
-from service.tracking.client import default_tracking_uri
+from service.tracking.connection import default_tracking_uri
 from tests._digits import (
     assert_as_undisturbed,
     command,

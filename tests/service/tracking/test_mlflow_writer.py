@@ -1,6 +1,6 @@
 from mlflow import MlflowClient
 
-from service.tracking.client import default_tracking_uri
+from service.tracking.connection import default_tracking_uri
 from service.tracking.mlflow_writer import MlflowWriter, metrics_of
 from tests._tracking import assert_as_the_events_say, runs_of
 

@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError
 
-from service.tracking.client import default_tracking_uri, first_line, is_refusal
+from service.tracking.connection import default_tracking_uri, first_line, is_refusal
 
 
 def answer(status):
