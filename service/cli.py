@@ -18,6 +18,7 @@ from rich.markup import escape
 
 import sparsity
 from service.process import prepare_process, typed_command
+from service.records.passwords import hide_passwords
 from service.spec import SweepSpec
 from trainables.config import ARGUMENT_GROUPS, TrialConfig
 
@@ -84,8 +85,6 @@ def make_command(sweep: SweepSpec) -> Callable[..., None]:
         except (ValueError, OSError) as error:
             fail(error)
         except KeyboardInterrupt:
-            from service.records.passwords import hide_passwords  # imports SQLAlchemy
-
             again = shlex.join([sys.orig_argv[0], *map(hide_passwords, sys.orig_argv[1:])])
             typer.echo(f"Stopped. The same command continues from here.\n{again}", err=True)
             raise typer.Exit(130) from None

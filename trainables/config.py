@@ -146,7 +146,9 @@ class TrialConfig(BaseModel):
     crit: Arguments = Field({}, description="argument of the criterion, e.g. num_batches=4")
     scope: str = Field("global", description="weights ranked together: global, uniform (per tensor), or N:M like 2:4")
     min_kept: int = Field(0, ge=0, description="smallest number of weights kept in each tensor")
-    recalibrate: bool = Field(False, description="also evaluate with BatchNorm statistics estimated again after pruning")
+    recalibrate: bool = Field(
+        False, description="also evaluate with BatchNorm statistics estimated again after pruning"
+    )
     num_sharpness_batches: int = Field(
         0, ge=0, description="batches of 1024 to estimate the largest Hessian eigenvalue on, at the end of a trial"
     )

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.result import Status
+
 from service.records.state import State, TrialRecord, find_sweeps
-from service.records.status import Status
 from service.statistics import mean_and_spread
 from trainables.config import expanded
 

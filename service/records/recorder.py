@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from trainables.result import Status, read_result
+
 from service.records.events import EventLog
 from service.records.lock import SweepLock
 from service.records.passwords import hide_passwords
 from service.records.software import software_versions
 from service.records.state import EVENTS, FORMAT, State, flatten, refuse_unreadable
-from service.records.status import RETRIED, Status
-from trainables.runner import read_result
 
-__all__ = ["Recorder"]
+__all__ = ["RETRIED", "Recorder"]
+
+# What `retry` runs again by default. A diverged trial would diverge again.
+RETRIED = (Status.ERROR, Status.LOST, Status.OUT_OF_MEMORY)
 
 RESULT_TIMEOUT = 20.0  # seconds until a result that another host wrote is visible here: NFS caches folders
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainables.result import Status
+
 from service.records.events import EventLog
-from service.records.status import Status
 
 __all__ = [
     "EVENTS",

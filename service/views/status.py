@@ -8,11 +8,12 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+from trainables.result import Status
 
 from service.process import sweeps_command
 from service.records.lock import lock_holder
+from service.records.recorder import RETRIED
 from service.records.state import EVENTS, State, TrialRecord
-from service.records.status import RETRIED, Status
 from service.records.summary import configurations_by_arm, describe, mean_objective
 from service.views.tables import number
 from trainables.config import TrialConfig

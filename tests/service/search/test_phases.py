@@ -6,10 +6,10 @@ import statistics
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution as Float
-from service.records.best import best
-from service.records.recorder import Recorder
 
 from search_spaces import by_regularizer, small_cnn
+from service.records.best import best
+from service.records.recorder import Recorder
 from service.search.phases import Phases, points_from_other_sweeps
 from service.search.proposals import Next
 from service.search.space import make_arms
@@ -111,9 +111,9 @@ def test_a_arm_without_a_finished_configuration_is_not_confirmed(tmp_path, play)
     assert phases.complete()
 
 
-def test_values_of_the_nearest_setting_come_first(recorder, tmp_path, monkeypatch):
-    recorder.trial((0.9, 0.8), lam=1e-6, max_epochs=9)
-    recorder.trial((0.9, 0.7), lam=1e-5, rho=0.2, max_epochs=1)
+def test_values_of_the_nearest_setting_come_first(toy, tmp_path, monkeypatch):
+    toy.trial((0.9, 0.8), lam=1e-6, max_epochs=9)
+    toy.trial((0.9, 0.7), lam=1e-5, rho=0.2, max_epochs=1)
     sweep = make(tmp_path / "runs", ranges=small_cnn.SEARCH_SPACE.ranges, target_sparsity=0.9, batch_size=8, name="new")
     points = points_from_other_sweeps(sweep)
     assert points["sam + wcr"] == [
