@@ -35,50 +35,50 @@ class SweepSpec(BaseModel):
     trial: TrialConfig
     search: SearchSpace
 
-    name: str = Field("", description="folder in --runs, and experiment in MLflow; default: the dataset")
-    optimizer: tuple[str, ...] = Field((), description="search with this optimizer; default: all of the search space")
+    name: str = Field(default="", description="folder in --runs, and experiment in MLflow; default: the dataset")
+    optimizer: tuple[str, ...] = Field(default=(), description="search with this optimizer; default: all of the search space")
     regularizer: tuple[str, ...] = Field(
-        (), description="search with this regularizer; default: all of the search space"
+        default=(), description="search with this regularizer; default: all of the search space"
     )
     tuning: Literal["fair", "paper"] = Field(
-        "fair",
+        default="fair",
         description="fair: search lr and weight decay of every arm, baselines included; paper: keep --opt's values",
     )
     hold: tuple[str, ...] = Field(
-        (), description="do not search this parameter but keep its value, e.g. opt/lr; --opt lr=0.05 implies it"
+        default=(), description="do not search this parameter but keep its value, e.g. opt/lr; --opt lr=0.05 implies it"
     )
-    lam: Lam | None = Field(None, description="strength of the penalty, instead of searching it")
-    rho: float | None = Field(None, description="radius of SAM, S2SAM and CrAM (units of w), instead of searching it")
-    reuse_best: bool = Field(False, description="start from the best values recorded for this architecture")
+    lam: Lam | None = Field(default=None, description="strength of the penalty, instead of searching it")
+    rho: float | None = Field(default=None, description="radius of SAM, S2SAM and CrAM (units of w), instead of searching it")
+    reuse_best: bool = Field(default=False, description="start from the best values recorded for this architecture")
 
-    num_trials: int = Field(6, ge=1, description="configurations searched for each arm")
+    num_trials: int = Field(default=6, ge=1, description="configurations searched for each arm")
     num_search_seeds: int = Field(
-        1, ge=1, description="seeds of each configuration in the search, which maximizes the mean over them"
+        default=1, ge=1, description="seeds of each configuration in the search, which maximizes the mean over them"
     )
     num_confirm: int | None = Field(
-        None,
+        default=None,
         ge=0,
         description="confirm only this many arms, and every baseline, on unseen seeds; default: all arms",
     )
-    num_seeds: int = Field(5, ge=1, description="unseen seeds of each confirmed arm; with --race, on average")
+    num_seeds: int = Field(default=5, ge=1, description="unseen seeds of each confirmed arm; with --race, on average")
     race: bool = Field(
-        True, description="give the seeds of clearly beaten arms to the contenders, each up to twice --seeds"
+        default=True, description="give the seeds of clearly beaten arms to the contenders, each up to twice --seeds"
     )
 
     runs: Path = Field(
-        default_factory=default_runs, description="folder of all records; default: $SPARSITY_SWEEPS_RUNS, else runs"
+       default= default_factory=default_runs, description="folder of all records; default: $SPARSITY_SWEEPS_RUNS, else runs"
     )
-    data_root: Path | None = Field(None, description="folder of the dataset; default: download it if possible")
-    cpus_per_trial: float = Field(1, gt=0, description="CPUs, and threads, of a trial")
+    data_root: Path | None = Field(default=None, description="folder of the dataset; default: download it if possible")
+    cpus_per_trial: float = Field(default=1, gt=0, description="CPUs, and threads, of a trial")
     gpus_per_trial: float | None = Field(
-        None, description="GPUs of a trial: 0 or a fraction in (0, 1]; default: 1 if there are any"
+        default=None, description="GPUs of a trial: 0 or a fraction in (0, 1]; default: 1 if there are any"
     )
-    max_concurrent: int | None = Field(None, ge=1, description="trials that run at once; default: as many as fit")
+    max_concurrent: int | None = Field(default=None, ge=1, description="trials that run at once; default: as many as fit")
     keep: Literal["target", "all", "none"] = Field(
-        "target", description="pruned checkpoints to keep: of the target sparsity, of all sparsities, or none"
+        default="target", description="pruned checkpoints to keep: of the target sparsity, of all sparsities, or none"
     )
-    tracking_uri: str = Field("", description="MLflow server; default: $MLFLOW_TRACKING_URI, else a database in --runs")
-    study_uri: str = Field("", description="Optuna storage such as postgresql://...; default: a file of the sweep")
+    tracking_uri: str = Field(default="", description="MLflow server; default: $MLFLOW_TRACKING_URI, else a database in --runs")
+    study_uri: str = Field(default="", description="Optuna storage such as postgresql://...; default: a file of the sweep")
 
     @field_validator("optimizer", "regularizer")
     @classmethod

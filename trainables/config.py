@@ -108,56 +108,62 @@ class TrialConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Annotated[str, named("trainables.tasks", "task")] = Field("cnn", description="kind of problem")
-    task_args: Arguments = Field({}, description="argument of the task, e.g. prune=qk")
+    task: Annotated[str, named("trainables.tasks", "task")] = Field(default="cnn", description="kind of problem")
+    task_args: Arguments = Field(default={}, description="argument of the task, e.g. prune=qk")
     dataset: str = Field(description="dataset")
-    data: Arguments = Field({}, description="argument of the dataset, e.g. image_size=64")
+    data: Arguments = Field(default={}, description="argument of the dataset, e.g. image_size=64")
     architecture: Annotated[str, named("trainables.architectures", "architecture")] = Field(description="network")
-    model: Arguments = Field({}, description="argument of the network, e.g. width=16")
-    train_size: int | None = Field(None, ge=1, description="number of training examples; default: all")
+    model: Arguments = Field(default={}, description="argument of the network, e.g. width=16")
+    train_size: int | None = Field(default=None, ge=1, description="number of training examples; default: all")
     eval_size: int | None = Field(
-        None, ge=1, description="number of validation examples, and of test examples; default: all"
+        default=None, ge=1, description="number of validation examples, and of test examples; default: all"
     )
-    optimizer: Annotated[str, named("sparsity.optimizers", "optimizer")] = Field("sgd", description="optimizer")
-    opt: Arguments = Field({"lr": 0.1}, description="argument of the optimizers, e.g. weight_decay=5e-4")
+    optimizer: Annotated[str, named("sparsity.optimizers", "optimizer")] = Field(default="sgd", description="optimizer")
+    opt: Arguments = Field(default={"lr": 0.1}, description="argument of the optimizers, e.g. weight_decay=5e-4")
     regularizer: Annotated[str, named("sparsity.regularizers", "regularizer")] = Field(
-        "none", description="sparsity regularizer"
+        default="none", description="sparsity regularizer"
     )
-    reg: Arguments = Field({}, description="argument of the regularizers, e.g. eps=1e-8")
-    lam: Lam = Field(0.0, description="strength of the penalty: the loss is task loss + lam * penalty")
+    reg: Arguments = Field(default={}, description="argument of the regularizers, e.g. eps=1e-8")
+    lam: Lam = Field(default=0.0, description="strength of the penalty: the loss is task loss + lam * penalty")
     lr_schedule: Annotated[str, named("trainables.lr_schedules", "lr_schedule")] = Field(
-        "constant", description="learning-rate schedule"
+        default="constant", description="learning-rate schedule"
     )
-    lr_sched: Arguments = Field({}, description="argument of the learning-rate schedule, e.g. gamma=0.1")
+    lr_sched: Arguments = Field(default={}, description="argument of the learning-rate schedule, e.g. gamma=0.1")
     pruning_schedule: Annotated[str, named("trainables.pruning_schedules", "pruning_schedule")] = Field(
-        "one_shot", description="when to prune: once after training (one_shot), or in rounds"
+        default="one_shot", description="when to prune: once after training (one_shot), or in rounds"
     )
-    pruning_sched: Arguments = Field({}, description="argument of the pruning schedule, e.g. rounds=3")
+    pruning_sched: Arguments = Field(default={}, description="argument of the pruning schedule, e.g. rounds=3")
     max_epochs: int = Field(ge=1, description="epochs of a trial, or of each round of its pruning schedule")
-    batch_size: int = Field(128, ge=1, description="examples in a step")
-    accumulate: int = Field(1, ge=1, description="split each batch into this many parts to save memory")
+    batch_size: int = Field(default=128, ge=1, description="examples in a step")
+    accumulate: int = Field(default=1, ge=1, description="split each batch into this many parts to save memory")
     patience: int | None = Field(
-        None, ge=1, description="stop a trial after this many evaluations without a better dense objective"
+        default=None, ge=1, description="stop a trial after this many evaluations without a better dense objective"
     )
-    num_evaluations: int = Field(8, ge=1, description="evaluations, each with a checkpoint, during a trial")
+    num_evaluations: int = Field(default=8, ge=1, description="evaluations, each with a checkpoint, during a trial")
     criterion: Annotated[str, named("sparsity.criteria", "criterion")] = Field(
-        "magnitude", description="what ranks weights for pruning"
+        default="magnitude", description="what ranks weights for pruning"
     )
-    crit: Arguments = Field({}, description="argument of the criterion, e.g. num_batches=4")
-    scope: str = Field("global", description="weights ranked together: global, uniform (per tensor), or N:M like 2:4")
-    min_kept: int = Field(0, ge=0, description="smallest number of weights kept in each tensor")
+    crit: Arguments = Field(default={}, description="argument of the criterion, e.g. num_batches=4")
+    scope: str = Field(
+        default="global", description="weights ranked together: global, uniform (per tensor), or N:M like 2:4"
+    )
+    min_kept: int = Field(default=0, ge=0, description="smallest number of weights kept in each tensor")
     recalibrate: bool = Field(
-        False, description="also evaluate with BatchNorm statistics estimated again after pruning"
+        default=False, description="also evaluate with BatchNorm statistics estimated again after pruning"
     )
     num_sharpness_batches: int = Field(
-        0, ge=0, description="batches of 1024 to estimate the largest Hessian eigenvalue on, at the end of a trial"
+        default=0,
+        ge=0,
+        description="batches of 1024 to estimate the largest Hessian eigenvalue on, at the end of a trial",
     )
     target_sparsity: Sparsity = Field(
         description="fraction of prunable weights removed, in [0, 1); the search maximizes the accuracy left there"
     )
-    sparsities: tuple[Sparsity, ...] = Field((), description="also evaluate at this sparsity")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the first trials; unseen seeds follow the search's")
-    read_test: bool = Field(False, description="also evaluate on the test split")
+    sparsities: tuple[Sparsity, ...] = Field(default=(), description="also evaluate at this sparsity")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="seed of the first trials; unseen seeds follow the search's"
+    )
+    read_test: bool = Field(default=False, description="also evaluate on the test split")
 
     @model_validator(mode="after")
     def _parts_and_rounds_go_together(self) -> "TrialConfig":

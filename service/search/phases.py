@@ -117,10 +117,10 @@ class Phases:
         ranked = sorted(best_slot, key=lambda index: -best_slot[index][0])
         num = len(ranked) if self.spec.num_confirm is None else self.spec.num_confirm
         baselines = [index for index in ranked if num and is_baseline(self.spec, self.arms[index].choices)]
-        proposals = []
-        for index in sorted({*ranked[:num], *baselines}):
-            proposals.append(replace(self.search.proposals(best_slot[index][1])[0], phase="confirm"))
-        return proposals
+        return [
+            replace(self.search.proposals(best_slot[index][1])[0], phase="confirm")
+            for index in sorted({*ranked[:num], *baselines})
+        ]
 
     def confirmations(self) -> list[Proposal]:
         """The confirmation's trials that follow from the results so far, in the order in which they start.

@@ -86,7 +86,9 @@ def epochs_done(trial: TrialRecord) -> int:
 
 def epochs_of(trial: TrialRecord) -> int:
     """The number of epochs that a trial trains for, in all rounds of its pruning schedule."""
-    from trainables.pruning_schedule import num_epochs  # imports torch, which a sweep without running trials does not need
+    from trainables.pruning_schedule import (
+        num_epochs,  # imports torch, which a sweep without running trials does not need
+    )
 
     return num_epochs(TrialConfig.model_validate(trial.config))
 
