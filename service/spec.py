@@ -36,7 +36,9 @@ class SweepSpec(BaseModel):
     search: SearchSpace
 
     name: str = Field(default="", description="folder in --runs, and experiment in MLflow; default: the dataset")
-    optimizer: tuple[str, ...] = Field(default=(), description="search with this optimizer; default: all of the search space")
+    optimizer: tuple[str, ...] = Field(
+        default=(), description="search with this optimizer; default: all of the search space"
+    )
     regularizer: tuple[str, ...] = Field(
         default=(), description="search with this regularizer; default: all of the search space"
     )
@@ -48,7 +50,9 @@ class SweepSpec(BaseModel):
         default=(), description="do not search this parameter but keep its value, e.g. opt/lr; --opt lr=0.05 implies it"
     )
     lam: Lam | None = Field(default=None, description="strength of the penalty, instead of searching it")
-    rho: float | None = Field(default=None, description="radius of SAM, S2SAM and CrAM (units of w), instead of searching it")
+    rho: float | None = Field(
+        default=None, description="radius of SAM, S2SAM and CrAM (units of w), instead of searching it"
+    )
     reuse_best: bool = Field(default=False, description="start from the best values recorded for this architecture")
 
     num_trials: int = Field(default=6, ge=1, description="configurations searched for each arm")
@@ -66,19 +70,25 @@ class SweepSpec(BaseModel):
     )
 
     runs: Path = Field(
-       default= default_factory=default_runs, description="folder of all records; default: $SPARSITY_SWEEPS_RUNS, else runs"
+        default_factory=default_runs, description="folder of all records; default: $SPARSITY_SWEEPS_RUNS, else runs"
     )
     data_root: Path | None = Field(default=None, description="folder of the dataset; default: download it if possible")
     cpus_per_trial: float = Field(default=1, gt=0, description="CPUs, and threads, of a trial")
     gpus_per_trial: float | None = Field(
         default=None, description="GPUs of a trial: 0 or a fraction in (0, 1]; default: 1 if there are any"
     )
-    max_concurrent: int | None = Field(default=None, ge=1, description="trials that run at once; default: as many as fit")
+    max_concurrent: int | None = Field(
+        default=None, ge=1, description="trials that run at once; default: as many as fit"
+    )
     keep: Literal["target", "all", "none"] = Field(
         default="target", description="pruned checkpoints to keep: of the target sparsity, of all sparsities, or none"
     )
-    tracking_uri: str = Field(default="", description="MLflow server; default: $MLFLOW_TRACKING_URI, else a database in --runs")
-    study_uri: str = Field(default="", description="Optuna storage such as postgresql://...; default: a file of the sweep")
+    tracking_uri: str = Field(
+        default="", description="MLflow server; default: $MLFLOW_TRACKING_URI, else a database in --runs"
+    )
+    study_uri: str = Field(
+        default="", description="Optuna storage such as postgresql://...; default: a file of the sweep"
+    )
 
     @field_validator("optimizer", "regularizer")
     @classmethod
