@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from service.records.events import EventLog
 from trainables.config import expanded
-from trainables.runner import read_result
+from trainables.result import read_result
 
 __all__ = ["Records", "TrialRecord", "best", "find_sweeps"]
 

@@ -22,7 +22,8 @@ from urllib.parse import quote
 
 from service.records.events import EventLog
 from service.records.state import flatten, without_password
-from trainables.runner import read_result, write_atomically
+from trainables.files import write_atomically
+from trainables.result import read_result
 
 __all__ = ["MlflowCopy", "Shipper", "default_tracking_uri", "metrics_of", "warm_up"]
 

@@ -77,7 +77,7 @@ def mean_objective(trials: list[TrialRecord]) -> float:
 
 def epochs_of(trial: TrialRecord) -> int:
     """The epochs of all rounds of its pruning schedule, as its evaluations count them."""
-    from trainables.loop import num_epochs  # imports torch
+    from trainables.pruning_schedule import num_epochs  # imports torch
 
     return num_epochs(TrialConfig.model_validate(trial.config))
 

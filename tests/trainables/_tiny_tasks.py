@@ -104,3 +104,8 @@ def equal_states(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return states[0].keys() == states[1].keys() and all(
         torch.equal(t, states[1][name]) for name, t in states[0].items()
     )
+
+
+def convolutions(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of all convolutions, by name."""
+    return {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d)}

@@ -10,8 +10,9 @@ import torch
 
 import sparsity
 from tests.trainables._tiny_tasks import equal_states, make_tiny_task, tiny_config
-from trainables.loop import Training, make_pruning_schedule, train_step
+from trainables.loop import Training, train_step
 from trainables.pruning import apply_pruning, evaluate_pruned, load_pruned, recalibrated, save_pruned
+from trainables.pruning_schedule import make_pruning_schedule
 
 LEVEL = 0.5
 REFUSED = {  # (architecture, criterion) -> what the error says
@@ -93,7 +94,7 @@ def test_every_regularizer_trains_through_every_schedule_and_resumes(pruning_sch
     while not whole.finished:
         whole.train_to_evaluation(evaluate=False)
         states.append(copy.deepcopy(whole.state_dict()))
-    assert whole.phase == whole.pruning_schedule.num_phases - 1
+    assert whole.phase == whole.lottery.num_phases - 1
     resumed = Training(task, config)
     resumed.load_state_dict(states[len(states) // 2])  # of the last phase, where there are several
     while not resumed.finished:
@@ -157,7 +158,7 @@ def test_two_steps_on_the_meta_device(task, optimizer, regularizer, monkeypatch)
             optimizer=training.optimizer,
         )
         training.regularizer.project()
-        training.schedule.after_step()
+        training.lr_schedule.after_step()
         assert loss.device.type == penalty.device.type == "meta"
     assert all(parameter.device.type == "meta" for parameter in training.model.parameters())
 
