@@ -30,8 +30,9 @@ import sparsity
 from benchmarks._measure import RESULTS, device_name, slug
 from trainables.config import TrialConfig
 from trainables.data.images import DataError, Images
-from trainables.loop import Training, batchnorm_frozen, load_task, train_step
+from trainables.loop import Training, load_task
 from trainables.runner import TrialRunner
+from trainables.step import batchnorm_frozen, train_step
 from trainables.tasks.cnn import LoadedImages
 
 __all__ = ["concurrent", "penalty", "runs", "speed", "tasks"]

@@ -9,7 +9,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,10 @@ from trainables.early_stopping import EarlyStopping
 from trainables.lottery import Lottery, weights_left
 from trainables.penalty_ratio import PenaltyRatio, is_measured, penalized
 from trainables.pruning.evaluation import Evaluation, evaluate_pruned, measure, objectives, score
+from trainables.step import ContextFactory, parameter_groups, train_step
 from trainables.task import Task
 
-__all__ = ["Diverged", "Training", "batchnorm_frozen", "load_task", "train", "train_step"]
-
-Context = Callable[[], contextlib.AbstractContextManager[None]]
+__all__ = ["Diverged", "Training", "load_task", "train"]
 
 
 class Diverged(ArithmeticError):
@@ -63,72 +62,6 @@ def train(
     while not training.finished:
         training.train_to_evaluation(evaluate=False, report=report)
     return training.networks((0.0,))[0.0], training.evaluate(training.config.levels)
-
-
-def train_step(
-    model: nn.Module,
-    batch: Any,
-    *,
-    task: Task,
-    regularizer: Any,
-    lam: float,
-    optimizer: Any,
-    accumulate: int = 1,
-    penalty_context: Context = contextlib.nullcontext,
-) -> tuple[Tensor, Tensor]:
-    """Make one update. The optimizer decides how often it needs the gradient of L + lam * R.
-
-    Args:
-        accumulate: Number of parts whose losses and gradients are computed one after the other, to save memory.
-        penalty_context: Creates the context in which the penalty's first gradient is added (see `PenaltyRatio`).
-
-    Returns:
-        The task's loss L and the unscaled penalty R at the first gradient. They are tensors: nothing waits for the
-        device.
-    """
-    terms: list[tuple[Tensor, Tensor]] = []  # L and R of each gradient
-
-    def closure() -> Tensor:
-        first = not terms
-        optimizer.zero_grad(set_to_none=True)
-        with batchnorm_frozen(model, when=not first):
-            loss = task_backward(model, batch, task, accumulate)  # .grad = dL/dw
-        task.before_penalty(model)
-        with penalty_context() if first else contextlib.nullcontext():
-            penalty = regularizer.backward(lam)  # .grad += lam * dR/dw
-        terms.append((loss, penalty))
-        return loss + lam * penalty
-
-    optimizer.step(closure)
-    return terms[0]
-
-
-def task_backward(model: nn.Module, batch: Any, task: Task, num_parts: int) -> Tensor:
-    """Add the gradient of the task's loss on a batch to `.grad`, part by part, and return the loss, detached."""
-    losses = []
-    for weight, part in task.parts(batch, num_parts) if num_parts > 1 else [(1.0, batch)]:
-        loss = weight * task.loss(model, part)
-        loss.backward()
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
-
-
-@contextlib.contextmanager
-def batchnorm_frozen(model: nn.Module, *, when: bool) -> Iterator[None]:
-    """Normalize by the batch's statistics as usual, but leave the running statistics alone.
-
-    An optimizer that perturbs the weights passes a batch through the network twice, and running statistics should see
-    it once, at the unperturbed weights.
-    """
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    tracking = [m for m in norms if m.track_running_stats] if when else []
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
 
 
 class Training:
@@ -381,7 +314,7 @@ class Training:
             self.model.load_state_dict(best["model"])
             self.regularizer.load_state_dict(best["regularizer"])
 
-    def _penalty_context(self, step: int) -> Context:
+    def _penalty_context(self, step: int) -> ContextFactory:
         """Creates the context that measures the penalty's gradient at this step, or one that does nothing."""
         weights = penalized(self.model, self.regularizer)
         steps_per_epoch = self.task.steps_per_epoch(self.config.batch_size)
@@ -413,21 +346,3 @@ class Training:
 def epoch_seed(seed: int, epoch: int) -> int:
     """A seed of 63 bits that differs between epochs and between trials."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def parameter_groups(model: nn.Module, regularizer: Any, weight_decay: Any) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups: the model's parameters, and those that need settings of their own.
-
-    Weights that the regularizer decays itself have no decay in the optimizer. Neither have gates, which decay would
-    pull towards half open; their learning rate is the regularizer's `gate_lr` if it has one.
-    """
-    gates = dict.fromkeys(regularizer.parameters())  # once attached, they are parameters of the model too
-    taken = dict.fromkeys(regularizer.take_decay(weight_decay) if weight_decay else ())
-    trained = [p for p in model.parameters() if p.requires_grad and p not in gates]
-    groups: list[dict[str, Any]] = [{"params": [p for p in trained if p not in taken]}]
-    if taken:
-        groups.append({"params": [p for p in trained if p in taken], "weight_decay": 0.0})
-    if gates:
-        lr = {} if regularizer.gate_lr is None else {"lr": regularizer.gate_lr}
-        groups.append({"params": list(gates), "weight_decay": 0.0, **lr})
-    return groups

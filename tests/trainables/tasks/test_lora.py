@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from search_spaces import lora as lora_space
 from sparsity.regularizers.wcr import WCR
 from trainables.config import TrialConfig
-from trainables.loop import Training, train_step
+from trainables.loop import Training
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import load_pruned
 from trainables.runner import TrialRunner
+from trainables.step import train_step
 from trainables.tasks.lora import IGNORED, LoRA
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"
