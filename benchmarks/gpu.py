@@ -30,8 +30,9 @@ import sparsity
 from benchmarks._measure import RESULTS, device_name, slug
 from trainables.config import TrialConfig
 from trainables.data.images import DataError, Images
-from trainables.loop import Training, batchnorm_frozen, load_task, train_step
-from trainables.runner import ResumableTrial
+from trainables.loop import Training, load_task
+from trainables.runner import TrialRunner
+from trainables.step import batchnorm_frozen, train_step
 from trainables.tasks.cnn import LoadedImages
 
 __all__ = ["concurrent", "penalty", "runs", "speed", "tasks"]
@@ -371,7 +372,7 @@ def runs(
                 config = cifar10_config(
                     optimizer, regularizer, **{"max_epochs": epochs, "seed": seed, "read_test": True, **fields}
                 )
-                trial = ResumableTrial(
+                trial = TrialRunner(
                     config, folder / config.key, lambda c=config: load_task(c, data=data, device=device), keep="none"
                 )
                 report = {"status": "running"}

@@ -12,8 +12,9 @@ from service.search.space import Arm, make_arms, make_config
 from service.spec import SweepSpec
 from sparsity import masks
 from trainables.config import construct
-from trainables.loop import Training, make_pruning_schedule
+from trainables.loop import Training
 from trainables.memory_estimate import training_memory
+from trainables.pruning_schedule import make_pruning_schedule
 
 __all__ = ["Checked", "check"]
 

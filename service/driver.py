@@ -16,7 +16,6 @@ from service.cluster.ray_start import Cluster, Resources, connect  # first: sets
 # isort: split
 from ray import tune
 from rich.console import Console
-from trainables.files import write_atomically
 
 from service.checks import Checked, check
 from service.cluster.preflight import check_cluster
@@ -34,6 +33,7 @@ from service.tracking.shipper import Shipper
 from service.views.console import make_console, print_whole
 from service.views.progress import Progress
 from service.views.tables import as_tables
+from trainables.files import write_atomically
 from trainables.trial import Trial
 
 __all__ = ["run_sweep"]

@@ -30,7 +30,8 @@ from trainables.architectures.vit import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.data.generate import generate
 from trainables.loop import load_task
-from trainables.runner import ResumableTrial, read_result
+from trainables.result import read_result
+from trainables.runner import TrialRunner
 from trainables.tasks._tokens import read_tokenizer
 
 
@@ -115,7 +116,7 @@ def test_a_trials_checkpoint(tmp_path, bomb, name):
     folder = tmp_path / "trial"
     folder.mkdir()
     (folder / name).write_bytes(bomb)
-    trial = ResumableTrial(CONFIG, folder, lambda: load_task(CONFIG))
+    trial = TrialRunner(CONFIG, folder, lambda: load_task(CONFIG))
     assert trial.advance()["status"] == "running"
     assert trial.notes[0].startswith(f"{name}: could not be read")
 

@@ -1,7 +1,7 @@
-"""What is trained and how: tasks, their data and networks, the loop, and the thin adapter that Ray drives.
+"""Training, pruning and evaluation of one configuration, without Ray except in `trainables.trial`.
 
-`trainables.loop.train(task, config)` runs in a plain Python process. `load_pruned(folder)` turns a pruned
-checkpoint back into a plain PyTorch model.
+`trainables.loop.train(task, config)` trains in this process. `load_pruned(folder)` loads a pruned checkpoint as a plain
+PyTorch model.
 """
 
 __distribution__ = "sparsity-sweeps"

@@ -13,17 +13,27 @@ PROCESS_BYTES = 700 << 20  # Python with PyTorch and Ray, measured before the fi
 
 
 def training_memory(task: Task, config: TrialConfig, model: torch.nn.Module) -> int | None:
-    """Bytes of a process that trains `model`, without the dataset; None if the forward pass fails.
+    """Estimate the bytes of a process that trains `model`, without the dataset.
 
-    The estimate is the sum of the process itself; the activations that autograd saves for NUM_EXAMPLES examples plus
-    three times the largest of them (for gradients), scaled to the batch; a gradient and two tensors of optimizer state
-    for each trained weight; and three copies of the network (an evaluation holds one before pruning and one after it,
-    beside the trained one).
+    The estimate is a sum of four parts:
+
+    - the process itself;
+    - the activations that autograd saves for two examples, plus three times the largest of them for gradients, scaled
+      to the batch;
+    - a gradient and two tensors of optimizer state for each trained weight;
+    - three copies of the network, because an evaluation holds one before pruning and one after it, beside the trained
+      one.
+
+    Args:
+        model: As the task builds it. It is not changed.
+
+    Returns:
+        The number of bytes, or None if the forward pass fails.
     """
     kept: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor  # keep it alive, so that its address is not reused
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # kept alive, so that its address is not reused
         return tensor
 
     weights = [*model.parameters(), *model.buffers()]

@@ -1,4 +1,4 @@
-"""The ratio of the penalty's gradient to the loss's, which shows whether a penalty dominates a training."""
+"""The ratio of the penalty's gradient to the loss's, which shows whether the penalty dominates the training."""
 
 import contextlib
 import math
@@ -15,18 +15,19 @@ LARGEST = 1e9  # stands for division by zero and overflowing norms, because reco
 
 
 class PenaltyRatio:
-    """lam |dR/dw| / |dL/dw|, L2 norms over the weights that the penalty acts on, measured at selected steps.
+    """lam |dR/dw| / |dL/dw|, with L2 norms over the weights that the penalty acts on, at selected steps.
 
     Measured steps are 0, 1, 2, 4, 8, ... of a phase and the last step of each epoch. The first ones are close together
     because weights can leave their initial values within a few steps. A measured step copies the gradients once and
-    reads them twice. It does not change the training and does not wait for the device; only `collect`, called once an
-    epoch, waits.
-    The penalty's gradient is measured as the change of the accumulated gradient, so in float32, ratios below about 1e-6
-    are rounding errors.
+    reads them twice. It does not change the training and does not wait for the device; only `collect`, called once per
+    epoch, waits. The penalty's gradient is measured as the change of the accumulated gradient, so in float32 ratios
+    below about 1e-6 are rounding errors.
 
-    `start` and `end` are the ratios at the first and the latest measured step. `max`, at `max_step`, is the largest
-    ratio of the penalty's gradient to the loss's gradient at that step or at the first one, whichever is larger. As a
-    network fits its data, the loss's gradient vanishes, and the plain ratio would grow under any penalty.
+    Attributes:
+        values: Empty until something is measured. `start` and `end` are the ratios at the first and the latest measured
+            step. `max`, at step `max_step`, is the largest ratio of the penalty's gradient to the loss's gradient at
+            that step or at the first one (`first_loss`), whichever is larger: as a network fits its data, the loss's
+            gradient vanishes, and the plain ratio would grow under any penalty.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,12 @@ class PenaltyRatio:
 
     @contextlib.contextmanager
     def measure(self, step: int, weights: Iterable[Tensor]) -> Iterator[None]:
-        """Measure one step. The caller adds the penalty's gradient to the loss's inside the `with` block."""
+        """Measure one step. The caller adds the penalty's gradient to the loss's inside the `with` block.
+
+        Args:
+            step: The number of the step, counted over all phases.
+            weights: The tensors that the penalty acts on (see `penalized`), with the loss's gradient in `.grad`.
+        """
         weights = list(weights)
         before = [torch.zeros_like(w) if w.grad is None else w.grad.clone() for w in weights]
         yield
@@ -62,6 +68,16 @@ class PenaltyRatio:
         """`penalty_ratio_start`, `penalty_ratio_end` and `penalty_ratio_max`; empty if nothing was measured."""
         return {f"penalty_ratio_{name}": self.values[name] for name in ("start", "end", "max") if name in self.values}
 
+    def warning(self, lam: float) -> str:
+        """A line if `max` exceeds PENALTY_RATIO_LIMIT, else ""."""
+        ratio, step = self.values.get("max", 0.0), self.values.get("max_step")
+        if ratio <= PENALTY_RATIO_LIMIT:
+            return ""
+        return (
+            f"penalty: its gradient reached {ratio:.3g} times the loss's at step {step} with lam {lam:g}, more than "
+            f"{PENALTY_RATIO_LIMIT:g} times (lower lam, or raise the regularizer's eps where it has one)"
+        )
+
 
 def is_measured(step: int, steps_per_epoch: int, max_epochs: int) -> bool:
     """Whether `step` is measured. Steps count from 0 over all phases, each of `max_epochs` epochs."""
@@ -70,6 +86,7 @@ def is_measured(step: int, steps_per_epoch: int, max_epochs: int) -> bool:
 
 
 def ratio_of(penalty: float, loss: float) -> float:
+    """penalty / loss, at most LARGEST; 0 without a penalty."""
     if penalty == 0:
         return 0.0
     if not (math.isfinite(penalty) and math.isfinite(loss)) or loss == 0:
@@ -78,8 +95,11 @@ def ratio_of(penalty: float, loss: float) -> float:
 
 
 def penalized(model: nn.Module, regularizer: Any) -> list[Tensor]:
-    """The trained tensors that the penalty depends on: its gates if it has any, else its weights. If the weights are
-    computed from others (merged LoRA factors), the model's trained tensors of more than one dimension."""
+    """The trained tensors that the penalty depends on: its gates if it has any, else its weights.
+
+    If its weights are computed from other tensors (merged LoRA factors), these are the model's trained tensors of more
+    than one dimension.
+    """
     gates: list[Tensor] = list(regularizer.parameters())
     weights = [w for w in regularizer.weights if w.is_leaf and w.requires_grad]
     return gates or weights or [p for p in model.parameters() if p.requires_grad and p.ndim > 1]

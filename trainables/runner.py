@@ -1,8 +1,8 @@
-"""A trial in a folder of its own: it goes on from what lies there, and leaves its result there, whole or not at all.
+"""A trial in a folder of its own: it continues from the checkpoint there, and leaves its result there.
 
-checkpoint.pt, checkpoint.previous.pt: while it runs, the last two evaluations. owner: which process runs it.
-pruned/0.96/{model.safetensors,config.json}, figures/: at its end.
-result.json: written last; the trial is done if and only if this file is there.
+While it runs, the folder holds the last two checkpoints and `owner`, which names the process that runs it. At the end
+they are replaced by `pruned/0.96/{model.safetensors,config.json}`, `figures/` and `result.json`. result.json is written
+last: the trial has ended if and only if this file exists.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import traceback
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,207 +20,141 @@ from safetensors import SafetensorError
 from torch import nn
 
 import sparsity
+from trainables.checkpoints import LATEST, PREVIOUS, read_checkpoint, remove_checkpoints, save_checkpoint
 from trainables.config import TrialConfig
-from trainables.loop import Diverged, Training, collapse, objectives
-from trainables.pruning import apply_pruning, describe_layers, diagnose, save_pruned
+from trainables.errors import first_line, one_line
+from trainables.files import write_atomically
+from trainables.loop import Diverged, Training
+from trainables.pruning import Evaluation, apply_pruning, collapse, describe_layers, diagnose, objectives, save_pruned
+from trainables.result import RESULT, Status, read_result
 from trainables.task import Task
 
-__all__ = ["KEEP", "ResumableTrial", "StorageError", "SupersededError", "read_result"]
+__all__ = ["KEEP", "TrialRunner"]
 
 KEEP = ("target", "all", "none")
 
 
 class StorageError(RuntimeError):
-    """The trial's folder takes nothing: full, read-only, gone. A fault of the place, and no outcome of the trial."""
+    """The trial's folder cannot be written: full, read-only or gone."""
 
 
 class SupersededError(RuntimeError):
-    """Another process has taken the trial over, as this one's host was out of reach."""
+    """Another process runs the trial, because the host of this one was out of reach."""
 
 
-def read_result(folder: Path) -> dict | None:
-    """The result of a trial that is done, else None. One that cannot be read counts as none: it is computed again."""
-    try:
-        return json.loads((folder / "result.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return None
+class TrialRunner:
+    """Train a configuration in a folder, one evaluation at a time.
 
+    Args:
+        config: The configuration.
+        folder: The trial's own folder; created if necessary.
+        make_task: Creates the task. Called once, and not at all if the trial has ended before.
+        keep: Which pruned checkpoints to write: of the target sparsity ("target"), of every sparsity ("all"), or
+            "none".
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write` a temporary file beside `path`, then rename it: a reader sees the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def faults_of_storage() -> Iterator[None]:
-    """An error of the operating system within is the storage's, also as safetensors words it."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"the trial's files cannot be written: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote, unpickling nothing but tensors and plain values. Raises if a byte of it has changed."""
-    with zipfile.ZipFile(path) as file:  # torch.save writes checksums; torch.load does not look at them
-        if damaged := file.testzip():
-            raise ValueError(f"{damaged} does not match its checksum")
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Of the device or of the host, for which torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-class ResumableTrial:
-    """Trains `config` in `folder`, a evaluation at a time. Its end, good or bad, is a result; what is no end of it, a folder
-    that cannot be written or a process that was replaced, is an exception.
-
-    keep: which pruned checkpoints stay: that of the target sparsity, of all levels, or none.
-    Statuses: "finished"; "diverged", "out_of_memory" (outcomes of the configuration); "error" (a fault of the program).
+    Raises:
+        ValueError: If `keep` is something else.
     """
 
     def __init__(self, config: TrialConfig, folder: Path, make_task: Callable[[], Task], *, keep: str = "target"):
         if keep not in KEEP:
             raise ValueError(f"keep: must be one of {', '.join(KEEP)}, got {keep!r}")
         self.config, self.folder, self.keep = config, folder, keep
-        self.notes: list[str] = []
-        self.warnings: list[str] = []  # of the notes those that make the trial's numbers doubtful
-        self.evaluations: list[
-            dict[str, Any]
-        ] = []  # here too: a driver that is killed may not have heard of the last one
-        self.owner = uuid4().hex
-        self.task: Task | None = None
         self.training: Training | None = None
+        self.notes: list[str] = []
+        self.warnings: list[str] = []  # notes that cast doubt on the trial's numbers
+        self.evaluations: list[dict[str, Any]] = []  # result.json has them too: a killed driver may have missed some
         self._make_task = make_task
+        self._owner = uuid4().hex
 
     def advance(self) -> dict[str, Any]:
-        """Train to the next evaluation and return its flat report; once done, return the last report again.
+        """Train to the next evaluation. Once the trial has ended, return its last report again.
 
-        Keys, always all of them: epoch, loss, penalty, lr, <objective>_dense, <objective>_pruned (validation, at the
-        target sparsity), seconds, status, reason. Where there is no value it is None.
-        Raises StorageError where the folder cannot take the result, and SupersededError once the trial is another's.
+        Returns:
+            A flat report that always has the keys epoch, seconds, loss, penalty, lr, `<objective>_dense`,
+            `<objective>_pruned` (on the validation split, at the target sparsity), status and reason, and weights_left
+            if the pruning schedule has several phases. Unknown values are None. A status other than "running" is the
+            last one; "storage_failed" and "superseded" leave no result.
         """
-        done = read_result(self.folder)
-        if done is None:
-            done = self._advance()
-        return done["report"]
-
-    def _advance(self) -> dict[str, Any]:
-        report: dict[str, Any] = {}
+        terms: dict[str, Any] = {}
         try:
-            if self.training is None:
-                self._own()
-                self.task = self._make_task()
-                self.training = Training(self.task, self.config)
-                self._restore()
-            report.update(self._evaluation())
-            if not self.training.finished:
-                return {"report": self._report("running", "", report)}
-            self._check_owned()
-            return self._finish(report)
-        except (StorageError, SupersededError):
-            raise
+            with storage_errors():
+                if result := read_result(self.folder):
+                    return result["report"]
+            training = self.training or self._start()
+            terms = training.train_to_evaluation()
+            self._check_owner()
+            if training.finished:
+                return self._finish(training, terms)
+            self._save_progress(training, terms)
+            return self._report(Status.RUNNING, "", terms)
+        except StorageError as error:
+            return self._report(Status.STORAGE_FAILED, str(error), terms)
+        except SupersededError as error:
+            return self._report(Status.SUPERSEDED, str(error), terms)
         except Diverged as error:
-            return self._end("diverged", str(error), report)
-        except Exception as error:  # one trial's fault is recorded, the sweep goes on
+            return self._end(Status.DIVERGED, str(error), terms)
+        except Exception as error:  # recorded, so that the sweep goes on
             if is_out_of_memory(error):
-                return self._end("out_of_memory", first_line(error) if str(error) else "out of memory", report)
-            return self._end("error", f"{type(error).__name__}: {error}", report, traceback=traceback.format_exc())
+                return self._end(Status.OUT_OF_MEMORY, first_line(error) if str(error) else "out of memory", terms)
+            return self._end(Status.ERROR, one_line(error), terms, traceback=traceback.format_exc())
 
-    def _own(self) -> None:
-        with faults_of_storage():
-            write_atomically(self.folder / "owner", lambda path: path.write_text(self.owner))
-
-    def _check_owned(self) -> None:
-        """Two processes that write one trial's files would spoil them: the one that began last has them."""
-        with faults_of_storage():
-            owner = self.folder / "owner"
-            if not owner.exists() or owner.read_text() != self.owner:
-                raise SupersededError(f"{self.folder.name}: another process goes on with it, this one stops")
-
-    def _evaluation(self) -> dict[str, Any]:
-        assert self.training is not None
-        terms = self.training.train_to_evaluation()
-        if not self.training.finished:
-            self._check_owned()
-            self.evaluations.append(self._progress(terms))
+    def _start(self) -> Training:
+        """Take the trial over from any other process, and continue from the newest checkpoint that can be read."""
+        with storage_errors():
+            write_atomically(self.folder / "owner", lambda path: path.write_text(self._owner))
+        task = self._make_task()
+        self.training = Training(task, self.config)
+        for name in (LATEST, PREVIOUS):
+            path = self.folder / name
+            if not path.exists():
+                continue
             try:
-                self._checkpoint()
-            except (OSError, RuntimeError) as error:  # torch's of a full disk; training on is worth more than stopping
-                self.notes.append(f"epoch {self.training.epoch}: no checkpoint was written ({first_line(error)})")
-        return terms
+                state = read_checkpoint(path)
+                self.training.load_state_dict(state)
+                self.evaluations = state["evaluations"]
+                break
+            except Exception as error:  # truncated or altered: the one before it is as good
+                self.notes.append(f"{name}: could not be read ({one_line(error)}), passed over")
+                path.unlink()  # or it would become the previous one when the next checkpoint is written
+                self.training = Training(task, self.config)
+        return self.training
 
-    def _progress(self, terms: dict[str, Any]) -> dict[str, Any]:
-        name = sparsity.find("trainables.tasks", self.config.task).objective
-        keys = ("loss", "penalty", "lr", f"{name}_dense", f"{name}_pruned")
-        done = (self.training.epoch, self.training.seconds) if self.training else (0, 0.0)
-        more = {"weights_left": terms["weights_left"]} if "weights_left" in terms else {}
-        return {"epoch": done[0], "seconds": done[1], **{key: terms.get(key) for key in keys}, **more}
+    def _check_owner(self) -> None:
+        """Raise SupersededError if another process has started the trial: two would overwrite each other's files."""
+        with storage_errors():
+            owner = self.folder / "owner"
+            if not owner.exists() or owner.read_text() != self._owner:
+                raise SupersededError(f"{self.folder.name}: another process continues this trial, so this one stops")
 
-    def _report(self, status: str, reason: str, terms: dict[str, Any]) -> dict[str, Any]:
-        return {**self._progress(terms), "status": status, "reason": reason}
+    def _save_progress(self, training: Training, terms: dict[str, Any]) -> None:
+        self.evaluations.append(self._progress(terms))
+        try:
+            save_checkpoint(self.folder, {**training.state_dict(), "evaluations": self.evaluations})
+        except (OSError, RuntimeError) as error:  # to continue without a checkpoint is better than to stop
+            self.notes.append(f"epoch {training.epoch}: no checkpoint was written ({first_line(error)})")
 
-    def _finish(self, terms: dict[str, Any]) -> dict[str, Any]:
-        assert self.training is not None
-        config, task, training = self.config, self.training.task, self.training
+    def _finish(self, training: Training, terms: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate the trained network at every sparsity; write its pruned checkpoints, figures and result."""
+        config, task, target = self.config, training.task, self.config.target_sparsity
         evaluation = training.evaluate(config.levels)
         test = training.evaluate(config.levels, "test").metrics if config.read_test else None
-        kept = {"none": (), "target": (config.target_sparsity,), "all": config.levels}[self.keep]
-        networks = training.networks((0.0, config.target_sparsity, *kept))
-        dense, target = networks[0.0], networks[config.target_sparsity]
-        layers = describe_layers(task, target, evaluation.masks[config.target_sparsity])
-        self.notes += [
-            f"{layer['name']}: all of its {layer['num_weights']} weights are pruned at {config.target_sparsity:g}"
-            for layer in layers
-            if layer["num_kept"] == 0
-        ]
-        if ":" in config.scope:
-            self.notes += [
-                f"{layer['name']}: kept whole at {config.scope}, its shape {tuple(layer['shape'])} has no such groups"
-                for layer in layers
-                if layer["num_kept"] == layer["num_weights"]
-            ]
-        shutil.rmtree(self.folder / "pruned", ignore_errors=True)  # what a killed run may have left
-        for level in kept:
-            description = {
-                "target_sparsity": level,
-                "validation": evaluation.metrics[level],
-                "trial": config.key,
-                "trial_config": config.model_dump(mode="json"),
-            }
-            if test is not None:
-                description["test"] = test[level]
-            with faults_of_storage():
-                save_pruned(
-                    self.folder / "pruned" / f"{level:g}",
-                    task,
-                    networks[level],
-                    evaluation.masks[level],
-                    description,
-                    shifted=evaluation.shifted[level],
-                )
-        diagnostics = diagnose(task, dense, config, evaluation)
+        to_keep = {"none": (), "target": (target,), "all": config.levels}[self.keep]
+        networks = training.networks((0.0, target, *to_keep))
+        layers = describe_layers(task, networks[target], evaluation.masks[target])
+        self._note_layers(layers)
+        shutil.rmtree(self.folder / "pruned", ignore_errors=True)  # a killed process may have left some
+        for level in to_keep:
+            self._save_pruned(task, level, networks[level], evaluation, test)
+        diagnostics = diagnose(task, networks[0.0], config, evaluation)
         diagnostics |= training.penalty_ratio.describe() | training.regularizer.diagnostics()
         collapsed = collapse(config, evaluation.metrics)
         if collapsed["collapsed"]:
-            dense_too = evaluation.metrics[0.0]["collapsed"]
-            which = "dense network" if dense_too else f"network pruned to {config.target_sparsity:g}"
+            which = "dense network" if evaluation.metrics[0.0]["collapsed"] else f"network pruned to {target:g}"
             self.warnings.append(f"collapsed: the {which} predicts the same for every example of the validation split")
-        self._illustrate(dense, apply_pruning(task, target, evaluation, config.target_sparsity))
+        self._illustrate(task, networks[0.0], apply_pruning(task, networks[target], evaluation, target))
         return self._end(
-            "finished",
+            Status.FINISHED,
             "",
             terms | objectives(task, config, evaluation.metrics),
             objective=task.objective,
@@ -232,24 +165,60 @@ class ResumableTrial:
             **collapsed,
         )
 
-    def _illustrate(self, dense: nn.Module, pruned: nn.Module) -> None:
-        """The task's figures, whole or not at all; one that cannot be drawn costs a note, not the trial."""
-        assert self.task is not None
+    def _note_layers(self, layers: list[dict[str, Any]]) -> None:
+        """Note which layers lose all of their weights, and which ones an n:m scope cannot prune."""
+        target = self.config.target_sparsity
+        self.notes += [
+            f"{layer['name']}: all of its {layer['num_weights']} weights are pruned at {target:g}"
+            for layer in layers
+            if layer["num_kept"] == 0
+        ]
+        if ":" in self.config.scope:
+            self.notes += [
+                f"{layer['name']}: kept whole at {self.config.scope}, "
+                f"its shape {tuple(layer['shape'])} has no such groups"
+                for layer in layers
+                if layer["num_kept"] == layer["num_weights"]
+            ]
+
+    def _save_pruned(
+        self,
+        task: Task,
+        level: float,
+        network: nn.Module,
+        evaluation: Evaluation,
+        test: dict[float, dict[str, float]] | None,
+    ) -> None:
+        description = {
+            "target_sparsity": level,
+            "validation": evaluation.metrics[level],
+            "trial": self.config.key,
+            "trial_config": self.config.model_dump(mode="json"),
+        }
+        if test is not None:
+            description["test"] = test[level]
+        folder, masks = self.folder / "pruned" / f"{level:g}", evaluation.masks[level]
+        with storage_errors():
+            save_pruned(folder, task, network, masks, description, shifted=evaluation.shifted[level])
+
+    def _illustrate(self, task: Task, dense: nn.Module, pruned: nn.Module) -> None:
+        """Write the task's figures, all or none. A figure that fails costs a note, not the trial."""
         shutil.rmtree(self.folder / "figures", ignore_errors=True)
         partial = self.folder / f"figures.{os.getpid()}.partial"
         partial.mkdir(parents=True, exist_ok=True)
         try:
-            self.task.illustrate({0.0: dense.eval(), self.config.target_sparsity: pruned.eval()}, partial)
+            task.illustrate({0.0: dense.eval(), self.config.target_sparsity: pruned.eval()}, partial)
             if any(partial.iterdir()):
                 partial.rename(self.folder / "figures")
         except Exception as error:
-            self.notes.append(f"figures: could not be drawn ({type(error).__name__}: {error})")
+            self.notes.append(f"figures: could not be drawn ({one_line(error)})")
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _end(self, status: str, reason: str, terms: dict[str, Any], **more: Any) -> dict[str, Any]:
+    def _end(self, status: Status, reason: str, terms: dict[str, Any], **details: Any) -> dict[str, Any]:
+        """Write result.json and return its report, or one with STORAGE_FAILED if it cannot be written."""
         if self.training is not None:
-            more = {"diagnostics": self.training.penalty_ratio.describe(), **more}
+            details = {"diagnostics": self.training.penalty_ratio.describe(), **details}
             if warning := self.training.penalty_warning():
                 self.warnings.append(warning)
         result = {
@@ -258,38 +227,39 @@ class ResumableTrial:
             "evaluations": self.evaluations,
             "notes": [*self.notes, *self.warnings],
             "warnings": self.warnings,
-            **more,
+            **details,
         }
         text = json.dumps(result, allow_nan=False)
-        with faults_of_storage():
-            write_atomically(self.folder / "result.json", lambda path: path.write_text(text))
-        for path in (*self.folder.glob("checkpoint.*"), self.folder / "owner"):  # and what a killed run may have left
-            path.unlink(missing_ok=True)
-        return result
+        try:
+            with storage_errors():
+                write_atomically(self.folder / RESULT, lambda path: path.write_text(text))
+        except StorageError as error:
+            return self._report(Status.STORAGE_FAILED, str(error), terms)
+        remove_checkpoints(self.folder)
+        (self.folder / "owner").unlink(missing_ok=True)
+        return result["report"]
 
-    def _checkpoint(self) -> None:
-        assert self.training is not None
-        state = {**self.training.state_dict(), "evaluations": self.evaluations}
-        latest = self.folder / "checkpoint.pt"
-        if latest.exists():
-            os.replace(latest, self.folder / "checkpoint.previous.pt")
-        write_atomically(latest, lambda path: torch.save(state, path))
+    def _report(self, status: Status, reason: str, terms: dict[str, Any]) -> dict[str, Any]:
+        return {**self._progress(terms), "status": status, "reason": reason}
 
-    def _restore(self) -> None:
-        """Go on from the newest checkpoint that can be read; say which could not."""
-        assert self.training is not None
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            path = self.folder / name
-            if not path.exists():
-                continue
-            try:
-                state = read_checkpoint(path)
-                self.training.load_state_dict(state)
-                self.evaluations = state["evaluations"]
-                return
-            except Exception as error:  # truncated or altered: the one before it is as good
-                self.notes.append(
-                    f"{name}: could not be read ({type(error).__name__}: {first_line(error)}), passed over"
-                )
-                path.unlink()  # or the next checkpoint would make it the previous one
-                self.training = Training(self.training.task, self.config)
+    def _progress(self, terms: dict[str, Any]) -> dict[str, Any]:
+        """The terms of an evaluation, with None for those that are unknown, and how far the training is."""
+        name = sparsity.find("trainables.tasks", self.config.task).objective
+        keys = ("loss", "penalty", "lr", f"{name}_dense", f"{name}_pruned")
+        epoch, seconds = (self.training.epoch, self.training.seconds) if self.training else (0, 0.0)
+        more = {"weights_left": terms["weights_left"]} if "weights_left" in terms else {}
+        return {"epoch": epoch, "seconds": seconds, **{key: terms.get(key) for key in keys}, **more}
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn an error of the operating system into StorageError. safetensors has a type of its own for them."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"the trial's files cannot be written: {first_line(error)}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU or the host ran out of memory; torch raises a plain RuntimeError for the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

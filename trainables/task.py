@@ -1,4 +1,4 @@
-"""What every task gives to the loop, and what they share."""
+"""The interface between the training loop and a task, and what tasks share."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -11,14 +11,19 @@ from torch import Tensor, nn
 
 from trainables.config import TrialConfig
 
-__all__: list[str] = []
+__all__ = ["Task"]
 
 
 class Task(ABC):
-    """Data, network, loss and metrics of one kind of problem; knows nothing of optimizers, penalties or Ray.
+    """Data, network, loss and metrics of one kind of problem, independent of optimizers, penalties and Ray.
 
-    objective: the metric of `evaluate` that the search maximizes, after pruning. Splits are "train", "validation" and
-    "test"; the loop reads "test" only where a configuration says `read_test`.
+    Splits are "train", "validation" and "test". The loop reads "test" only if the configuration says `read_test`.
+
+    Args:
+        data: What `load` returned. Trials share it, so it must not be written to.
+
+    Attributes:
+        objective: Name of the metric of `evaluate` that the search maximizes after pruning.
     """
 
     objective: ClassVar[str]
@@ -27,58 +32,78 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def load(cls, config: TrialConfig, root: str | None) -> Any:
-        """The data as NumPy arrays, read once a node and shared by all its trials. ValueError says what is missing."""
+        """Load the data as NumPy arrays. This happens once per node, for all trials.
+
+        Args:
+            root: The folder of the dataset, None if it is downloaded or generated.
+
+        Raises:
+            ValueError: If data is missing or damaged.
+        """
 
     @abstractmethod
     def __init__(self, config: TrialConfig, data: Any, device: str | torch.device = "cpu"): ...
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """The network on the task's device, initialized from torch's global random state."""
+        """Build the network on the task's device, initialized from torch's global random state."""
 
     @abstractmethod
-    def describe_model(self) -> dict:
-        """What `trainables.load_pruned` needs to build the network again: `architecture` and its arguments `model`,
-        and how inputs are prepared, `input`. JSON."""
+    def describe_model(self) -> dict[str, Any]:
+        """What `trainables.load_pruned` needs, as JSON.
+
+        Returns:
+            `architecture`, its arguments `model`, and `input`, which says how to prepare inputs.
+        """
 
     @abstractmethod
-    def steps_per_epoch(self, batch_size: int) -> int: ...
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Number of batches in an epoch of training."""
 
     @abstractmethod
     def batches(self, split: str, batch_size: int, *, seed: int | None = None) -> Iterator[Any]:
-        """One pass. With a seed: shuffled and augmented, whole batches only; without: in order, as stored."""
+        """Iterate over a split once.
+
+        With a seed the examples are shuffled and augmented, and an incomplete last batch is dropped. Without one they
+        come in stored order, all of them.
+        """
 
     def parts(self, batch: Any, num: int) -> list[tuple[float, Any]]:
-        """`batch` in at most `num` parts, each with its weight in the mean that `loss` is; the weights sum to 1.
+        """Split a batch, so that a step can be computed in the memory of one part.
 
-        A step can then be computed a part at a time in the memory of one. This is for a tuple of tensors whose loss is
-        a mean over samples.
+        This implementation is for a tuple of tensors whose loss is a mean over examples.
+
+        Returns:
+            At most `num` pairs of a weight and a part. The weights sum to 1, and the weighted sum of the parts' losses
+            is the loss of the batch.
         """
         chunks = list(zip(*(tensor.chunk(num) for tensor in batch), strict=True))
         return [(len(chunk[0]) / len(batch[0]), chunk) for chunk in chunks]
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The task's loss on one batch, a differentiable scalar, penalty not included."""
+        """The task's loss on a batch: a differentiable scalar, without the penalty."""
 
     def before_penalty(self, model: nn.Module) -> None:
-        """Called before each evaluation of the penalty: compute what it sees anew, where that is not parameters."""
+        """Recompute what the penalty sees if it is computed from the parameters; called before each penalty."""
         return None
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Any) -> Tensor:
-        """The model's outputs on one batch before any loss, (N, ...), one row a sample."""
+        """The model's outputs on a batch, before any loss: (N, ...), a row per example."""
 
     @abstractmethod
     def inputs(self, batch: Any) -> Tensor:
-        """What of a batch the model takes: `model(inputs)` runs."""
+        """The part of a batch that the model takes: `model(inputs)` runs."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        """Metrics over a split, the objective among them; every one finite. Leaves the model's mode as it was.
+        """Compute the metrics over a split. The model's mode is left as it was.
 
-        `collapsed` is 1.0 if the network predicts the same for every example although the examples differ in what is
-        right, else 0.0: such a network has learned nothing about its inputs, or pruning has removed what it learned.
+        Returns:
+            Finite values: the objective, `loss`, and more. `collapsed` is 1.0 if the network predicts the same for
+            every example although their labels differ, else 0.0: such a network has learned nothing about its inputs,
+            or pruning has removed what it had learned.
         """
 
     @abstractmethod
@@ -86,17 +111,21 @@ class Task(ABC):
         """The weights that pruning may remove, by name."""
 
     def deployed(self, model: nn.Module) -> nn.Module:
-        """The network as it is pruned, measured and saved, made of a trained copy: where adapters are merged, here."""
+        """The network that is pruned, measured and saved, made of a trained copy: this is where adapters are merged."""
         return model
 
     def illustrate(self, models: Mapping[float, nn.Module], folder: Path) -> None:
-        """Write figures of what the networks do, by sparsity (0 and the target), into `folder`. None by default."""
+        """Write figures of what the networks do into `folder`. By default there are none.
+
+        Args:
+            models: Sparsity (0 and the target) -> network.
+        """
         return None
 
     def regularized(self, model: nn.Module) -> dict[str, Tensor]:
-        """The weights that the penalty sees: trainable tensors of more than one dimension (methods.md)."""
+        """The weights that the penalty sees: trainable tensors of more than one dimension, by name."""
         return {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """bfloat16 products over float32 weights on a GPU; plain float32 on a CPU."""
+        """bfloat16 products over float32 weights on a GPU, plain float32 on a CPU."""
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()

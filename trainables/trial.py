@@ -1,6 +1,5 @@
-"""Ray's adapter, and nothing else: a configuration in, a evaluation's report out. The work is in resumable.py."""
+"""The adapter to Ray Tune: it passes configurations in and reports out. The work is in `trainables.runner`."""
 
-import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +12,30 @@ from ray import tune
 from trainables.config import TrialConfig
 from trainables.loop import load_task
 from trainables.malloc import keep_freed_memory
-from trainables.runner import ResumableTrial
+from trainables.result import Status
+from trainables.runner import TrialRunner
 
 __all__ = ["Trial"]
 
 
 class Trial(tune.Trainable):
-    """An actor that trains one configuration after another (`reuse_actors`): imports and CUDA start only once.
+    """An actor that trains one configuration after another (`reuse_actors`), so that imports and CUDA start only once.
 
-    setup takes, beside a configuration, what `tune.with_parameters` shares: data (the task's arrays, read-only in the
-    node's memory) and folder (the sweep's trials; each has its own below). Checkpoints are ours, in that folder, keyed
-    by the configuration: a retry, a resume or another host finds them there, and Tune's own are switched off.
+    Checkpoints are written by `TrialRunner` into the trial's folder, whose name is the configuration's key: a repeated
+    or resumed trial finds them on any host. Tune's own checkpoints are switched off.
     """
 
+    runner: TrialRunner | None
+
     def setup(self, config: Mapping[str, Any], data: Any = None, folder: str = "", keep: str = "target") -> None:
+        """Prepare the first configuration.
+
+        Args:
+            config: The fields of a `TrialConfig`.
+            data: The task's arrays, shared read-only in the node's memory by `tune.with_parameters`.
+            folder: The folder of the sweep's trials; each trial has its own in it.
+            keep: See `TrialRunner`.
+        """
         self.shared = {"data": data, "folder": folder, "keep": keep}
         if not Path(folder).is_dir():  # on a host that joined after the sweep's checks
             raise RuntimeError(
@@ -38,6 +47,21 @@ class Trial(tune.Trainable):
         self._begin(new_config)
         return True
 
+    def step(self) -> dict[str, Any]:
+        """Train to the next evaluation.
+
+        Returns:
+            `key`, `status`, `reason`, `epoch` and `done`, and while the trial runs `evaluation`, its numbers. Those of a
+            trial that has ended are in its result.json.
+        """
+        assert self.runner is not None
+        report = self.runner.advance()
+        sent = {"key": self.key, **{name: report.pop(name) for name in ("status", "reason")}, "epoch": report["epoch"]}
+        if sent["status"] == Status.RUNNING:
+            return {**sent, "done": False, "evaluation": report}
+        self.runner = None  # a reused actor waits without the model
+        return {**sent, "done": True}
+
     def _begin(self, config: Mapping[str, Any]) -> None:
         resources = ray.get_runtime_context().get_assigned_resources()
         torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
@@ -45,22 +69,14 @@ class Trial(tune.Trainable):
         if device == "cpu":
             keep_freed_memory()
         else:
-            torch.cuda.empty_cache()  # the trial before this one may have left its own
+            torch.cuda.empty_cache()  # the previous trial may have left its own
             if resources["GPU"] < 1:
                 torch.cuda.set_per_process_memory_fraction(resources["GPU"])
         trial_config = TrialConfig.model_validate(config)
         self.key = trial_config.key
-        self.trial: ResumableTrial | None = ResumableTrial(
+        self.runner = TrialRunner(
             trial_config,
             Path(self.shared["folder"]) / trial_config.key,
             lambda: load_task(trial_config, data=self.shared["data"], device=device),
             keep=self.shared["keep"],
         )
-
-    def step(self) -> dict[str, Any]:
-        assert self.trial is not None
-        report = self.trial.advance()
-        done = report["status"] != "running"
-        if done:
-            self.trial = None  # a reused actor waits without the model
-        return {**report, "key": self.key, "done": done, "pid": os.getpid()}

@@ -9,14 +9,14 @@ from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
-from trainables.result import Status, read_result
 
 from service.records.recorder import Recorder
 from service.search.phases import STORAGE_HINT, Phases
 from service.search.proposals import Next, Proposal
 from service.views.progress import Progress
 from trainables.config import TrialConfig
-from trainables.loop import num_epochs
+from trainables.pruning_schedule import num_epochs
+from trainables.result import Status, read_result
 
 __all__ = ["Death", "TrialRecorder", "TrialSource", "WorkerFault", "fault_of"]
 
@@ -106,10 +106,10 @@ class TrialRecorder(tune.Callback):
         if status == Status.STORAGE_FAILED:
             self.phases.stop(f"{result['reason']}. {STORAGE_HINT}")
         elif status == Status.RUNNING:
-            report = evaluation_report(result)
+            evaluation = result["evaluation"]
             with self.phases.stopping_on_storage_faults():
-                self.records.trial_evaluated(key, report)
-            self._show(key, {**report, "status": status})
+                self.records.trial_evaluated(key, evaluation)
+            self._show(key, {**evaluation, "status": status})
         else:
             with self.phases.stopping_on_storage_faults():
                 self.records.trial_ended(key)
@@ -149,10 +149,3 @@ class TrialRecorder(tune.Callback):
 
     def __getstate__(self) -> dict:
         return {}
-
-
-def evaluation_report(result: dict[str, Any]) -> dict[str, Any]:
-    """The part of Tune's result that the trial reported."""
-    names = {name for name in result if name.split("_")[-1] in ("dense", "pruned")}
-    names |= {"epoch", "loss", "penalty", "lr", "seconds", "weights_left"} & set(result)
-    return {name: result[name] for name in result if name in names}

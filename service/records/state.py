@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainables.result import Status
-
 from service.records.events import EventLog
+from trainables.result import Status
 
 __all__ = [
     "EVENTS",

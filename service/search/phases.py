@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from trainables.result import Status
-
 from service.records.best import TRAINING_FIELDS, best
 from service.records.recorder import Recorder
 from service.search.proposals import Next, Proposal, Search, open_storage
 from service.search.race import next_stage
 from service.search.space import Arm, is_baseline, make_config
 from service.spec import SweepSpec
+from trainables.result import Status
 
 __all__ = ["STORAGE_HINT", "Phases", "points_from_other_sweeps"]
 

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainables.files import write_atomically
-
 from service.records.events import EventLog
 from service.records.lock import exclusive
 from service.records.passwords import hide_passwords
 from service.records.state import EVENTS
 from service.tracking.connection import first_line
 from service.tracking.mlflow_writer import MlflowWriter
+from trainables.files import write_atomically
 
 __all__ = ["Shipped", "Shipper"]
 

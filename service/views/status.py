@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from trainables.result import Status
 
 from service.process import sweeps_command
 from service.records.lock import lock_holder
@@ -17,6 +16,7 @@ from service.records.state import EVENTS, State, TrialRecord
 from service.records.summary import configurations_by_arm, describe, mean_objective
 from service.views.tables import number
 from trainables.config import TrialConfig
+from trainables.result import Status
 
 __all__ = ["as_text", "status_of"]
 

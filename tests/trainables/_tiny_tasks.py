@@ -1,4 +1,4 @@
-"""Every task with data and networks so small that a step takes milliseconds, for contracts over all of them."""
+"""Every task with tiny data and networks, so that a step takes milliseconds; for tests of all tasks."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ import sparsity
 from trainables.config import TrialConfig
 from trainables.data.slices import Slices
 
-TASK_OF = {"vit": "vit", "unet": "unet", "causal_lm": "lora"}  # architecture -> task; the others are cnn's
+TASK_OF = {"vit": "vit", "unet": "unet", "causal_lm": "lora"}  # architecture -> task; "cnn" for the others
 MODELS = {
     "causal_lm": {"base": "tiny-qwen2", "vocab_size": 300, "hidden_size": 16, "num_layers": 1, "num_heads": 2},
     "resnet18": {"width": 2},
@@ -23,14 +23,14 @@ MODELS = {
     "wide_resnet": {"depth": 10, "widen_factor": 1},
 }
 DATASETS = {"cnn": "digits", "vit": "digits", "unet": "lgg", "lora": "commonsense"}
-PROTOCOLS: dict[str, dict] = {"lora": {"r": 2, "alpha": 4}}
+TASK_ARGS: dict[str, dict] = {"lora": {"r": 2, "alpha": 4}}
 
 
 def tiny_config(architecture: str, **fields) -> TrialConfig:
     task = TASK_OF.get(architecture, "cnn")
     given = {
         "task": task,
-        "task_args": PROTOCOLS.get(task, {}),
+        "task_args": TASK_ARGS.get(task, {}),
         "dataset": DATASETS[task],
         "architecture": architecture,
         "model": MODELS[architecture],
@@ -63,7 +63,7 @@ def _data(architecture: str):
 
 
 def _slices() -> Slices:
-    """Sixteen noisy slices of 32 x 32 for training, a bright square in each is the lesion."""
+    """Noisy slices of 32 x 32, sixteen of them for training. A bright square in each is the lesion."""
     patients = np.repeat(list("ABCD"), 8)
     images = np.random.default_rng(0).integers(0, 60, (32, 3, 32, 32), dtype=np.uint8)
     masks = np.zeros((32, 32, 32), np.uint8)
@@ -104,3 +104,8 @@ def equal_states(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return states[0].keys() == states[1].keys() and all(
         torch.equal(t, states[1][name]) for name, t in states[0].items()
     )
+
+
+def convolutions(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of all convolutions, by name."""
+    return {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d)}

@@ -1,4 +1,4 @@
-"""Digits, and a network so small that an epoch takes milliseconds."""
+"""The digits task with a network so small that an epoch takes milliseconds."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ TINY = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """As a trial on one CPU has: the order of a sum depends on their number, and tiny networks are slower with more."""
+    """Use one thread, as a trial on one CPU does: sums depend on their number, and tiny networks are slower with more."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,13 +32,13 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A function: fields that differ -> a configuration."""
+    """A function: changed fields -> configuration."""
     return lambda **fields: TrialConfig.model_validate({**TINY, **fields})
 
 
 @pytest.fixture(scope="session")
 def digits_data(tiny):
-    """Digits as trials share them; nothing can write into the arrays."""
+    """The digits as trials share them: the arrays are read-only."""
     data = CNN.load(tiny(train_size=None))
     for array in vars(data.images).values():
         if isinstance(array, np.ndarray):
@@ -48,5 +48,5 @@ def digits_data(tiny):
 
 @pytest.fixture(scope="session")
 def make_task(digits_data):
-    """A function: configuration -> its task, on the shared digits."""
+    """A function: configuration -> task on the shared digits."""
     return lambda config: CNN(config, digits_data)

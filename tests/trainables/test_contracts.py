@@ -1,5 +1,7 @@
-"""What holds for every combination: criteria with architectures, regularizers with pruning schedules, and every
-optimizer with every regularizer in every task."""
+"""Tests of all pairs: criterion and architecture, regularizer and pruning schedule, and every arm in every task.
+
+An arm is an optimizer with a regularizer.
+"""
 
 import copy
 import functools
@@ -10,11 +12,13 @@ import torch
 
 import sparsity
 from tests.trainables._tiny_tasks import equal_states, make_tiny_task, tiny_config
-from trainables.loop import Training, make_pruning_schedule, train_step
+from trainables.loop import Training
 from trainables.pruning import apply_pruning, evaluate_pruned, load_pruned, recalibrated, save_pruned
+from trainables.pruning_schedule import make_pruning_schedule
+from trainables.step import train_step
 
 LEVEL = 0.5
-REFUSED = {  # (architecture, criterion) -> what the error says
+REFUSED = {  # (architecture, criterion) -> beginning of the error
     ("vit", "synflow"): "criterion: must not be synflow with vit",
     ("causal_lm", "compensation"): "lora: criterion must fit a language model",
     ("causal_lm", "grasp"): "lora: criterion must fit a language model",
@@ -25,7 +29,7 @@ REFUSED = {  # (architecture, criterion) -> what the error says
 def arguments(architecture, criterion):
     if criterion == "synflow":
         return {"num_rounds": 2}
-    # The exact scores cost a backward pass for each output, and a UNet has one a pixel.
+    # Exact scores cost a backward pass per output, and a UNet has one output per pixel.
     exact = architecture in ("small_resnet", "vit", "wide_resnet")
     return {} if criterion != "compensation" or exact else {"num_probes": 1}
 
@@ -39,12 +43,14 @@ def trained(architecture):
     task = make_tiny_task(config)
     training = Training(task, config)
     training.run_epoch()
-    return task, recalibrated(task, training.trained_model().eval(), config)  # two steps leave BatchNorm's far off
+    return task, recalibrated(
+        task, training.trained_model().eval(), config
+    )  # after two steps the running statistics are far off
 
 
 @pytest.mark.parametrize("criterion", sparsity.names("criteria"))
 @pytest.mark.parametrize("architecture", sparsity.choices("trainables.architectures"))
-def test_a_checkpoint_is_the_network_that_was_evaluated(architecture, criterion, tmp_path):
+def test_checkpoint_is_the_evaluated_network(architecture, criterion, tmp_path):
     config = tiny_config(architecture, criterion=criterion, crit=arguments(architecture, criterion))
     if message := REFUSED.get((architecture, criterion)):
         with pytest.raises(ValueError, match=f"^{message}"):
@@ -57,7 +63,7 @@ def test_a_checkpoint_is_the_network_that_was_evaluated(architecture, criterion,
 
     masks, shifted = evaluation.masks[LEVEL], evaluation.shifted[LEVEL]
     save_pruned(tmp_path / "pruned", task, model, masks, {}, shifted=shifted)
-    loaded = load_pruned(tmp_path / "pruned").to(memory_format=torch.channels_last)  # of which sums are rounded alike
+    loaded = load_pruned(tmp_path / "pruned").to(memory_format=torch.channels_last)  # so that sums are rounded alike
     assert equal_states(loaded, applied)
     batch = next(iter(task.batches("validation", 8)))
     with torch.no_grad():
@@ -69,7 +75,7 @@ def test_a_checkpoint_is_the_network_that_was_evaluated(architecture, criterion,
 REWINDING = {
     "imp": {"fraction": 0.5},
     "concave_mask": {"rounds": 1},
-}  # pruning_schedule -> arguments: two or three trainings each
+}  # pruning schedule -> arguments for two or three trainings
 SCHEDULES = [("one_shot", {})] + [
     (pruning_schedule, {**arguments, "rewind_epoch": epoch})
     for pruning_schedule, arguments in REWINDING.items()
@@ -79,7 +85,7 @@ SCHEDULES = [("one_shot", {})] + [
 
 @pytest.mark.parametrize("regularizer", sparsity.names("regularizers"))
 @pytest.mark.parametrize(("pruning_schedule", "arguments"), SCHEDULES)
-def test_every_regularizer_trains_through_every_schedule_and_resumes(pruning_schedule, arguments, regularizer):
+def test_every_regularizer_resumes_in_every_pruning_schedule(pruning_schedule, arguments, regularizer):
     lam = 0.0 if regularizer == "none" else 1e-4
     config = tiny_config(
         "small_resnet", pruning_schedule=pruning_schedule, pruning_sched=arguments, regularizer=regularizer, lam=lam
@@ -93,9 +99,9 @@ def test_every_regularizer_trains_through_every_schedule_and_resumes(pruning_sch
     while not whole.finished:
         whole.train_to_evaluation(evaluate=False)
         states.append(copy.deepcopy(whole.state_dict()))
-    assert whole.phase == whole.pruning_schedule.num_phases - 1
+    assert whole.phase == whole.lottery.num_phases - 1
     resumed = Training(task, config)
-    resumed.load_state_dict(states[len(states) // 2])  # of the last phase, where there are several
+    resumed.load_state_dict(states[len(states) // 2])  # in the last phase if there are several
     while not resumed.finished:
         resumed.train_to_evaluation(evaluate=False)
     networks = [training.networks((0.0, LEVEL)) for training in (whole, resumed)]
@@ -104,7 +110,7 @@ def test_every_regularizer_trains_through_every_schedule_and_resumes(pruning_sch
     assert whole.evaluate((LEVEL,)).metrics == resumed.evaluate((LEVEL,)).metrics
 
 
-def test_all_schedules_are_tried():
+def test_all_pruning_schedules_are_tried():
     assert {pruning_schedule for pruning_schedule, _ in SCHEDULES} == set(
         sparsity.choices("trainables.pruning_schedules")
     )
@@ -117,7 +123,7 @@ NETWORKS = {"cnn": "small_resnet", "vit": "vit", "unet": "unet", "lora": "causal
 
 @functools.cache
 def on_meta(task):
-    """The task on the meta device and two training batches there."""
+    """The task on the meta device, and two training batches."""
     config = tiny_config(NETWORKS[task])
     made = make_tiny_task(config, "meta")
     batches = list(itertools.islice(made.batches("train", config.batch_size, seed=0), 2))
@@ -127,7 +133,7 @@ def on_meta(task):
 
 
 def small_unet():
-    """In the place of a real one, with sixty convolutions, whose step takes a second there."""
+    """Replaces the real UNet, whose sixty convolutions take a second per step on the meta device."""
     first = [torch.nn.Conv2d(3, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4), torch.nn.ReLU()]
     return torch.nn.Sequential(*first, torch.nn.Conv2d(4, 1, 1))
 
@@ -136,12 +142,14 @@ def small_unet():
 @pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
 @pytest.mark.parametrize("task", NETWORKS)
 def test_two_steps_on_the_meta_device(task, optimizer, regularizer, monkeypatch):
-    """Values there cannot be read and tensors of another device cannot be added, so a step mixes no devices and waits
-    for none: what can be checked of a GPU without one."""
+    """Check without a GPU that a step neither mixes devices nor waits for one.
+
+    On the meta device values cannot be read, and tensors of other devices cannot be added.
+    """
     lam = 0.0 if regularizer == "none" else 1e-4
     config = tiny_config(NETWORKS[task], optimizer=optimizer, regularizer=regularizer, lam=lam)
     made, batches = on_meta(task)
-    if task == "lora":  # transformers looks for packed sequences in every forward pass, which is a wait of its own
+    if task == "lora":  # transformers reads values here in every forward pass
         from transformers import masking_utils
 
         monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
@@ -157,7 +165,7 @@ def test_two_steps_on_the_meta_device(task, optimizer, regularizer, monkeypatch)
             optimizer=training.optimizer,
         )
         training.regularizer.project()
-        training.schedule.after_step()
+        training.lr_schedule.after_step()
         assert loss.device.type == penalty.device.type == "meta"
     assert all(parameter.device.type == "meta" for parameter in training.model.parameters())
 

@@ -16,6 +16,6 @@ print(sorted({HEAVY!r} & sys.modules.keys()))
 """
 
 
-def test_the_digits_sweep_imports_no_library_of_another_task():
+def test_digits_sweep_imports_no_library_of_another_task():
     done = subprocess.run([sys.executable, "-c", TRIAL], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

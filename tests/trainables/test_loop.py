@@ -1,4 +1,3 @@
-import copy
 import io
 import math
 
@@ -10,14 +9,14 @@ import torch.nn.functional as F
 import sparsity
 from trainables.architectures.small_resnet import small_resnet
 from trainables.config import TrialConfig
-from trainables.loop import Diverged, Training, batchnorm_frozen, load_task, train, train_step
-from trainables.pruning import Evaluation
+from trainables.loop import Diverged, Training, load_task, train
 
 LAMS = {"none": 0.0, "wcr": 1e-6}  # 1e-4 for the others
+GATED = ["concave_mask", "l0_hard_concrete"]
 
 
 def equal(a, b):
-    """Whether two nested states are the same, tensors bit for bit; how long it took aside."""
+    """Whether two nested states are equal except for `seconds`; tensors bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b) and a.dtype == b.dtype
     if isinstance(a, dict):
@@ -34,8 +33,8 @@ def finished(task, config):
 
 
 @pytest.mark.parametrize("lam", [0.0, 1e-3])
-def test_equals_a_plain_loop(tiny, make_task, lam):
-    """Written out in PyTorch, on the same batches: l1 by autograd, torch's SGD."""
+def test_training_equals_a_plain_loop(tiny, make_task, lam):
+    """Compare with a loop of plain PyTorch on the same batches: L1 by autograd, torch's SGD."""
     config = tiny(regularizer="l1", lam=lam, opt={"lr": 0.05, "momentum": 0.8, "weight_decay": 1e-3}, seed=5)
     task = make_task(config)
     batches, served = [], task.batches
@@ -71,7 +70,7 @@ def test_equals_a_plain_loop(tiny, make_task, lam):
         assert report["lr"] == 0.05
 
 
-def test_every_epoch_has_its_own_batches(tiny, make_task):
+def test_every_epoch_and_seed_has_its_own_batches(tiny, make_task):
     config = tiny()
     task = make_task(config)
     seeds, served = [], task.batches
@@ -81,7 +80,7 @@ def test_every_epoch_has_its_own_batches(tiny, make_task):
     assert len(set(seeds)) == 6
 
 
-def test_seed_decides_everything(tiny, make_task):
+def test_only_the_seed_determines_the_weights(tiny, make_task):
     def weights(seed):
         config = tiny(seed=seed, max_epochs=1)
         return finished(make_task(config), config)[0].model.state_dict()
@@ -93,8 +92,8 @@ def test_seed_decides_everything(tiny, make_task):
 
 
 @pytest.mark.parametrize("schedule", sparsity.choices("trainables.lr_schedules"))
-def test_schedule_is_stepped(tiny, make_task, schedule):
-    """What torch's own schedulers, and the paper's rule, leave after 3 epochs of 4 steps."""
+def test_learning_rate_schedule_is_stepped(tiny, make_task, schedule):
+    """The final lr of torch's schedulers, and of the paper's rule, after 3 epochs of 4 steps."""
     arguments = {"step_decay": {"decay_every": 2}, "linear_warmup": {"num_warmup_steps": 2}}
     config = tiny(lr_schedule=schedule, lr_sched=arguments.get(schedule, {}))
     expected = {
@@ -110,7 +109,7 @@ def test_schedule_is_stepped(tiny, make_task, schedule):
 
 @pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
 @pytest.mark.parametrize("regularizer", sparsity.names("regularizers"))
-def test_lam_0_is_no_regularizer(tiny, make_task, optimizer, regularizer):
+def test_lam_0_equals_no_regularizer(tiny, make_task, optimizer, regularizer):
     plain, off = (tiny(optimizer=optimizer, regularizer=name, max_epochs=1) for name in ("none", regularizer))
     trainings = [finished(make_task(config), config)[0] for config in (plain, off)]
     if list(trainings[1].regularizer.parameters()):
@@ -120,7 +119,7 @@ def test_lam_0_is_no_regularizer(tiny, make_task, optimizer, regularizer):
 
 @pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete"])
 def test_gates_are_trained_projected_and_folded(tiny, make_task, regularizer):
-    """Gates act on the model in training, and are in its plain weights afterwards: theta times z, by hand."""
+    """The trained model has plain weights: theta times the gate z, by hand."""
     config = tiny(regularizer=regularizer, lam=1e-2, opt={"lr": 0.5})
     task = make_task(config)
     training, _ = finished(task, config)
@@ -139,7 +138,7 @@ def test_gates_are_trained_projected_and_folded(tiny, make_task, regularizer):
 @pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
 @pytest.mark.parametrize("regularizer", sparsity.names("regularizers"))
 def test_resuming_equals_never_stopping(tiny, make_task, optimizer, regularizer):
-    """Through a file, read without unpickling, after each number of epochs."""
+    """Save to a file and resume without unpickling after each number of epochs."""
     lam = LAMS.get(regularizer, 1e-4)
     config = tiny(optimizer=optimizer, regularizer=regularizer, lam=lam, lr_schedule="one_cycle", train_size=64)
     whole = Training(make_task(config), config)
@@ -159,7 +158,7 @@ def test_resuming_equals_never_stopping(tiny, make_task, optimizer, regularizer)
     assert not equal(whole.model.state_dict(), Training(make_task(config), config).model.state_dict())
 
 
-def test_seconds_add_up_over_sittings(tiny, make_task):
+def test_resumed_training_continues_to_count_seconds(tiny, make_task):
     config = tiny()
     one = Training(make_task(config), config)
     one.run_epoch()
@@ -170,55 +169,14 @@ def test_seconds_add_up_over_sittings(tiny, make_task):
     assert other.seconds > one.seconds
 
 
-def test_checkpoint_of_another_configuration_is_refused(tiny, make_task):
+def test_state_of_another_configuration_is_refused(tiny, make_task):
     config, other = tiny(), tiny(opt={"lr": 0.06})
     state = Training(make_task(config), config).state_dict()
     with pytest.raises(ValueError, match=r"^checkpoint: must be of the same configuration, got one of another$"):
         Training(make_task(other), other).load_state_dict(state)
 
 
-# ---- BatchNorm ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
-def test_running_statistics_see_each_batch_once_at_unperturbed_weights(tiny, make_task, optimizer):
-    """The first step of any optimizer: one forward pass of torch's own BatchNorm, at the initial weights."""
-    config = tiny(optimizer=optimizer, batch_size=128, max_epochs=1)
-    task = make_task(config)
-    batches, served = [], task.batches
-    task.batches = lambda *args, **kwargs: map(lambda batch: batches.append(batch) or batch, served(*args, **kwargs))
-    training = Training(task, config)
-    once = copy.deepcopy(training.model).train()
-    training.run_epoch()
-    ((images, _),) = batches
-    once(images)
-    norm, expected = training.model[1], once[1]
-    assert norm.num_batches_tracked == 1
-    assert not torch.equal(expected.running_mean, torch.zeros(4))
-    for (name, buffer), (_, expected) in zip(training.model.named_buffers(), once.named_buffers(), strict=True):
-        assert torch.equal(buffer, expected), name
-
-
-def test_frozen_batchnorm_normalizes_by_the_batch():
-    norm = torch.nn.BatchNorm1d(2)
-    x = torch.tensor([[0.0, 10.0], [2.0, 30.0]])
-    with batchnorm_frozen(norm, when=True):
-        y = norm(x)
-    torch.testing.assert_close(y, torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), atol=1e-4, rtol=0)
-    assert norm.running_mean.tolist() == [0, 0]
-    assert norm.track_running_stats
-    norm(x)
-    torch.testing.assert_close(norm.running_mean, torch.tensor([0.1, 2.0]))  # momentum 0.1
-
-
-def test_frozen_batchnorm_thaws_after_an_error():
-    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2, track_running_stats=False))
-    with pytest.raises(KeyError), batchnorm_frozen(model, when=True):
-        raise KeyError
-    assert [norm.track_running_stats for norm in model] == [True, False]
-
-
-# ---- what goes wrong ---------------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------------------------
 
 
 def test_divergence_names_step_lam_loss_and_penalty(tiny, make_task):
@@ -240,10 +198,10 @@ def test_divergence_counts_steps_over_epochs(tiny, make_task):
     calls = []
     task.loss = lambda model, batch: loss(model, batch) * (math.nan if calls.append(0) or len(calls) == 3 else 1)
     with pytest.raises(Diverged, match=r"^diverged at step 6 \(epoch 1\): task loss nan, penalty 0, lam 0$"):
-        training.run_epoch()  # the third of epoch 1, which has steps 4 to 7
+        training.run_epoch()  # step 6 is the third of epoch 1, whose steps are 4 to 7
 
 
-def test_divergence_in_the_last_step_is_found_in_the_weights(tiny, make_task):
+def test_overflow_in_the_last_step_is_found_in_the_weights(tiny, make_task):
     config = tiny(opt={"lr": 1e38}, batch_size=128, max_epochs=1)
     with pytest.raises(Diverged, match=r"^diverged at step 0 .*: task loss 2\.\d+, penalty 0, lam 0, after which the"):
         Training(make_task(config), config).run_epoch()
@@ -276,7 +234,7 @@ def test_divergence_in_the_last_step_is_found_in_the_weights(tiny, make_task):
         ({"model": {"width": 0}}, "small_resnet: width must be a whole number >= 1, got 0"),
     ],
 )
-def test_a_wrong_knob_gets_one_clear_line(tiny, make_task, fields, message):
+def test_wrong_argument_gets_one_line(tiny, make_task, fields, message):
     config = tiny(**fields)
     pattern = message.replace("(", r"\(").replace(")", r"\)").replace("{", r"\{").replace("}", r"\}")
     with pytest.raises(ValueError, match=f"^{pattern}$") as caught:
@@ -309,35 +267,19 @@ def test_train_learns_digits(tiny, digits_data):
     assert evaluation.metrics[0.0]["acc"] > 0.9
 
 
-def test_load_task_loads_the_data(tiny):
+def test_load_task_loads_data(tiny):
     task = load_task(tiny())
     assert task.steps_per_epoch(32) == 4
     with pytest.raises(ValueError, match="dataset: must be one of"):
         load_task(TrialConfig.model_validate({**tiny().model_dump(), "dataset": "mnist"}))
 
 
-GATED = ["concave_mask", "l0_hard_concrete"]
-
-
-@pytest.mark.parametrize("regularizer", GATED)
-def test_gates_are_not_decayed(tiny, make_task, regularizer):
-    config = tiny(regularizer=regularizer, lam=1e-3, opt={"lr": 0.05, "weight_decay": 0.1})
-    training = Training(make_task(config), config)
-    *weights, gates = training.optimizer.param_groups
-    assert gates["weight_decay"] == 0
-    assert gates["lr"] == 0.05
-    assert gates["params"] == list(training.regularizer.parameters())
-    owned = [p for group in training.optimizer.param_groups for p in group["params"]]
-    assert len(owned) == len(set(owned))
-    assert set(owned) == set(training.model.parameters())
-    decays = {p: group["weight_decay"] for group in weights for p in group["params"]}
-    by_itself = set(training.regularizer.weights) if regularizer == "l0_hard_concrete" else set()
-    assert decays == {p: 0.0 if p in by_itself else 0.1 for p in decays}
+# ---- gates ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", sparsity.choices("trainables.lr_schedules"))
 @pytest.mark.parametrize("regularizer", GATED)
-def test_gates_have_a_learning_rate_of_their_own_and_schedules_keep_its_ratio(tiny, make_task, regularizer, schedule):
+def test_schedules_keep_the_ratio_of_gate_lr_to_lr(tiny, make_task, regularizer, schedule):
     arguments = {"step_decay": {"decay_every": 1}, "linear_warmup": {"num_warmup_steps": 2}}
     config = tiny(
         regularizer=regularizer, reg={"gate_lr": 2.0}, lr_schedule=schedule, lr_sched=arguments.get(schedule, {})
@@ -352,8 +294,8 @@ def test_gates_have_a_learning_rate_of_their_own_and_schedules_keep_its_ratio(ti
 
 @pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
 @pytest.mark.parametrize("regularizer", GATED)
-def test_only_gates_feel_their_learning_rate(tiny, make_task, optimizer, regularizer):
-    """After one step from the same weights and noise: all else is bit for bit what it is with another gate_lr."""
+def test_gate_lr_affects_gates_only(tiny, make_task, optimizer, regularizer):
+    """One step with two gate_lr: gates move in proportion, everything else is equal bit for bit."""
     found = []
     for gate_lr in (0.01, 0.02):
         fields = {"optimizer": optimizer, "regularizer": regularizer, "lam": 1e-2, "reg": {"gate_lr": gate_lr}}
@@ -361,7 +303,7 @@ def test_only_gates_feel_their_learning_rate(tiny, make_task, optimizer, regular
         training = Training(make_task(config), config)
         gates = list(training.regularizer.parameters())
         start = [p.detach().clone() for p in gates]
-        training.regularizer.project = lambda: None  # at the bound m = 1 there is no way up
+        training.regularizer.project = lambda: None  # or gates at the bound m = 1 would not move up
         training.run_epoch()
         moved = [p.detach() - s for p, s in zip(gates, start, strict=True)]
         found.append((moved, [p for p in training.model.parameters() if p not in set(gates)]))
@@ -374,8 +316,8 @@ def test_only_gates_feel_their_learning_rate(tiny, make_task, optimizer, regular
 @pytest.mark.parametrize(
     ("regularizer", "gate_lr", "closing"), [("l0_hard_concrete", 10.0, 11.3), ("concave_mask", 2.0, 1.44)]
 )
-def test_gates_close_gradually_around_the_lam_of_the_docstring(tiny, make_task, regularizer, gate_lr, closing):
-    """Multiples of lam = closing / S: about none, some and about all of the gates are closed after training."""
+def test_gates_close_gradually_around_the_documented_lam(tiny, make_task, regularizer, gate_lr, closing):
+    """Multiples of lam = closing / S close almost none, some, and almost all of the gates."""
     total_lr = gate_lr * 0.5 * 40 / (1 - 0.9)  # half the peak on average, 40 steps, momentum 0.9
     closed = []
     for multiple in (0.03, 1.5, 5.0):
@@ -393,8 +335,8 @@ def test_gates_close_gradually_around_the_lam_of_the_docstring(tiny, make_task, 
     assert closed[2] > 0.95
 
 
-def test_weights_are_decayed_as_their_gates_are_open(tiny, make_task):
-    """One step of SGD with and without decay differs by lr * weight_decay * theta * P(open); by hand, in NumPy."""
+def test_weight_decay_is_scaled_by_the_probability_of_an_open_gate(tiny, make_task):
+    """One step of SGD with and without decay differs by lr * weight_decay * theta * P(open), by NumPy."""
     thetas = {}
     for decay in (0.0, 0.5):
         config = tiny(
@@ -402,7 +344,7 @@ def test_weights_are_decayed_as_their_gates_are_open(tiny, make_task):
         )
         training = Training(make_task(config), config)
         gates = training.regularizer.gates
-        with torch.no_grad():  # of all kinds
+        with torch.no_grad():  # from closed to open
             for gate in gates:
                 gate.log_alpha.copy_(torch.linspace(-6, 6, gate.num_gates))
         start = [w.detach().double().numpy().copy() for w in training.regularizer.weights]
@@ -431,47 +373,3 @@ def test_resuming_with_gate_lr_and_decay_equals_never_stopping(tiny, make_task, 
         while not training.finished:
             training.run_epoch()
     assert equal(resumed.state_dict(), whole.state_dict())
-
-
-# ---- parts of a batch, early stopping ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num", [2, 3, 32])
-def test_a_step_in_parts_has_the_gradient_of_the_whole_batch(make_task, tiny, num):
-    config = tiny()
-    task = make_task(config)
-    torch.manual_seed(0)
-    task.forward = lambda model, batch: model(batch[0])  # in float64 to the end
-    model = task.build_model().double().eval()  # BatchNorm's batch statistics are a part's own: not under test here
-    images, labels = next(iter(task.batches("train", 32)))
-    batch = (images.double(), labels)
-    parameters = list(model.parameters())
-    regularizer = sparsity.load("regularizers", "wcr")(parameters)
-    found = []
-    for accumulate in (1, num):
-        optimizer = sparsity.load("optimizers", "sgd")(parameters, lr=0.0)
-        terms = train_step(
-            model, batch, task=task, regularizer=regularizer, lam=1e-6, optimizer=optimizer, accumulate=accumulate
-        )
-        found.append((terms, [p.grad.clone() for p in parameters]))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
-
-
-def test_early_stopping_prunes_the_weights_of_the_best_evaluation(make_task, tiny, monkeypatch):
-    config = tiny(max_epochs=6, num_evaluations=6, patience=2)
-    training = Training(make_task(config), config)
-    values = iter([0.3, 0.5, 0.4, 0.5, 0.9, 0.9])
-    best = None
-    monkeypatch.setattr(
-        training,
-        "evaluate",
-        lambda levels, split="validation": Evaluation(
-            {level: {"acc": value} for value in [next(values)] for level in levels}, {}, {}
-        ),
-    )
-    while not training.finished:
-        training.train_to_evaluation()
-        if training.epoch == 2:
-            best = copy.deepcopy(training.model.state_dict())
-    assert training.epoch == 4  # the second is the best, then two without a better one
-    torch.testing.assert_close(training.model.state_dict(), best, rtol=0, atol=0)

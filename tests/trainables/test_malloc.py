@@ -20,7 +20,7 @@ print((resident() - before) / grown)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's allocator")
 @pytest.mark.parametrize(("keeps", "expected"), [(True, 1.0), (False, 0.0)])
 def test_freed_memory_stays_with_the_process(keeps, expected):
     command = [sys.executable, "-c", KEPT.format(keeps=keeps)]

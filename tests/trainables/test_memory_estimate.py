@@ -1,4 +1,4 @@
-"""The estimate beside what a process really takes, at its peak."""
+"""Compare the estimate with the peak memory of a process that trains."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Trains two steps and evaluates, in a process of its own: a peak cannot be reset.
+# Trains two steps and evaluates. A peak cannot be reset, so each case has its own process.
 MEASURE = """
 import json, re, sys
 from pathlib import Path
@@ -22,7 +22,7 @@ from trainables.memory_estimate import PROCESS_BYTES, training_memory
 from trainables.loop import Training, load_task
 
 
-def peak():  # of this process; ru_maxrss would begin at the parent's
+def peak():  # ru_maxrss would start at the parent's peak
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 
@@ -69,7 +69,7 @@ CNN = {"dataset": "cifar10", "architecture": "resnet18", "batch_size": 64}
     [(UNET | {"accumulate": 4}, 24, 128), (CNN, 128, 32)],
     ids=["unet in parts", "resnet18"],
 )
-def test_the_estimate_is_within_a_factor_of_the_measured_peak(fields, num, size):
+def test_estimate_is_within_a_factor_of_the_measured_peak(fields, num, size):
     command = [sys.executable, "-c", MEASURE, json.dumps(COMMON | fields), str(num), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr

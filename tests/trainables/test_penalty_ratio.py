@@ -15,7 +15,7 @@ from trainables.tasks.vit import ViT
 
 
 def measured(ratio, step, of_loss, of_penalty):
-    """A step whose gradients are of these lengths."""
+    """Measure a step with gradients of these lengths."""
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([of_loss, 0.0])
     with ratio.measure(step, [weight]):
@@ -31,7 +31,7 @@ def test_start_end_and_max_by_hand():
     ratio.collect()
     assert ratio.describe() == {"penalty_ratio_start": 0.25, "penalty_ratio_end": 0.0, "penalty_ratio_max": 2.0}
     assert ratio.values["max_step"] == 1
-    measured(ratio, 8, 1e-3, 10.0)  # the loss is fitted: its first gradient counts
+    measured(ratio, 8, 1e-3, 10.0)  # the loss has been fitted, so its first gradient counts
     ratio.collect()
     assert ratio.values["end"] == pytest.approx(1e4)
     assert (ratio.values["max"], ratio.values["max_step"]) == (2.5, 8)
@@ -41,21 +41,21 @@ def test_start_end_and_max_by_hand():
     ("of_loss", "of_penalty", "expected"),
     [(0.0, 0.0, 0.0), (0.0, 1.0, LARGEST), (1.0, math.inf, LARGEST), (math.nan, 1.0, LARGEST), (1e-30, 1e30, LARGEST)],
 )
-def test_what_is_recorded_is_finite(of_loss, of_penalty, expected):
+def test_recorded_ratios_are_finite(of_loss, of_penalty, expected):
     ratio = PenaltyRatio()
     measured(ratio, 0, of_loss, of_penalty)
     ratio.collect()
     assert set(ratio.describe().values()) == {expected}
 
 
-def test_measured_are_the_first_steps_of_a_phase_and_the_last_of_each_epoch():
+def test_first_steps_of_a_phase_and_last_steps_of_epochs_are_measured():
     steps = [step for step in range(60) if is_measured(step, steps_per_epoch=10, max_epochs=3)]
     phase = [0, 1, 2, 4, 8, 9, 16, 19, 29]
     assert steps == phase + [30 + step for step in phase]
 
 
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
-def test_the_first_ratio_is_that_of_autograd(tiny, make_task, regularizer):
+def test_first_ratio_equals_autograds(tiny, make_task, regularizer):
     config = tiny(regularizer=regularizer, lam=1e-4)
     task = make_task(config)
     training = Training(task, config)
@@ -70,7 +70,7 @@ def test_the_first_ratio_is_that_of_autograd(tiny, make_task, regularizer):
     assert training.penalty_ratio.values["start"] == pytest.approx(1e-4 * norms[0] / norms[1], rel=1e-3)
 
 
-def test_without_a_penalty_nothing_is_measured(tiny, make_task):
+def test_nothing_is_measured_without_a_penalty(tiny, make_task):
     for config in (tiny(), tiny(regularizer="wcr", lam=0.0)):
         training = Training(make_task(config), config)
         training.run_epoch()
@@ -80,7 +80,7 @@ def test_without_a_penalty_nothing_is_measured(tiny, make_task):
 
 @pytest.mark.parametrize("regularizer", ["wcr", "l0_hard_concrete"])
 @pytest.mark.parametrize("optimizer", ["sgd", "sam", "cram"])
-def test_measuring_changes_no_bit(tiny, make_task, monkeypatch, optimizer, regularizer):
+def test_measuring_does_not_change_the_training(tiny, make_task, monkeypatch, optimizer, regularizer):
     config = tiny(optimizer=optimizer, regularizer=regularizer, lam=1e-5, max_epochs=1)
 
     def trained():
@@ -96,7 +96,7 @@ def test_measuring_changes_no_bit(tiny, make_task, monkeypatch, optimizer, regul
     assert all(torch.equal(weights[name], plain_weights[name]) for name in weights)
 
 
-def test_of_gates_the_gates_are_measured_and_no_warning_is_given(tiny, make_task):
+def test_gates_are_measured_and_never_warn(tiny, make_task):
     config = tiny(regularizer="l0_hard_concrete", lam=10.0, max_epochs=1)
     training = Training(make_task(config), config)
     found = penalized(training.model, training.regularizer)
@@ -106,7 +106,7 @@ def test_of_gates_the_gates_are_measured_and_no_warning_is_given(tiny, make_task
     assert training.penalty_warning() == ""
 
 
-def test_a_resumed_training_goes_on_with_the_ratios(tiny, make_task):
+def test_resumed_training_continues_with_the_ratios(tiny, make_task):
     config = tiny(regularizer="wcr", lam=1e-5)
     whole = Training(make_task(config), config)
     whole.run_epoch()
@@ -115,9 +115,6 @@ def test_a_resumed_training_goes_on_with_the_ratios(tiny, make_task):
     for training in (whole, resumed):
         training.run_epoch()
     assert resumed.penalty_ratio.values == whole.penalty_ratio.values
-    older = {name: value for name, value in whole.state_dict().items() if name != "penalty_ratio"}
-    resumed.load_state_dict(older)
-    assert resumed.penalty_ratio.values == {}
 
 
 def train(task, config):
@@ -130,7 +127,7 @@ def train(task, config):
 
 @pytest.mark.parametrize("space", [cnn, small_cnn])
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
-def test_cnn_at_its_initial_lam(tiny, make_task, space, regularizer):
+def test_initial_lam_of_cnns_does_not_dominate(tiny, make_task, space, regularizer):
     lam = space.KNOWN["lam"]["regularizer"][regularizer]
     config = tiny(model={"width": 16, "depth": 2}, regularizer=regularizer, lam=lam, opt={"lr": 0.1}, max_epochs=8)
     training = train(make_task(config), config)
@@ -142,9 +139,12 @@ SIZES = {"image_size": 8, "patch_size": 4, "hidden_size": 192, "num_layers": 2, 
 
 
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
-def test_vit_at_its_initial_lam(tiny, regularizer):
-    """WCR's gradient falls with the cube of the weights' standard deviation. The paper fine-tunes, and its lam 1e-2
-    fits weights of 0.05; for random initial ones, of 0.02, it is too large, and the trial says so."""
+def test_initial_lam_of_vits_does_not_dominate(tiny, regularizer):
+    """With WCR this holds for weights of a fine-tuned network, whose standard deviation is about 0.05.
+
+    WCR's gradient falls with the cube of the standard deviation. The paper fine-tunes with lam 1e-2, which is too large
+    for random initial weights of 0.02; the trial then warns.
+    """
     config = tiny(
         task="vit",
         architecture="vit",

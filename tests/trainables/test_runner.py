@@ -9,17 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables import runner as resumable
-from trainables.loop import Training, collapse, train
+from trainables import files as files_module
+from trainables.loop import Training, train
 from trainables.pruning import load_pruned
-from trainables.runner import (
-    KEEP,
-    ResumableTrial,
-    StorageError,
-    SupersededError,
-    read_result,
-    write_atomically,
-)
+from trainables.result import Status, read_result
+from trainables.runner import KEEP, TrialRunner
 
 REPORT = {"epoch", "loss", "penalty", "lr", "acc_dense", "acc_pruned", "seconds", "status", "reason"}
 
@@ -33,8 +27,8 @@ def config(tiny):
 
 @pytest.fixture
 def start(config, make_task, tmp_path):
-    """A function: a trial in the folder `name`, anew each time, as after a kill."""
-    return lambda name="trial", config=config, **more: ResumableTrial(
+    """A function: a new runner of the trial in the folder `name`, as after a kill."""
+    return lambda name="trial", config=config, **more: TrialRunner(
         config, tmp_path / name, lambda: make_task(config), **more
     )
 
@@ -62,8 +56,8 @@ def files(folder):
 # ---- an undisturbed trial ----------------------------------------------------------------------------------------
 
 
-def test_a_trial_reports_each_evaluation(start, tiny):
-    trial = start(config=tiny(max_epochs=5, num_evaluations=2))  # 2.5, to the even one, and 5
+def test_trial_reports_each_evaluation(start, tiny):
+    trial = start(config=tiny(max_epochs=5, num_evaluations=2))  # after epochs 2.5, rounded to 2, and 5
     reports = [trial.advance()]
     assert files(trial.folder) == ["checkpoint.pt", "owner"]
     reports.append(trial.advance())
@@ -75,7 +69,7 @@ def test_a_trial_reports_each_evaluation(start, tiny):
     assert files(trial.folder) == ["pruned/0.5/config.json", "pruned/0.5/model.safetensors", "result.json"]
 
 
-def test_result_is_that_of_the_plain_loop(start, config, make_task, undisturbed, tmp_path):
+def test_result_equals_that_of_the_plain_loop(start, config, make_task, undisturbed, tmp_path):
     model, evaluation = train(make_task(config), config)
     assert undisturbed["curve"] == [{"sparsity": s, **values} for s, values in evaluation.metrics.items()]
     assert [row["sparsity"] for row in undisturbed["curve"]] == [0, 0.25, 0.5, 0.75]
@@ -90,8 +84,8 @@ def test_result_is_that_of_the_plain_loop(start, config, make_task, undisturbed,
 
 
 @pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete"])
-def test_closed_gates_are_in_the_diagnostics(start, tiny, make_task, regularizer):
-    """As many as the folded weights have zeros; a regularizer without gates reports none."""
+def test_diagnostics_count_closed_gates(start, tiny, make_task, regularizer):
+    """They are the zeros among the folded weights; a regularizer without gates reports no number."""
     config = tiny(regularizer=regularizer, lam=1.0, reg={"gate_lr": 10.0}, max_epochs=1)
     task = make_task(config)
     model, _ = train(task, config)
@@ -101,7 +95,7 @@ def test_closed_gates_are_in_the_diagnostics(start, tiny, make_task, regularizer
     assert "gates_closed" not in finish(start("plain", config=tiny(max_epochs=1)))["diagnostics"]
 
 
-def test_evaluations_report_the_pruned_accuracy_at_that_epoch(start, config, make_task):
+def test_evaluation_reports_the_pruned_accuracy_of_its_epoch(start, config, make_task):
     training = Training(make_task(config), config)
     trial = start()
     for _ in range(3):
@@ -113,10 +107,10 @@ def test_evaluations_report_the_pruned_accuracy_at_that_epoch(start, config, mak
 
 
 @pytest.mark.parametrize("keep", KEEP)
-def test_keep(start, config, keep):
+def test_keep_decides_which_checkpoints_are_written(start, config, keep):
     trial = start(keep=keep)
     (trial.folder / "pruned" / "0.5.99.partial").mkdir(parents=True)
-    (trial.folder / "pruned" / "0.5.99.partial" / "model.safetensors").write_bytes(b"half")  # of a killed process
+    (trial.folder / "pruned" / "0.5.99.partial" / "model.safetensors").write_bytes(b"half")  # left by a killed process
     finish(trial)
     levels = {"target": ["0.5"], "all": ["0", "0.25", "0.5", "0.75"], "none": []}[keep]
     names = ("config.json", "model.safetensors")
@@ -126,36 +120,36 @@ def test_keep(start, config, keep):
         description = json.loads((trial.folder / "pruned" / level / "config.json").read_text())
         assert description["trial"] == config.key
         assert description["target_sparsity"] == float(level)
-        assert description["prunable_sparsity"] == pytest.approx(float(level), abs=1 / 500)  # of some 300 weights
+        assert description["prunable_sparsity"] == pytest.approx(float(level), abs=1 / 500)  # about 300 weights
 
 
-def test_unknown_keep(start):
+def test_unknown_keep_is_refused(start):
     with pytest.raises(ValueError, match=r"^keep: must be one of target, all, none, got 'some'$"):
         start(keep="some")
 
 
-def test_a_trial_that_is_done_is_not_computed_again(config, start, undisturbed, tmp_path):
+def test_ended_trial_is_not_computed_again(config, start, undisturbed, tmp_path):
     def never():
         raise AssertionError("computed again")
 
-    again = ResumableTrial(config, tmp_path / "undisturbed", never)
+    again = TrialRunner(config, tmp_path / "undisturbed", never)
     report = again.advance()
     assert report == again.advance()
     assert {**report, "seconds": None} == undisturbed["report"]
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"report": {"epo'])
-def test_a_damaged_result_is_computed_again(start, undisturbed, tmp_path, damage):
+def test_damaged_result_is_computed_again(start, undisturbed, tmp_path, damage):
     (tmp_path / "undisturbed" / "result.json").write_bytes(damage)
     assert read_result(tmp_path / "undisturbed") is None
     assert without_seconds(finish(start("undisturbed"))) == undisturbed
 
 
-# ---- killed and resumed ------------------------------------------------------------------------------------------
+# ---- kills and resumption ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_evaluations", [1, 2, 3])
-def test_killed_between_evaluations(start, undisturbed, num_evaluations):
+def test_resumes_after_a_kill_between_evaluations(start, undisturbed, num_evaluations):
     trial = start()
     reports = [trial.advance() for _ in range(num_evaluations)]
     resumed = start()
@@ -167,15 +161,15 @@ def test_killed_between_evaluations(start, undisturbed, num_evaluations):
     assert not any("checkpoint" in name for name in files(resumed.folder))
 
 
-def test_killed_after_every_evaluation(start, undisturbed):
+def test_resumes_after_a_kill_at_every_evaluation(start, undisturbed):
     while start().advance()["status"] == "running":
         pass
     assert without_seconds(read_result(start().folder)) == undisturbed
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])
-def test_killed_within_an_epoch(config, start, make_task, tmp_path, undisturbed, epoch):
-    """After some steps of an epoch; the next process starts that epoch afresh."""
+def test_resumes_after_a_kill_within_an_epoch(config, start, make_task, tmp_path, undisturbed, epoch):
+    """The next process repeats the interrupted epoch from its start."""
     task = make_task(config)
     num_batches, served = [], task.batches
 
@@ -188,18 +182,18 @@ def test_killed_within_an_epoch(config, start, make_task, tmp_path, undisturbed,
 
     task.batches = killed
     with pytest.raises(KeyboardInterrupt):
-        finish(ResumableTrial(config, tmp_path / "trial", lambda: task))
+        finish(TrialRunner(config, tmp_path / "trial", lambda: task))
     assert without_seconds(finish(start())) == undisturbed
 
 
-def test_killed_while_it_wrote_its_end(start, undisturbed, monkeypatch):
+def test_resumes_after_a_kill_while_the_end_was_written(start, undisturbed, monkeypatch):
     trial = start()
     with monkeypatch.context() as patch:
 
         def killed(*args, **kwargs):
             raise KeyboardInterrupt
 
-        patch.setattr("trainables.pruning.json.dumps", killed)
+        patch.setattr("trainables.pruning.checkpoint.json.dumps", killed)
         with pytest.raises(KeyboardInterrupt):
             finish(trial)
     assert read_result(trial.folder) is None
@@ -217,7 +211,7 @@ def empty(path):
 
 
 def alter_a_weight(path):
-    """One bit of one weight: torch.load alone would take it."""
+    """Flip one bit of one weight, which torch.load alone does not notice."""
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as file:
         largest = max(file.infolist(), key=lambda entry: entry.file_size * ("/data/" in entry.filename))
@@ -234,20 +228,20 @@ def alter_the_structure(path):
     path.write_bytes(bytes(content))
 
 
-def of_another_configuration(path):
+def change_the_configuration(path):
     state = torch.load(path, weights_only=True)
     state["config"]["seed"] = 1
     torch.save(state, path)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, alter_a_weight, alter_the_structure, of_another_configuration])
-def test_a_damaged_checkpoint_falls_back_to_the_previous_one(start, undisturbed, damage):
+@pytest.mark.parametrize("damage", [truncate, empty, alter_a_weight, alter_the_structure, change_the_configuration])
+def test_damaged_checkpoint_falls_back_to_the_previous_one(start, undisturbed, damage):
     trial = start()
     for _ in range(3):
         trial.advance()
     damage(trial.folder / "checkpoint.pt")
     resumed = start()
-    assert resumed.advance()["epoch"] == 3  # the previous one is of epoch 2
+    assert resumed.advance()["epoch"] == 3  # the previous checkpoint is of epoch 2
     result = without_seconds(finish(resumed))
     (note,) = result["notes"]
     assert note.startswith("checkpoint.pt: could not be read (")
@@ -256,8 +250,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(start, undisturbed,
     assert {**result, "notes": []} == undisturbed
 
 
-def test_the_previous_checkpoint_outlives_a_damaged_one(start):
-    """The next checkpoint is not to put the damaged one in its place."""
+def test_damaged_checkpoint_never_becomes_the_previous_one(start):
     trial = start()
     for _ in range(2):
         trial.advance()
@@ -268,7 +261,7 @@ def test_the_previous_checkpoint_outlives_a_damaged_one(start):
 
 
 @pytest.mark.parametrize("num_evaluations", [1, 2])
-def test_where_no_checkpoint_can_be_read_it_starts_over(start, undisturbed, num_evaluations):
+def test_starts_over_if_no_checkpoint_can_be_read(start, undisturbed, num_evaluations):
     trial = start()
     for _ in range(num_evaluations):
         trial.advance()
@@ -283,8 +276,8 @@ def test_where_no_checkpoint_can_be_read_it_starts_over(start, undisturbed, num_
     assert {**result, "notes": []} == undisturbed
 
 
-def test_what_a_broken_checkpoint_loaded_is_forgotten(start, undisturbed):
-    """It fails only after the trained weights and statistics were taken over."""
+def test_partly_loaded_checkpoint_leaves_no_trace(start, undisturbed):
+    """This one fails only after the weights and BatchNorm statistics have been loaded."""
     trial = start()
     trial.advance()
     state = torch.load(trial.folder / "checkpoint.pt", weights_only=True)
@@ -296,7 +289,7 @@ def test_what_a_broken_checkpoint_loaded_is_forgotten(start, undisturbed):
 
 
 class Bomb:
-    """Whoever unpickles it creates the file."""
+    """Unpickling it creates the file."""
 
     def __init__(self, path):
         self.path = path
@@ -318,10 +311,10 @@ def old_torch_file(path, bomb):
 
 
 @pytest.mark.parametrize("plant", [plain_pickle, torch_file, old_torch_file])
-def test_a_planted_pickle_is_never_executed(start, undisturbed, plant, tmp_path):
+def test_pickle_in_place_of_a_checkpoint_is_not_executed(start, undisturbed, plant, tmp_path):
     fuse = tmp_path / "fuse"
     pickle.load(io.BytesIO(pickle.dumps(Bomb(fuse)))).close()
-    fuse.unlink()  # it works; now where we would read it
+    fuse.unlink()  # the bomb works
     trial = start()
     trial.advance()
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
@@ -332,10 +325,10 @@ def test_a_planted_pickle_is_never_executed(start, undisturbed, plant, tmp_path)
     assert len(result["notes"]) == 2
 
 
-# ---- other ends --------------------------------------------------------------------------------------------------
+# ---- trials that do not finish -----------------------------------------------------------------------------------
 
 
-def test_divergence_is_an_outcome(start, tiny):
+def test_divergence_is_recorded(start, tiny):
     trial = start(config=tiny(opt={"lr": 1e15}))
     report = trial.advance()
     assert set(report) == REPORT
@@ -357,26 +350,26 @@ def test_divergence_is_an_outcome(start, tiny):
             "out_of_memory",
             "CUDA out of memory. Tried",
         ),
-        (None, "out_of_memory", "[enforce fail at alloc_cpu"),  # torch's own, below
+        (None, "out_of_memory", "[enforce fail at alloc_cpu"),  # torch's own error, see below
         (RuntimeError("one\ntwo"), "error", "RuntimeError: one"),
         (OSError(28, "No space left on device"), "error", "OSError: [Errno 28] No space left on device"),
     ],
 )
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_an_exception_is_recorded(config, make_task, tmp_path, error, status, reason, epoch):
+def test_exception_is_recorded(config, make_task, tmp_path, error, status, reason, epoch):
     task = make_task(config)
     loss, calls = task.loss, []
 
     def fails(model, batch):
         calls.append(batch)
-        if len(calls) > epoch * 8:  # 4 batches an epoch, SAM's two gradients
+        if len(calls) > epoch * 8:  # 4 batches per epoch, and SAM needs two gradients
             if error is None:
                 torch.empty(10**15)
             raise error
         return loss(model, batch)
 
     task.loss = fails
-    trial = ResumableTrial(config, tmp_path / "trial", lambda: task)
+    trial = TrialRunner(config, tmp_path / "trial", lambda: task)
     reports = [trial.advance() for _ in range(epoch + 1)]
     report = reports[-1]
     assert set(report) == REPORT
@@ -389,19 +382,19 @@ def test_an_exception_is_recorded(config, make_task, tmp_path, error, status, re
     else:
         assert "\n" not in report["reason"]
     assert files(trial.folder) == ["result.json"]
-    assert trial.advance() == report  # and not tried again
+    assert trial.advance() == report  # it is not tried again
 
 
-def test_a_task_that_cannot_be_made(config, tmp_path):
+def test_task_that_cannot_be_created_is_recorded(config, tmp_path):
     def fails():
         raise ValueError("digits: must be there")
 
-    report = ResumableTrial(config, tmp_path / "trial", fails).advance()
+    report = TrialRunner(config, tmp_path / "trial", fails).advance()
     assert set(report) == REPORT
     assert (report["status"], report["reason"]) == ("error", "ValueError: digits: must be there")
 
 
-def test_layers_that_vanish_are_noted(start, tiny, make_task, tmp_path):
+def test_fully_pruned_layers_are_noted(start, tiny, make_task, tmp_path):
     config = tiny(max_epochs=1, target_sparsity=0.9, sparsities=())
     task = make_task(config)
     built = task.build_model
@@ -414,7 +407,7 @@ def test_layers_that_vanish_are_noted(start, tiny, make_task, tmp_path):
 
     task.build_model = shrunken
     result = finish(
-        ResumableTrial(tiny(opt={"lr": 0.0}, **{"max_epochs": 1, "target_sparsity": 0.9}), tmp_path / "t", lambda: task)
+        TrialRunner(tiny(opt={"lr": 0.0}, **{"max_epochs": 1, "target_sparsity": 0.9}), tmp_path / "t", lambda: task)
     )
     assert result["notes"] == [
         "0.weight: all of its 36 weights are pruned at 0.9",
@@ -426,7 +419,7 @@ def test_layers_that_vanish_are_noted(start, tiny, make_task, tmp_path):
 
 
 class Guarded:
-    """Images whose test split raises."""
+    """Images that raise if the test split is read."""
 
     def __init__(self, images):
         self._images = images
@@ -437,20 +430,20 @@ class Guarded:
         return getattr(self._images, name)
 
 
-def test_the_test_split_is_not_touched_unless_asked_for(tiny, make_task, start, tmp_path):
+def test_test_split_is_read_only_if_asked_for(tiny, make_task, start, tmp_path):
     def guarded(config):
         task = make_task(config)
         task.data = Guarded(task.data)
         return task
 
     config = tiny()
-    result = finish(ResumableTrial(config, tmp_path / "search", lambda: guarded(config)))
+    result = finish(TrialRunner(config, tmp_path / "search", lambda: guarded(config)))
     assert result["report"]["status"] == "finished"
     assert result["test"] is None
     assert "test" not in json.loads((tmp_path / "search" / "pruned" / "0.5" / "config.json").read_text())
 
     config = tiny(read_test=True)
-    result = finish(ResumableTrial(config, tmp_path / "guarded", lambda: guarded(config)))
+    result = finish(TrialRunner(config, tmp_path / "guarded", lambda: guarded(config)))
     assert result["report"]["reason"] == "AssertionError: test_images was read"
 
     result = finish(start(config=config))
@@ -462,26 +455,10 @@ def test_the_test_split_is_not_touched_unless_asked_for(tiny, make_task, start, 
     assert json.loads((tmp_path / "trial" / "pruned" / "0.5" / "config.json").read_text())["test"] == measured
 
 
-def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path):
-    path = tmp_path / "new" / "file"
-    write_atomically(path, lambda partial: partial.write_text("old"))
-
-    def fails(partial):
-        partial.write_text("ne")
-        raise OSError
-
-    with pytest.raises(OSError):  # noqa: PT011
-        write_atomically(path, fails)
-    assert path.read_text() == "old"
-    write_atomically(path, lambda partial: partial.write_text("new"))
-    assert path.read_text() == "new"
-    assert files(tmp_path) == ["new/file"]
+# ---- hooks of tasks ----------------------------------------------------------------------------------------------
 
 
-# ---- what a task adds ----------------------------------------------------------------------------------------------
-
-
-def test_figures_of_the_task_are_drawn_from_the_dense_and_the_pruned_network(start, make_task, config, tmp_path):
+def test_figures_show_the_dense_and_the_pruned_network(start, make_task, config, tmp_path):
     def illustrate(models, folder):
         zeros = {
             level: sum(int((w == 0).sum()) for w in task.prunable(model).values()) for level, model in models.items()
@@ -490,7 +467,7 @@ def test_figures_of_the_task_are_drawn_from_the_dense_and_the_pruned_network(sta
 
     task = make_task(config)
     task.illustrate = illustrate
-    trial = ResumableTrial(config, tmp_path / "drawn", lambda: task)
+    trial = TrialRunner(config, tmp_path / "drawn", lambda: task)
     finish(trial)
     zeros = json.loads((trial.folder / "figures" / "zeros.json").read_text())
     num_weights = sum(w.numel() for w in task.prunable(task.build_model()).values())
@@ -498,21 +475,21 @@ def test_figures_of_the_task_are_drawn_from_the_dense_and_the_pruned_network(sta
     assert not list(trial.folder.glob("*.partial"))
 
 
-def test_a_figure_that_cannot_be_drawn_costs_a_note(make_task, config, tmp_path):
+def test_figure_that_fails_costs_a_note(make_task, config, tmp_path):
     def illustrate(models, folder):
         (folder / "half.png").write_text("")
         raise RuntimeError("no font")
 
     task = make_task(config)
     task.illustrate = illustrate
-    result = finish(ResumableTrial(config, tmp_path / "drawn", lambda: task))
+    result = finish(TrialRunner(config, tmp_path / "drawn", lambda: task))
     assert result["report"]["status"] == "finished"
     assert result["notes"] == ["figures: could not be drawn (RuntimeError: no font)"]
     assert not (tmp_path / "drawn" / "figures").exists()
 
 
-def test_what_is_pruned_and_saved_is_the_network_as_it_is_deployed(make_task, config, tmp_path):
-    """A task that merges something into the weights at the end: here, doubles the first layer."""
+def test_deployed_network_is_pruned_and_saved(make_task, config, tmp_path):
+    """The task merges something into the weights at the end: here it doubles the first layer."""
     task = make_task(config)
 
     def deployed(model):
@@ -520,41 +497,45 @@ def test_what_is_pruned_and_saved_is_the_network_as_it_is_deployed(make_task, co
             next(iter(task.prunable(model).values())).mul_(2)
         return model
 
-    plain = finish(ResumableTrial(config, tmp_path / "plain", lambda: make_task(config), keep="all"))
+    plain = finish(TrialRunner(config, tmp_path / "plain", lambda: make_task(config), keep="all"))
     task.deployed = deployed
-    finish(ResumableTrial(config, tmp_path / "merged", lambda: task, keep="all"))
+    finish(TrialRunner(config, tmp_path / "merged", lambda: task, keep="all"))
     name = plain["layers"][0]["name"]
     weights = [load_pruned(tmp_path / which / "pruned" / "0").state_dict()[name] for which in ("plain", "merged")]
     assert torch.equal(2 * weights[0], weights[1])
 
 
-# ---- faults of the place -------------------------------------------------------------------------------------------
+# ---- storage faults and takeovers --------------------------------------------------------------------------------
 
 
-def test_a_trial_that_another_process_took_over_stops_and_spoils_nothing(start, undisturbed):
-    parted = start()
-    parted.advance()
+def test_superseded_trial_stops_and_writes_nothing(start, undisturbed):
+    cut_off = start()
+    cut_off.advance()
     replacement = start()
     replacement.advance()
-    with pytest.raises(SupersededError, match="another process goes on with it"):
-        finish(parted)
+    before = files(cut_off.folder)
+    report = cut_off.advance()
+    assert set(report) == REPORT
+    assert (report["status"], report["epoch"]) == (Status.SUPERSEDED, 2)
+    assert report["reason"] == "trial: another process continues this trial, so this one stops"
+    assert files(cut_off.folder) == before
     assert without_seconds(finish(replacement)) == undisturbed
-    assert parted.advance()["status"] == "finished"  # what the other has left
+    assert cut_off.advance()["status"] == Status.FINISHED  # the other one's result
 
 
 def full_disk(monkeypatch, name):
-    """os.replace finds no room for files of this name."""
-    replace = resumable.os.replace
+    """Let os.replace find no space for files of this name."""
+    replace = os.replace
 
     def refuse(source, target):
         if Path(target).name == name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         replace(source, target)
 
-    monkeypatch.setattr(resumable.os, "replace", refuse)
+    monkeypatch.setattr(files_module.os, "replace", refuse)
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_a_note_not_the_trial(start, undisturbed, monkeypatch):
+def test_failed_checkpoint_costs_a_note(start, undisturbed, monkeypatch):
     full_disk(monkeypatch, "checkpoint.pt")
     result = without_seconds(finish(start()))
     assert [note.split(" (")[0] for note in result["notes"]] == [
@@ -564,20 +545,43 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_note_not_the_trial(start, u
     assert {**result, "notes": []} == undisturbed
 
 
-def test_a_result_that_cannot_be_written_is_no_outcome_and_is_made_up_for_later(start, undisturbed, monkeypatch):
+@pytest.mark.parametrize("name", ["owner", "0.5", "result.json"])
+def test_storage_failure_leaves_no_result_and_the_trial_can_be_repeated(start, undisturbed, monkeypatch, name):
+    """The first file of a trial, a pruned checkpoint, or the result cannot be written."""
     trial = start()
     with monkeypatch.context() as patch:
-        full_disk(patch, "result.json")
-        with pytest.raises(StorageError, match=r"cannot be written: .*No space left on device"):
-            finish(trial)
+        full_disk(patch, name)
+        patch.setattr(Path, "rename", lambda source, target: os.replace(source, target))
+        while (report := trial.advance())["status"] == Status.RUNNING:
+            pass
+    assert set(report) == REPORT
+    assert report["status"] == Status.STORAGE_FAILED
+    assert report["reason"].startswith("the trial's files cannot be written: ")
+    assert "No space left on device" in report["reason"]
     assert read_result(trial.folder) is None
     assert without_seconds(finish(start())) == undisturbed
 
 
-# ---- what makes its numbers doubtful -----------------------------------------------------------------------------
+def test_storage_failure_while_an_error_is_recorded(config, tmp_path, monkeypatch):
+    def fails():
+        raise ValueError("no data")
+
+    full_disk(monkeypatch, "result.json")
+    report = TrialRunner(config, tmp_path / "trial", fails).advance()
+    assert report["status"] == Status.STORAGE_FAILED
 
 
-def test_a_penalty_that_takes_over_is_noted_and_the_ratios_are_recorded(start, tiny, make_task):
+def test_unreadable_result_is_a_storage_failure(start):
+    trial = start()
+    (trial.folder / "result.json").mkdir(parents=True)
+    report = trial.advance()
+    assert (report["status"], report["epoch"]) == (Status.STORAGE_FAILED, 0)
+
+
+# ---- warnings ----------------------------------------------------------------------------------------------------
+
+
+def test_dominating_penalty_warns(start, tiny, make_task):
     result = finish(start("mild", config=tiny(max_epochs=2, regularizer="wcr", lam=1e-7)))
     ratios = {name: result["diagnostics"][f"penalty_ratio_{name}"] for name in ("start", "end", "max")}
     assert 0 < ratios["start"] <= ratios["max"] < 10
@@ -585,13 +589,13 @@ def test_a_penalty_that_takes_over_is_noted_and_the_ratios_are_recorded(start, t
     assert result["warnings"] == []
     strong = finish(start("strong", config=tiny(max_epochs=2, regularizer="wcr", lam=10.0, opt={"lr": 1e-9})))
     assert strong["diagnostics"]["penalty_ratio_max"] > 1e3
-    warning = strong["warnings"][-1]  # after the one of the untrained network being constant
+    warning = strong["warnings"][-1]  # the first one says that the untrained network predicts one class
     assert warning in strong["notes"]
     assert warning.startswith("penalty: its gradient reached ")
     assert finish(start("none", config=tiny(max_epochs=2)))["diagnostics"].keys() == {"loss_gap"}
 
 
-def test_a_diverged_trial_has_its_ratios_too(start, tiny):
+def test_diverged_trial_has_penalty_ratios(start, tiny):
     config = tiny(regularizer="wcr", lam=1e12, opt={"lr": 1e12})
     result = finish(start(config=config))
     assert result["report"]["status"] == "diverged"
@@ -600,7 +604,7 @@ def test_a_diverged_trial_has_its_ratios_too(start, tiny):
 
 
 class Biased(torch.nn.Module):
-    """The network with a bias so large that one class always wins."""
+    """The network with a bias that makes one class always win."""
 
     def __init__(self, network):
         super().__init__()
@@ -611,32 +615,15 @@ class Biased(torch.nn.Module):
         return logits + 1e6 * torch.nn.functional.one_hot(torch.tensor(3), logits.shape[1])
 
 
-def test_a_trial_whose_network_is_constant_is_marked_as_collapsed(tiny, make_task, tmp_path):
+def test_constant_network_is_marked_as_collapsed(tiny, make_task, tmp_path):
     config = tiny(max_epochs=1)
     task = make_task(config)
     build = task.build_model
     task.build_model = lambda: Biased(build())
-    result = finish(ResumableTrial(config, tmp_path / "t", lambda: task))
+    result = finish(TrialRunner(config, tmp_path / "t", lambda: task))
     assert (result["collapsed"], result["collapsed_from"]) == (True, 0.0)
     (warning,) = result["warnings"]
     assert warning == "collapsed: the dense network predicts the same for every example of the validation split"
     assert [row["collapsed"] for row in result["curve"]] == [1.0] * 4
-    assert (undisturbed := finish(ResumableTrial(tiny(), tmp_path / "u", lambda: make_task(tiny()))))["warnings"] == []
-    assert undisturbed["collapsed"] is False
-
-
-@pytest.mark.parametrize(
-    ("collapsed_at", "expected"),
-    [
-        ((), (False, None)),
-        ((0.75,), (False, 0.75)),  # beyond the target
-        ((0.5, 0.75), (True, 0.5)),
-        ((0.5,), (True, None)),  # sparser, it is not
-        ((0.0,), (True, None)),
-        ((0.25, 0.75), (False, 0.75)),
-        ((0.0, 0.25, 0.5, 0.75), (True, 0.0)),
-    ],
-)
-def test_from_which_sparsity_on_it_is_collapsed(tiny, collapsed_at, expected):
-    metrics = {level: {"collapsed": float(level in collapsed_at)} for level in (0.75, 0.0, 0.5, 0.25)}
-    assert tuple(collapse(tiny(), metrics).values()) == expected
+    assert (plain := finish(TrialRunner(tiny(), tmp_path / "u", lambda: make_task(tiny()))))["warnings"] == []
+    assert plain["collapsed"] is False

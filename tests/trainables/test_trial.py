@@ -1,54 +1,90 @@
-"""The one test here that starts Ray: a reused actor computes what a fresh one does."""
+"""The one test file here that starts Ray: a reused actor computes what a fresh one does, and reports what Tune needs."""
 
 import os
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import pytest
 import ray
 from ray import tune
 
-from trainables.runner import ResumableTrial
+from trainables.result import Status, read_result
+from trainables.runner import TrialRunner
 from trainables.trial import Trial
 
 
+@pytest.fixture(scope="module")
+def local_ray():
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def start(config, data, folder):
+    """An actor as Tune creates it."""
+    folder.mkdir()
+    shared = tune.with_parameters(Trial, data=data, folder=str(folder), keep="none")
+    return ray.remote(shared).options(num_cpus=1).remote(config=config)
+
+
 def run(actor):
-    """Reports until the trial is done."""
+    """Reports until the trial is done, without what Tune adds to them."""
     reports = []
     while not reports or not reports[-1]["done"]:
         reports.append(ray.get(actor.step.remote()))
     return reports
 
 
-def plain(report):
-    return {name: value for name, value in report.items() if name not in ("seconds", "pid", "key", "done")}
+def process_of(actor):
+    return ray.get(actor.__ray_call__.remote(lambda trial: os.getpid()))
 
 
-def test_a_reused_actor_computes_what_a_fresh_one_does(tiny, digits_data, make_task, tmp_path):
+def without_seconds(report):
+    return {name: value for name, value in report.items() if name != "seconds"}
+
+
+def test_reused_actor_computes_what_a_fresh_one_does(local_ray, tiny, digits_data, make_task, tmp_path):
     first = tiny(optimizer="sam", regularizer="wcr", lam=1e-6, lr_schedule="one_cycle", seed=1)
     second = tiny(optimizer="s2sam", regularizer="hoyer_square", lam=1e-4, model={"width": 6})
     broken = {**tiny().model_dump(mode="json"), "opt": {"lr": 0.1, "rho": 1}}
-    (tmp_path / "reused").mkdir()
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        shared = tune.with_parameters(Trial, data=digits_data, folder=str(tmp_path / "reused"), keep="none")
-        actor = ray.remote(shared).options(num_cpus=1).remote(config=first.model_dump(mode="json"))
-        one = run(actor)
-        assert ray.get(actor.reset_config.remote(broken))
-        failed = run(actor)
-        assert ray.get(actor.reset_config.remote(second.model_dump(mode="json")))
-        other = run(actor)
-        again = ray.get(actor.reset_config.remote(first.model_dump(mode="json"))) and run(actor)
-    finally:
-        ray.shutdown()
-    assert {report["pid"] for report in one + other + failed} == {one[0]["pid"]} != {os.getpid()}
-    assert [report["epoch"] for report in one] == [report["epoch"] for report in other] == [1, 2, 3]
-    assert [report["key"] for report in other] == [second.key] * 3
-    assert [report["status"] for report in failed] == ["error"]
-    assert plain(again[0]) == plain(one[-1])  # it was done
-    assert sorted(path.name for path in (tmp_path / "reused").iterdir()) == sorted(
-        [first.key, second.key, failed[0]["key"]]
-    )
-    for config, reports in ((first, one), (second, other)):
-        trial = ResumableTrial(config, tmp_path / "fresh" / config.key, lambda config=config: make_task(config))
-        assert [plain(trial.advance()) for _ in range(3)] == [plain(report) for report in reports]
+    folder = tmp_path / "reused"
+    actor = start(first.model_dump(mode="json"), digits_data, folder)
+    process = process_of(actor)
+    one = run(actor)
+    assert ray.get(actor.reset_config.remote(broken))
+    failed = run(actor)
+    assert ray.get(actor.reset_config.remote(second.model_dump(mode="json")))
+    two = run(actor)
+    assert ray.get(actor.reset_config.remote(first.model_dump(mode="json")))
+    again = run(actor)
+    assert process_of(actor) == process != os.getpid()
+    ray.kill(actor)
+
+    (error,) = failed
+    assert error["reason"].startswith("ValueError: opt: arguments of SGD must be among ")
+    assert error == {"key": error["key"], "status": "error", "reason": error["reason"], "epoch": 0, "done": True}
+    assert sorted(path.name for path in folder.iterdir()) == sorted([first.key, second.key, error["key"]])
+    assert again == [one[-1]]  # it had ended
+    for config, reports in ((first, one), (second, two)):
+        *running, last = reports
+        assert last == {"key": config.key, "status": "finished", "reason": "", "epoch": 3, "done": True}
+        fresh = TrialRunner(config, tmp_path / "fresh" / config.key, lambda config=config: make_task(config))
+        for report in running:
+            expected = without_seconds(fresh.advance())
+            sent = {**without_seconds(report["evaluation"]), "status": report["status"], "reason": report["reason"]}
+            assert sent == expected
+            assert (report["key"], report["epoch"], report["done"]) == (config.key, expected["epoch"], False)
+        ended = fresh.advance()
+        assert without_seconds(read_result(folder / config.key)["report"]) == without_seconds(ended)
+
+
+def test_storage_failure_ends_the_trial_with_a_report(local_ray, tiny, digits_data, tmp_path):
+    config = tiny()
+    actor = start(config.model_dump(mode="json"), digits_data, tmp_path / "trials")
+    (tmp_path / "trials" / config.key).write_text("a file in place of the trial's folder")
+    (report,) = run(actor)
+    ray.kill(actor)
+    reason = report.pop("reason")
+    assert report == {"key": config.key, "status": Status.STORAGE_FAILED, "epoch": 0, "done": True}
+    assert reason.startswith("the trial's files cannot be written: ")

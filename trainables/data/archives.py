@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from trainables.data.images import DataError, one_line
+from trainables.data.images import DataError
+from trainables.errors import one_line
 
 __all__ = ["SUFFIXES", "read_archive"]
 

@@ -8,7 +8,8 @@ from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
-from trainables.data.images import DataError, one_line
+from trainables.data.images import DataError
+from trainables.errors import one_line
 
 __all__ = ["downloaded"]
 

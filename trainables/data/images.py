@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from trainables.errors import one_line
+
 __all__ = [
     "DataError",
     "Images",
@@ -14,7 +16,6 @@ __all__ = [
     "decode",
     "find_parquet",
     "no_data",
-    "one_line",
     "read_columns",
     "read_parquet",
     "split",
@@ -203,8 +204,3 @@ def decode(data, shape, *, where, convert=False, resize=False, advice=""):
         f"{where}: image must have shape {tuple(shape)} (channels, height, width){' and 8 bits a channel' * convert}, "
         f"got {image_shape} {found}{advice}"
     )
-
-
-def one_line(error):
-    """An exception as text for inside an error message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

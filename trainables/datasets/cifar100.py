@@ -1,7 +1,8 @@
 import numpy as np
 
-from trainables.data.images import DataError, one_line
+from trainables.data.images import DataError
 from trainables.datasets._cifar import cifar
+from trainables.errors import one_line
 
 __all__ = ["cifar100"]
 

@@ -1,8 +1,9 @@
 import json
 from pathlib import Path
 
-from trainables.data.images import DataError, one_line
+from trainables.data.images import DataError
 from trainables.data.records import Record, Records
+from trainables.errors import one_line
 
 __all__ = ["commonsense"]
 

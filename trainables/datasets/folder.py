@@ -12,10 +12,10 @@ from trainables.data.images import (
     decode,
     find_parquet,
     no_data,
-    one_line,
     read_columns,
     split,
 )
+from trainables.errors import one_line
 
 __all__ = ["folder"]
 

@@ -6,8 +6,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from trainables.data.archives import SUFFIXES, read_archive
-from trainables.data.images import DataError, one_line
+from trainables.data.images import DataError
 from trainables.data.slices import SPLITS, Slices, split_patients, statistics
+from trainables.errors import one_line
 
 __all__ = ["lgg"]
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.download import downloaded
-from trainables.data.images import DataError, Images, decode, find_parquet, no_data, one_line, read_parquet
+from trainables.data.images import DataError, Images, decode, find_parquet, no_data, read_parquet
+from trainables.errors import one_line
 
 __all__ = ["tiny_imagenet"]
 

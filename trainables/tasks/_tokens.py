@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from trainables.architectures.causal_lm import END
-from trainables.data.images import one_line
 from trainables.data.records import Record
+from trainables.errors import one_line
 
 __all__ = ["Encoded", "Ragged", "Tokenizer", "encode", "read_tokenizer", "train_tokenizer"]
 

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pickle
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from ray.tune.search import Searcher
 
-from service.cluster.tune_adapter import Death, TrialSource, fault_of
+from service.cluster.tune_adapter import MAX_ATTEMPTS, Death, TrialRecorder, TrialSource, fault_of
 from service.search.proposals import Next, Proposal
 from tests.service._sweeps import make
 
@@ -56,3 +57,66 @@ def test_the_fault_of_a_lost_trial(tmp_path, detail, death, reason):
 def test_a_fault_without_text(error_file):
     fault = fault_of(SimpleNamespace(error_file=error_file))
     assert (fault.death, fault.reason) == (Death.WORKER, "its worker died")
+
+
+class Calls:
+    """Stands for the records, phases and progress of a sweep, and notes what is called, with which arguments."""
+
+    def __init__(self, config, folder):
+        self.calls = []
+        record = SimpleNamespace(
+            config=config.model_dump(mode="json"), report={"status": "lost", "epoch": 1, "reason": ""}
+        )
+        self.state = SimpleNamespace(trials={config.key: record}, trial_folder=lambda key: folder)
+
+    def stopping_on_storage_faults(self):
+        return contextlib.nullcontext()
+
+    def label(self, key):
+        return "a trial"
+
+    def update(self, *arguments):
+        """Of the progress: not noted."""
+
+    def __getattr__(self, name):
+        return lambda *arguments, **keywords: self.calls.append((name, *arguments, *keywords.values()))
+
+
+@pytest.fixture
+def config():
+    return make().trial
+
+
+@pytest.fixture
+def report_to(config, tmp_path):
+    """A function: what a recorder calls when a trial reports a status."""
+    calls = Calls(config, tmp_path)
+    recorder = TrialRecorder(calls, calls, calls)
+
+    def report(status, **fields):
+        calls.calls.clear()
+        recorder.on_trial_result(0, [], None, {"key": config.key, "status": status, "reason": "", "epoch": 1, **fields})
+        return calls.calls
+
+    return report
+
+
+def test_evaluations_are_recorded_as_reported(report_to, config):
+    evaluation = {"epoch": 1, "loss": 0.5, "acc_pruned": 0.9}
+    assert report_to("running", evaluation=evaluation) == [("trial_evaluated", config.key, evaluation)]
+
+
+def test_end_of_a_trial_is_read_from_its_folder(report_to, config):
+    assert report_to("diverged", reason="diverged at step 3") == [("trial_ended", config.key)]
+
+
+def test_storage_failure_stops_the_sweep(report_to):
+    ((name, reason),) = report_to("storage_failed", reason="the trial's files cannot be written: disk full")
+    assert name == "stop"
+    assert reason.startswith("the trial's files cannot be written: disk full. No more trials are started. ")
+
+
+def test_superseded_trial_runs_again_and_is_lost_after_several_attempts(report_to, config):
+    for _ in range(MAX_ATTEMPTS - 1):
+        assert report_to("superseded", reason="another process")[-1] == ("repeat", config.key)
+    assert report_to("superseded", reason="another process") == [("trial_ended", config.key, "another process")]

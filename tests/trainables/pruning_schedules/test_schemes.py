@@ -9,9 +9,12 @@ import torch
 
 import sparsity
 from trainables.config import TrialConfig
-from trainables.loop import Training, has_sparsity, make_pruning_schedule
+from trainables.loop import Training
+from trainables.lottery import has_sparsity
+from trainables.pruning_schedule import make_pruning_schedule
 from trainables.pruning_schedules.imp import rounds
-from trainables.runner import ResumableTrial, read_result
+from trainables.result import read_result
+from trainables.runner import TrialRunner
 
 MASKED = {"pruning_schedule": "concave_mask", "regularizer": "concave_mask", "lam": 3e-2}
 LOTTERY = {"max_epochs": 2, "num_evaluations": 2, "target_sparsity": 0.8, "sparsities": (0.6,)}
@@ -42,7 +45,7 @@ def play(training):
     """Run to the end; of each phase its first weights, its last ones, its gates, and the masks that it was held to."""
     history = []
     while not training.finished:
-        begun, phase, kept = weights_of(training), training.phase, dict(training.kept)
+        begun, phase, kept = weights_of(training), training.phase, dict(training.lottery.masks)
         while not training.finished and training.phase == phase:
             before = training.epoch
             training.run_epoch()
@@ -50,7 +53,7 @@ def play(training):
             gates = dict(zip(names, copy.deepcopy(training.regularizer.gate_values()), strict=True)) if gated else {}
             ended = weights_of(training)
             assert training.epoch == before + 1
-            training._end_phase()
+            training.end_phase()
         history.append({"begun": begun, "ended": ended, "gates": gates, "kept": kept})
     return history
 
@@ -76,10 +79,10 @@ def test_a_round_of_imp_removes_a_fifth_of_what_is_left():
 def test_imp_keeps_the_largest_of_what_it_kept_before(begin):
     training = begin(pruning_schedule="imp")
     history = play(training)
-    assert len(history) == training.pruning_schedule.num_phases == 1 + 4 + 3
+    assert len(history) == training.lottery.schedule.num_phases == 1 + 4 + 3
     num_weights = flat(history[0]["begun"]).size
     alive = np.ones(num_weights, bool)
-    for phase, (sparsity_after, now) in enumerate(zip(training.pruning_schedule.sparsities, history[:-1], strict=True)):
+    for phase, (sparsity_after, now) in enumerate(zip(training.lottery.schedule.sparsities, history[:-1], strict=True)):
         order = np.argsort(np.where(alive, np.abs(flat(now["ended"])), -1.0), kind="stable")
         alive = np.ones(num_weights, bool)
         alive[order[: round(sparsity_after * num_weights)]] = False
@@ -104,14 +107,14 @@ def test_gates_are_rewound_with_the_weights(begin, regularizer):
     training.run_epoch()
     weights = [weight.detach().clone() for weight in training.regularizer.weights]
     gates = copy.deepcopy(training.regularizer.state_dict())
-    training._end_phase()
+    training.end_phase()
     training.run_epoch()
-    training._end_phase()
+    training.end_phase()
     assert training.phase == 1
     assert all(torch.equal(gate, gates[name]) for name, gate in training.regularizer.state_dict().items())
     begun = zip(training.gated_names, training.regularizer.weights, weights, strict=True)
     for name, weight, early in begun:
-        assert torch.equal(weight, early * training.kept.get(name, torch.ones_like(early)))
+        assert torch.equal(weight, early * training.lottery.masks.get(name, torch.ones_like(early)))
 
 
 @pytest.mark.parametrize("regularizer", ["none", "wcr"])
@@ -152,7 +155,7 @@ def test_each_sparsity_has_a_network_that_was_trained_at_it(begin):
 def test_every_sparsity_is_met_where_each_tensor_rounds_for_itself(begin):
     training = begin(pruning_schedule="imp", scope="uniform", num_evaluations=1, recalibrate=True)
     play(training)
-    assert set(training.tickets) == {0.0, 0.6, 0.8}
+    assert set(training.lottery.tickets) == {0.0, 0.6, 0.8}
     metrics = training.evaluate((0.0, 0.6, 0.8)).metrics
     assert all({"acc", "acc_recalibrated", "weights_left"} <= row.keys() for row in metrics.values())
 
@@ -211,7 +214,7 @@ def test_a_sparsity_that_no_round_reached_is_pruned_once_more(begin):
     training = begin(**{**MASKED, "lam": 1e-9}, pruning_sched={"rounds": 1}, num_evaluations=1)  # nothing closes
     play(training)
     evaluation = training.evaluate((0.0, 0.6, 0.8))
-    assert set(training.tickets) == {0.0}
+    assert set(training.lottery.tickets) == {0.0}
     assert evaluation.metrics[0.8]["weights_left"] == pytest.approx(0.2, abs=1e-3)
     assert has_sparsity(evaluation.masks[0.8], 0.8)
 
@@ -228,10 +231,10 @@ def test_a_sparsity_that_no_round_reached_is_pruned_once_more(begin):
 )
 def test_a_trial_killed_after_every_evaluations_equals_an_undisturbed_one(fields, make_task, tiny, tmp_path):
     config = tiny(**{**LOTTERY, "sparsities": (), "target_sparsity": 0.6, "read_test": True, **fields})
-    whole = ResumableTrial(config, tmp_path / "whole", lambda: make_task(config))
+    whole = TrialRunner(config, tmp_path / "whole", lambda: make_task(config))
     while whole.advance()["status"] == "running":
         pass
-    while ResumableTrial(config, tmp_path / "killed", lambda: make_task(config)).advance()["status"] == "running":
+    while TrialRunner(config, tmp_path / "killed", lambda: make_task(config)).advance()["status"] == "running":
         pass
     results = [read_result(tmp_path / name) for name in ("whole", "killed")]
     for result in results:

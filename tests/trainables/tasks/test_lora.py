@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from search_spaces import lora as lora_space
 from sparsity.regularizers.wcr import WCR
 from trainables.config import TrialConfig
-from trainables.loop import Training, train_step
+from trainables.loop import Training
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import load_pruned
-from trainables.runner import ResumableTrial
+from trainables.runner import TrialRunner
+from trainables.step import train_step
 from trainables.tasks.lora import IGNORED, LoRA
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"
@@ -506,7 +507,7 @@ def finished(folder, tmp_path_factory):
     )
     task = LoRA(config, LoRA.load(config, str(folder)))
     folder = tmp_path_factory.mktemp("trial")
-    trial = ResumableTrial(config, folder, lambda: task)
+    trial = TrialRunner(config, folder, lambda: task)
     while (report := trial.advance())["status"] == "running":
         pass
     assert report["status"] == "finished", report["reason"]
@@ -564,10 +565,10 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
     )
 
     def run(folder, *, stop):
-        trial = ResumableTrial(config, folder, lambda: LoRA(config, data))
+        trial = TrialRunner(config, folder, lambda: LoRA(config, data))
         while (report := trial.advance())["status"] == "running":
             if stop:  # a fresh one, which knows nothing but the folder
-                trial = ResumableTrial(config, folder, lambda: LoRA(config, data))
+                trial = TrialRunner(config, folder, lambda: LoRA(config, data))
         assert report["status"] == "finished", report["reason"]
         result = json.loads((folder / "result.json").read_text())
         return [result["curve"], [{**evaluation, "seconds": 0} for evaluation in result["evaluations"]]]

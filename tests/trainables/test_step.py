@@ -1,0 +1,83 @@
+import copy
+
+import pytest
+import torch
+
+import sparsity
+from trainables.loop import Training
+from trainables.step import batchnorm_frozen, train_step
+
+
+@pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
+def test_batchnorm_statistics_see_each_batch_once_at_the_unperturbed_weights(tiny, make_task, optimizer):
+    """After one step they equal those of one forward pass at the initial weights."""
+    config = tiny(optimizer=optimizer, batch_size=128, max_epochs=1)
+    task = make_task(config)
+    batches, served = [], task.batches
+    task.batches = lambda *args, **kwargs: map(lambda batch: batches.append(batch) or batch, served(*args, **kwargs))
+    training = Training(task, config)
+    once = copy.deepcopy(training.model).train()
+    training.run_epoch()
+    ((images, _),) = batches
+    once(images)
+    norm, expected = training.model[1], once[1]
+    assert norm.num_batches_tracked == 1
+    assert not torch.equal(expected.running_mean, torch.zeros(4))
+    for (name, buffer), (_, expected) in zip(training.model.named_buffers(), once.named_buffers(), strict=True):
+        assert torch.equal(buffer, expected), name
+
+
+def test_frozen_batchnorm_normalizes_by_the_batch():
+    norm = torch.nn.BatchNorm1d(2)
+    x = torch.tensor([[0.0, 10.0], [2.0, 30.0]])
+    with batchnorm_frozen(norm, when=True):
+        y = norm(x)
+    torch.testing.assert_close(y, torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), atol=1e-4, rtol=0)
+    assert norm.running_mean.tolist() == [0, 0]
+    assert norm.track_running_stats
+    norm(x)
+    torch.testing.assert_close(norm.running_mean, torch.tensor([0.1, 2.0]))  # momentum 0.1
+
+
+def test_frozen_batchnorm_is_restored_after_an_error():
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2, track_running_stats=False))
+    with pytest.raises(KeyError), batchnorm_frozen(model, when=True):
+        raise KeyError
+    assert [norm.track_running_stats for norm in model] == [True, False]
+
+
+@pytest.mark.parametrize("num", [2, 3, 32])
+def test_step_in_parts_has_the_gradient_of_the_whole_batch(make_task, tiny, num):
+    config = tiny()
+    task = make_task(config)
+    torch.manual_seed(0)
+    task.forward = lambda model, batch: model(batch[0])  # stay in float64
+    model = task.build_model().double().eval()  # in training mode each part would have its own batch statistics
+    images, labels = next(iter(task.batches("train", 32)))
+    batch = (images.double(), labels)
+    parameters = list(model.parameters())
+    regularizer = sparsity.load("regularizers", "wcr")(parameters)
+    found = []
+    for accumulate in (1, num):
+        optimizer = sparsity.load("optimizers", "sgd")(parameters, lr=0.0)
+        terms = train_step(
+            model, batch, task=task, regularizer=regularizer, lam=1e-6, optimizer=optimizer, accumulate=accumulate
+        )
+        found.append((terms, [p.grad.clone() for p in parameters]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete"])
+def test_gates_are_not_decayed(tiny, make_task, regularizer):
+    config = tiny(regularizer=regularizer, lam=1e-3, opt={"lr": 0.05, "weight_decay": 0.1})
+    training = Training(make_task(config), config)
+    *weights, gates = training.optimizer.param_groups
+    assert gates["weight_decay"] == 0
+    assert gates["lr"] == 0.05
+    assert gates["params"] == list(training.regularizer.parameters())
+    owned = [p for group in training.optimizer.param_groups for p in group["params"]]
+    assert len(owned) == len(set(owned))
+    assert set(owned) == set(training.model.parameters())
+    decays = {p: group["weight_decay"] for group in weights for p in group["params"]}
+    self_decayed = set(training.regularizer.weights) if regularizer == "l0_hard_concrete" else set()
+    assert decays == {p: 0.0 if p in self_decayed else 0.1 for p in decays}

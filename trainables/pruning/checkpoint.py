@@ -1,0 +1,103 @@
+"""Pruned checkpoints: a folder with `model.safetensors` and `config.json`."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import sparsity
+from sparsity import masks
+from trainables.config import construct
+from trainables.errors import one_line
+from trainables.pruning.evaluation import add_biases, added_biases
+from trainables.task import Task
+
+__all__ = ["load_pruned", "save_pruned"]
+
+
+def save_pruned(
+    folder: Path,
+    task: Task,
+    model: nn.Module,
+    kept: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    *,
+    shifted: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Write the pruned model to `folder`, all of it or nothing; an earlier checkpoint there is replaced.
+
+    config.json holds what `load_pruned` needs, `description`, and the zeros counted in the written tensors:
+    `prunable_sparsity` over the prunable weights, `model_sparsity` over all parameters. `added_biases` names the biases
+    that the architecture does not have: a layer without a bias gets one to hold its shift.
+
+    Args:
+        model: The dense model. It is not changed.
+        kept: The masks of one sparsity of an `Evaluation`.
+        description: More entries for config.json.
+        shifted: The shifted values of the same sparsity.
+    """
+    added = added_biases(model, shifted)
+    state = {**model.state_dict(), **shifted}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    for name, mask in kept.items():
+        state[name].masked_fill_(~mask.cpu(), 0)
+    parameters = [state[name] for name in (*(name for name, _ in model.named_parameters()), *added)]
+    config = {
+        **task.describe_model(),
+        **description,
+        "added_biases": added,
+        "prunable": list(kept),
+        "prunable_sparsity": masks.sparsity_of([state[name] for name in kept]),
+        "model_sparsity": masks.sparsity_of(parameters),
+    }
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
+    try:
+        partial.mkdir(parents=True)
+        save_file(state, partial / "model.safetensors")
+        (partial / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_pruned(folder: str | Path) -> nn.Module:
+    """Load the pruned model in `folder` as a plain PyTorch module in evaluation mode.
+
+    The removed weights are zeros; there are no hooks and no masks. `input` in config.json says how to prepare inputs.
+    Layers listed under `added_biases` have a bias that the architecture does not give them. Nothing is unpickled.
+
+    Raises:
+        FileNotFoundError: If config.json or model.safetensors is missing.
+        ValueError: If a file is damaged, or the two do not belong together.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        architecture, arguments = config["architecture"], dict(config["model"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"
+        ) from error
+    model = construct(f"{folder}: model", sparsity.find("trainables.architectures", architecture), arguments=arguments)
+    try:
+        add_biases(model, config.get("added_biases", ()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: added_biases in config.json must be biases that {architecture} lacks, got {one_line(error)}"
+        ) from error
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder}: model.safetensors must hold the weights of {architecture} {arguments}, got {one_line(error)}"
+        ) from error
+    return model.eval()

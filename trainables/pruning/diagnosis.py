@@ -1,0 +1,79 @@
+"""Numbers that explain a trial's result: its layers, its sharpness, and whether its network collapsed."""
+
+import copy
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
+from trainables.config import TrialConfig
+from trainables.pruning.evaluation import Evaluation
+from trainables.task import Task
+
+__all__ = ["collapse", "describe_layers", "diagnose"]
+
+HISTOGRAM_BINS = 60
+SHARPNESS_BATCH = 1024
+
+
+def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Statistics of each prunable weight and its mask.
+
+    Args:
+        kept: Weight name -> bool tensor, True = kept.
+
+    Returns:
+        A dictionary per weight: `name`, `shape`, what `sparsity.diagnostics.layer_statistics` returns, and `histogram`,
+        the counts of log10|w| in 60 equal bins over [-8, 2]. The bins at the ends count what lies beyond them.
+    """
+    layers = []
+    for name, weight in task.prunable(model).items():
+        magnitudes = weight.detach().double().abs().flatten().cpu()
+        counts = torch.histc(magnitudes.clamp(1e-8, 1e2).log10(), HISTOGRAM_BINS, -8, 2)
+        statistics = layer_statistics(weight, kept[name])
+        layers.append({"name": name, "shape": list(weight.shape), **statistics, "histogram": counts.int().tolist()})
+    return layers
+
+
+def diagnose(task: Task, model: nn.Module, config: TrialConfig, evaluation: Evaluation) -> dict[str, float]:
+    """How much pruning costs, and how sharp the minimum is.
+
+    Returns:
+        `loss_gap`: the loss after pruning at the target sparsity minus the dense loss, on the evaluated split.
+        `sharpness`, if `config.num_sharpness_batches` > 0: the largest eigenvalue of the Hessian of the training loss
+        in all trained parameters, averaged over that many batches of 1024 examples without augmentation.
+
+    Reference: the WCR paper measures sharpness on 12 batches with 20 power iterations.
+    """
+    dense, pruned = (evaluation.metrics[level]["loss"] for level in (0.0, config.target_sparsity))
+    found = {"loss_gap": pruned - dense}
+    if config.num_sharpness_batches:
+        model = copy.deepcopy(model).eval()
+        batches = itertools.islice(task.batches("train", SHARPNESS_BATCH), config.num_sharpness_batches)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        generator = torch.Generator(task.device).manual_seed(config.seed)
+        found["sharpness"] = hessian_eigenvalue(
+            lambda batch: task.loss(model, batch), parameters, list(batches), generator=generator
+        )
+    return found
+
+
+def collapse(config: TrialConfig, metrics: Mapping[float, Mapping[str, float]]) -> dict[str, Any]:
+    """At which sparsities the network predicts the same for every example (see `Task.evaluate`).
+
+    Args:
+        metrics: Of an evaluation at all of the configuration's sparsities.
+
+    Returns:
+        `collapsed`: Whether the dense network or the one at the target sparsity has collapsed.
+        `collapsed_from`: The lowest sparsity from which on every network has collapsed, None if the sparsest has not.
+    """
+    at = {level: bool(values["collapsed"]) for level, values in sorted(metrics.items())}
+    tail = list(itertools.takewhile(at.get, reversed(at)))
+    return {
+        "collapsed": at[0.0] or at[config.target_sparsity],
+        "collapsed_from": tail[-1] if tail else None,
+    }

@@ -1,0 +1,172 @@
+"""Score the weights of a trained model, prune copies of it without retraining, and evaluate them."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import sparsity
+from sparsity import masks
+from trainables.config import TrialConfig, construct
+from trainables.task import Task
+
+__all__ = [
+    "Evaluation",
+    "add_biases",
+    "added_biases",
+    "apply_pruning",
+    "evaluate_pruned",
+    "measure",
+    "objectives",
+    "recalibrated",
+    "score",
+]
+
+CALIBRATION_BATCH = 512  # examples that a data-dependent criterion sees
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and masks of a network at several sparsities.
+
+    Attributes:
+        metrics: Sparsity -> name of the metric -> value.
+        masks: Sparsity -> weight name -> bool tensor, True = kept.
+        shifted: Sparsity -> name in the state dict -> tensor that compensates for the removed weights. The inner
+            dictionaries are empty unless the criterion compensates.
+    """
+
+    metrics: dict[float, dict[str, float]]
+    masks: dict[float, dict[str, Tensor]]
+    shifted: dict[float, dict[str, Tensor]]
+
+    def __or__(self, other: "Evaluation") -> "Evaluation":
+        return Evaluation(self.metrics | other.metrics, self.masks | other.masks, self.shifted | other.shifted)
+
+
+def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
+    """Score the prunable weights with the configuration's criterion; higher scores are kept longer.
+
+    A criterion gets the keywords that its signature asks for (see sparsity/criteria/__init__.py). Its data is the first
+    batch of 512 training examples in stored order, without augmentation.
+
+    Args:
+        model: In evaluation mode. Some criteria write gradients or hooks; pass a copy if that matters.
+
+    Returns:
+        A tensor per prunable weight, of its shape, in the order of `task.prunable(model)`.
+    """
+    criterion = sparsity.load("criteria", config.criterion)
+    weights = list(task.prunable(model).values())
+    batch = functools.cache(lambda: next(iter(task.batches("train", CALIBRATION_BATCH))))
+    available: dict[str, Callable[[], Any]] = {
+        "generator": lambda: torch.Generator().manual_seed(config.seed),
+        "gradients": lambda: torch.autograd.grad(task.loss(model, batch()), weights),
+        "model": lambda: model,
+        "batch": batch,
+        "loss_fn": lambda: task.loss,
+        "forward": lambda: task.forward,
+        "inputs": lambda: task.inputs(batch()),
+    }
+    parameters = inspect.signature(criterion).parameters
+    given = {name: make() for name, make in available.items() if name in parameters}
+    return construct("crit", criterion, weights, arguments=config.crit, **given)
+
+
+def evaluate_pruned(
+    task: Task, model: nn.Module, config: TrialConfig, sparsities: Iterable[float], split: str
+) -> Evaluation:
+    """Prune a copy of the model at each sparsity, from one ranking, and evaluate it without retraining.
+
+    At sparsity 0 the model is evaluated as it is, whatever the scope.
+    """
+    pruned = copy.deepcopy(model).eval()
+    scores = score(task, pruned, config)
+    ranking = masks.rank(scores, config.scope, min_kept=config.min_kept)
+    dense_weights, pruned_weights = task.prunable(model), task.prunable(pruned)
+    evaluation = Evaluation({}, {}, {})
+    for level in sparsities:
+        cut = ranking.masks(level) if level else [torch.ones_like(s, dtype=torch.bool) for s in scores]
+        kept = dict(zip(dense_weights, cut, strict=True))
+        with torch.no_grad():
+            for name, mask in kept.items():
+                pruned_weights[name].copy_(dense_weights[name]).masked_fill_(~mask, 0)
+        shifted = {}
+        if hasattr(scores, "compensate"):  # the criterion shifts other values to make up for the removed weights
+            shifted = scores.state(cut)  # type: ignore[attr-defined]
+            scores.compensate(pruned, cut)
+        evaluation.masks[level], evaluation.shifted[level] = kept, shifted
+        evaluation.metrics[level] = measure(task, pruned, config, split)
+    return evaluation
+
+
+def measure(task: Task, pruned: nn.Module, config: TrialConfig, split: str) -> dict[str, float]:
+    """The task's metrics of a pruned network.
+
+    With `config.recalibrate` each metric comes twice: as it is, and with the suffix `_recalibrated` after BatchNorm's
+    statistics are estimated anew (see `recalibrated`).
+    """
+    metrics = task.evaluate(pruned, split)
+    if config.recalibrate:
+        again = task.evaluate(recalibrated(task, pruned, config), split)
+        metrics |= {f"{name}_recalibrated": value for name, value in again.items() if name != "collapsed"}
+    return metrics
+
+
+def objectives(task: Task, config: TrialConfig, metrics: Mapping[float, Mapping[str, float]]) -> dict[str, float]:
+    """`<objective>_dense` and `<objective>_pruned`, from metrics at sparsity 0 and at the target sparsity."""
+    name = task.objective
+    return {f"{name}_dense": metrics[0.0][name], f"{name}_pruned": metrics[config.target_sparsity][name]}
+
+
+def recalibrated(task: Task, pruned: nn.Module, config: TrialConfig) -> nn.Module:
+    """A copy whose BatchNorm statistics are plain means over one epoch of training batches.
+
+    Pruning shifts every activation, and much of the lost accuracy comes from statistics that no longer fit. The papers
+    prune without recalibration, so trials record both.
+    """
+    copied = copy.deepcopy(pruned)
+    batches = task.batches("train", config.batch_size, seed=config.seed)
+    torch.optim.swa_utils.update_bn((task.inputs(batch) for batch in batches), copied)
+    return copied
+
+
+def apply_pruning(task: Task, model: nn.Module, evaluation: Evaluation, level: float) -> nn.Module:
+    """A copy of the model with the masks and shifted values of `evaluation` at sparsity `level`."""
+    pruned = copy.deepcopy(model)
+    shifted = evaluation.shifted[level]
+    with torch.no_grad():
+        for name, weight in task.prunable(pruned).items():
+            weight.masked_fill_(~evaluation.masks[level][name], 0)
+    add_biases(pruned, added_biases(model, shifted))
+    pruned.load_state_dict(shifted, strict=False)
+    return pruned
+
+
+def added_biases(model: nn.Module, shifted: Mapping[str, Tensor]) -> list[str]:
+    """The names in `shifted` that the model's state dict lacks: biases of layers that have none."""
+    state = model.state_dict()
+    return [name for name in shifted if name not in state]
+
+
+def add_biases(model: nn.Module, names: Iterable[str]) -> None:
+    """Give layers a bias of zeros, in place.
+
+    Args:
+        names: Of the biases in the state dict, such as "1.conv2.bias".
+
+    Raises:
+        ValueError: If a name is not that of a bias, or the layer has one.
+    """
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        layer = model.get_submodule(path)
+        weight = layer.get_parameter("weight")
+        if attribute != "bias" or layer.bias is not None:
+            raise ValueError(f"must name the bias of a layer without one, got {name!r}")
+        layer.register_parameter("bias", nn.Parameter(weight.new_zeros(len(weight))))
