@@ -31,7 +31,7 @@ from trainables.config import TrialConfig
 from trainables.data.generate import generate
 from trainables.loop import load_task
 from trainables.runner import ResumableTrial, read_result
-from trainables.tasks._tokens import read_tokenizer
+from trainables.data.tokens import read_tokenizer
 
 
 class Bomb:

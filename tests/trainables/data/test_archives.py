@@ -8,7 +8,7 @@ import pytest
 
 from trainables.data import archives
 from trainables.data.archives import SUFFIXES, read_archive
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 
 FILES = {"top/a.tif": b"one", "top/deep/b.tif": b"two" * 100_000, "top/readme.txt": b"three", "c.tif": b""}
 WANTED = {PurePosixPath(name): content for name, content in FILES.items() if name.endswith(".tif")}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.cifar10 import cifar10
 
 REAL = Path(os.environ.get("SPARSITY_SWEEPS_DATA") or Path(__file__).parents[4] / "shared" / "data") / "cifar10"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR100
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.cifar100 import cifar100
 
 FINE = [0, 99, 7, 50, 1, 2, 3, 4, 5, 6]  # of the first ten images; of the last two: 98 and 0

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.commonsense import commonsense
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"

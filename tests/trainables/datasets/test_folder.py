@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from trainables.config import TrialConfig
-from trainables.data.images import DataError, split
+from trainables.data.errors import DataError
+from trainables.data.splits import split_indices
 from trainables.datasets.folder import folder
 from trainables.tasks.cnn import CNN
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.data.slices import split_patients, statistics
 from trainables.datasets.lgg import lgg
 

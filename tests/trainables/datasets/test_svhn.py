@@ -9,7 +9,7 @@ import pytest
 import torchvision.datasets.svhn as torchvision_svhn
 from scipy.io import savemat
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.svhn import svhn
 from trainables.tasks.cnn import CNN, LoadedImages
 

@@ -11,7 +11,7 @@ import torchvision.datasets.utils
 from PIL import Image
 
 import trainables.datasets.tiny_imagenet as module
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.tiny_imagenet import tiny_imagenet
 
 WNIDS = ["n01443537", "n01629819", "n01641577"]

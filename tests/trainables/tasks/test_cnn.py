@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 
-from trainables.data.images import DataError, Images
+from trainables.data.errors import DataError
+from trainables.data.images import Images
 from trainables.tasks.cnn import CNN, LoadedImages, channel_statistics, crop_flip
 
 

@@ -19,7 +19,10 @@ from trainables.loop import Training, train_step
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import load_pruned
 from trainables.runner import ResumableTrial
-from trainables.tasks.lora import IGNORED, LoRA
+from trainables.tasks._adapters import find_projections
+from trainables.tasks._question_batches import IGNORED
+from trainables.tasks._scoring import Scores
+from trainables.tasks.lora import LoRA
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -77,7 +80,7 @@ def folder(tmp_path_factory):
 def data(folder):
     """As trials share it; nothing can write into the arrays."""
     loaded = LoRA.load(configuration(), str(folder))
-    for value in (loaded, loaded.records, loaded.records.prompts, loaded.records.table):
+    for value in (loaded, loaded.questions, loaded.questions.prompts, loaded.questions.responses):
         for array in vars(value).values():
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False
@@ -120,11 +123,11 @@ def texts(task, batch):
 
 def test_a_batch_holds_prompts_responses_and_where_they_are_predicted(make, data):
     task, _ = make()
-    records = data.records
+    records = data.questions
     (batch,) = task.batches("validation", 100)
     rows, labels = texts(task, batch)
     for i, row in enumerate(data.validation):
-        prompt, response = records.prompts.rows()[row], records.table.rows()[records.correct[row]]
+        prompt, response = records.prompts.rows()[row], records.responses.rows()[records.correct[row]]
         assert rows[i] == prompt + response[:-1]
         assert labels[i] == response
         assert batch.positions[i, : len(response)].tolist() == list(range(len(prompt) - 1, len(rows[i])))
@@ -155,12 +158,12 @@ def test_an_epoch_sees_each_record_at_most_once_in_whole_batches_that_its_seed_d
 def test_a_prompt_too_long_loses_its_middle_and_never_the_answer(folder):
     config = configuration(data={"cutoff": 120})
     data = LoRA.load(config, str(folder))
-    task, records = LoRA(config, data), data.records
+    task, records = LoRA(config, data), data.questions
     batch = next(task.batches("train", 1000))
     rows, labels = texts(task, batch)
     num_cut = 0
     for i, row in enumerate(data.training):
-        prompt, response = records.prompts.rows()[row], records.table.rows()[records.correct[row]]
+        prompt, response = records.prompts.rows()[row], records.responses.rows()[records.correct[row]]
         assert labels[i] == response
         if len(prompt) + len(response) <= 120:
             assert rows[i] == prompt + response[:-1]
@@ -174,7 +177,7 @@ def test_a_prompt_too_long_loses_its_middle_and_never_the_answer(folder):
     assert task.describe_model()["input"]["num_training_prompts_cut"] == num_cut
     longest = records.prompts.lengths[data.validation].max()  # measured whole
     assert (
-        task._batch(data.validation, records.correct[data.validation], 0 * data.validation).lengths.max()
+        task.batcher.batch(data.validation, records.correct[data.validation], 0 * data.validation).lengths.max()
         > longest
         > 120
     )
@@ -185,7 +188,7 @@ def test_a_prompt_too_long_loses_its_middle_and_never_the_answer(folder):
 def test_eval_size_and_train_size(data):
     task = LoRA(configuration(eval_size=10), data)
     assert {name: len(rows) for name, rows in task.rows.items()} == {"train": 180, "validation": 10, "test": 10}
-    assert np.bincount(data.records.tasks[task.rows["test"]]).tolist() == [5, 5]
+    assert np.bincount(data.questions.tasks[task.rows["test"]]).tolist() == [5, 5]
     assert set(task.rows["test"]) <= set(range(200, 250))
     assert not set(data.training) & set(data.validation)
 
@@ -298,7 +301,7 @@ def test_regularizing_merged_weights_is_the_chain_rule(make):
     task, model = make(task_args={"regularize": "merged", "dropout": 0.0}, regularizer="wcr", lam=1e-3)
     with_factors(model)
     regularizer = WCR(task.regularized(model).values())
-    layers = list(task.projections(model).values())
+    layers = list(find_projections(model, task.settings.names).values())
     batch = next(task.batches("train", 16, seed=0))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.05)
@@ -372,10 +375,10 @@ def test_scores_are_those_of_each_candidate_alone_and_greedy_is_generation(make,
         training.run_epoch()
     for model in (task.deployed(with_factors(untrained)).eval(), training.trained_model().eval()):
         rows = task.rows["test"][:8]
-        scores, greedy, nats = task.score(model, rows)
-        total, prompts, table = 0.0, data.records.prompts.rows(), data.records.table.rows()
+        scores, greedy, nats = task.scorer.score(model, rows)
+        total, prompts, table = 0.0, data.questions.prompts.rows(), data.questions.responses.rows()
         for i, row in enumerate(rows):
-            for k, candidate in enumerate(data.records.responses[row]):
+            for k, candidate in enumerate(data.questions.candidates[row]):
                 if candidate < 0:
                     assert scores[i, k] == -math.inf
                     assert not greedy[i, k]
@@ -390,7 +393,7 @@ def test_scores_are_those_of_each_candidate_alone_and_greedy_is_generation(make,
                     pad_token_id=0,
                 )[0, len(prompts[row]) :].tolist()
                 assert greedy[i, k].item() is (generated == response)
-            total -= by_hand(model, prompts[row], table[data.records.correct[row]])
+            total -= by_hand(model, prompts[row], table[data.questions.correct[row]])
         assert nats.item() == pytest.approx(total, rel=1e-4)
 
 
@@ -411,10 +414,10 @@ def test_candidates_of_several_tokens_are_scored_whole(folder, tmp_path):
     model = task.deployed(with_factors(task.build_model())).eval()
     rows = data.test
     with torch.no_grad():
-        scores, _, _ = task.score(model, rows)
-        prompts, table = data.records.prompts.rows(), data.records.table.rows()
+        scores, _, _ = task.scorer.score(model, rows)
+        prompts, table = data.questions.prompts.rows(), data.questions.responses.rows()
         for i, row in enumerate(rows):
-            candidates = [c for c in data.records.responses[row] if c >= 0]
+            candidates = [c for c in data.questions.candidates[row] if c >= 0]
             expected = [by_hand(model, prompts[row], table[c][:-1]) for c in candidates]
             assert scores[i, : len(candidates)].tolist() == pytest.approx(expected, abs=1e-3)
 
@@ -422,24 +425,25 @@ def test_candidates_of_several_tokens_are_scored_whole(folder, tmp_path):
 def test_metrics_by_hand(make, data, monkeypatch):
     """From scores that say which answer is chosen, in the order of the split."""
     task, model = make()
-    rows, records = task.rows["test"], data.records
-    chosen = {row: int(np.random.default_rng(row).integers((records.responses[row] >= 0).sum())) for row in rows}
+    rows, records = task.rows["test"], data.questions
+    chosen = {row: int(np.random.default_rng(row).integers((records.candidates[row] >= 0).sum())) for row in rows}
 
     def score(model, chunk):
-        scores = torch.full(records.responses[chunk].shape, -1.0)
+        scores = torch.full(records.candidates[chunk].shape, -1.0)
         for i, row in enumerate(chunk):
             scores[i, chosen[row]] = -0.5
-        return scores, torch.zeros_like(scores, dtype=torch.bool), torch.tensor(2.0 * len(chunk), dtype=torch.float64)
+        loss = torch.tensor(2.0 * len(chunk), dtype=torch.float64)
+        return Scores(scores, torch.zeros_like(scores, dtype=torch.bool), loss)
 
-    monkeypatch.setattr(task, "score", score)
+    monkeypatch.setattr(task.scorer, "score", score)
     metrics = task.evaluate(model, "test")
     arc, boolq = range(230, 250), range(200, 230)  # test files follow the training files, in the order of tasks
     acc = {
         name: np.mean([chosen[row] == records.answers[row] for row in of])
         for name, of in (("ARC-Easy", arc), ("boolq", boolq))
     }
-    chance = (np.mean([1 / (records.responses[row] >= 0).sum() for row in arc]) + 1 / 2) / 2
-    num_tokens = sum(len(records.table.rows()[records.correct[row]]) for row in rows)
+    chance = (np.mean([1 / (records.candidates[row] >= 0).sum() for row in arc]) + 1 / 2) / 2
+    num_tokens = sum(len(records.responses.rows()[records.correct[row]]) for row in rows)
     assert metrics == pytest.approx(
         {
             "acc": (acc["ARC-Easy"] + acc["boolq"]) / 2,
@@ -458,10 +462,10 @@ def test_what_is_chosen_does_not_depend_on_the_right_answer(make, data):
     model = task.deployed(with_factors(model)).eval()
     rows = task.rows["test"]
     other = copy.deepcopy(data)
-    other.records.answers.flags.writeable = True
-    other.records.answers[:] = 0
+    other.questions.answers.flags.writeable = True
+    other.questions.answers[:] = 0
     with torch.no_grad():
-        scores = [LoRA(task.config, d).score(model, rows)[0] for d in (data, other)]
+        scores = [LoRA(task.config, d).scorer.score(model, rows)[0] for d in (data, other)]
     finite = scores[0].isfinite()
     torch.testing.assert_close(scores[0][finite], scores[1][finite], rtol=1e-4, atol=1e-4)
 
@@ -602,7 +606,7 @@ def test_a_base_of_ones_own(folder, data, tmp_path):
     config = TrialConfig.model_validate({**CONFIG, "model": {"base": str(tmp_path)}})
     loaded = LoRA.load(config, str(folder))
     assert loaded.tokenizer == ""
-    np.testing.assert_array_equal(loaded.records.prompts.values, data.records.prompts.values)
+    np.testing.assert_array_equal(loaded.questions.prompts.values, data.questions.prompts.values)
     task = LoRA(config, loaded)
     merged = task.deployed(task.build_model())
     for name, tensor in network.state_dict().items():
@@ -672,7 +676,7 @@ def test_published_records_in_tokens():
     data = LoRA.load(config, str(REAL))
     task = LoRA(config, data)
     rows = np.concatenate([data.training, data.validation, data.test])
-    records, _, _ = task._plan(data.records.responses[rows], data.records.correct[rows])
+    records, _, _ = task.scorer.rows(data.questions.candidates[rows], data.questions.correct[rows])
     assert len(records) == len(rows) == 2251 + 4957 + 2376 + 500
     metrics = task.evaluate(task.deployed(task.build_model()), "test")
     assert metrics["chance"] == pytest.approx(0.25, abs=2e-3)
@@ -733,19 +737,19 @@ def test_merged_weights_are_computed_once_per_gradient_and_their_penalty_is_meas
 
 def test_a_network_that_chooses_by_the_candidates_alone_is_collapsed(make, data, monkeypatch):
     task, model = make()
-    records = data.records
+    records = data.questions
 
     def collapsed(choose):
         def score(model, chunk):
-            scores = torch.where(torch.tensor(records.responses[chunk]) >= 0, -1.0, -torch.inf)
+            scores = torch.where(torch.tensor(records.candidates[chunk]) >= 0, -1.0, -torch.inf)
             for i, row in enumerate(chunk):
                 scores[i, choose(row)] = 0.0
-            return scores, torch.zeros_like(scores, dtype=torch.bool), torch.zeros((), dtype=torch.float64)
+            return Scores(scores, torch.zeros_like(scores, dtype=torch.bool), torch.zeros((), dtype=torch.float64))
 
-        monkeypatch.setattr(task, "score", score)
+        monkeypatch.setattr(task.scorer, "score", score)
         return task.evaluate(model, "test")["collapsed"]
 
-    last = {row: int((records.responses[row] >= 0).sum()) - 1 for row in task.rows["test"]}
+    last = {row: int((records.candidates[row] >= 0).sum()) - 1 for row in task.rows["test"]}
     assert collapsed(lambda row: 0) == 1.0
     assert collapsed(last.get) == 1.0  # another answer for each list of candidates, the same to all of its questions
     assert collapsed(lambda row: int(records.answers[row])) == 0.0
