@@ -29,9 +29,9 @@ from trainables.architectures.unet import unet
 from trainables.architectures.vit import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.data.generate import generate
+from trainables.data.tokens import read_tokenizer
 from trainables.loop import load_task
 from trainables.runner import ResumableTrial, read_result
-from trainables.data.tokens import read_tokenizer
 
 
 class Bomb:

@@ -17,5 +17,5 @@ it to.
 - A run that stops, saves, loads and continues has exactly the learning rates of one that never stopped.
 - An argument out of range raises a ValueError: `MyName: decay must be in (0, 1], got 2`.
 
-`pytest tests/trainables/lr_schedules/test_schedules_contract.py` tests every file of this folder.
+`pytest tests/trainables/lr_schedules/test_lr_schedules_contract.py` tests every file of this folder.
 """

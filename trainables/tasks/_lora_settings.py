@@ -82,7 +82,7 @@ def check_config(config: TrialConfig) -> LoRASettings:
             f"got {config.pruning_schedule}"
         )
     if reason := UNSUPPORTED_CRITERIA.get(config.criterion):
-        raise ValueError(f"lora: criterion must support language models ({reason}), got {config.criterion}")
+        raise ValueError(f"lora: criterion must fit a language model ({reason}), got {config.criterion}")
     if settings.regularize == "merged" and issubclass(sparsity.load("regularizers", config.regularizer), Gated):
         raise ValueError(
             f"task_args: regularize must be factors with {config.regularizer} (gates are put on parameters), got merged"

@@ -20,8 +20,8 @@ EVALUATION_BATCH = 64  # questions
 class SharedRows:
     """Chooses the rows (a prompt with one response) of a batch that give the scores of all candidates.
 
-    A position depends only on the tokens before it. One row therefore scores every response that equals its own up to
-    the last token, or a beginning of it. Mostly one row per question suffices.
+    A position depends only on the tokens before it. The row with response S therefore scores every response whose
+    tokens, without the last one, are the beginning of S. Mostly one row per question suffices.
 
     Args:
         responses: All responses, each with the end-of-text token, which is not scored.

@@ -40,11 +40,11 @@ def test_forward_and_backward(build, in_channels, size):
         assert parameter.grad.isfinite().all(), name
 
 
-def test_takes_rgb_unless_told_otherwise(build):
+def test_takes_rgb_images_by_default(build):
     assert build(10)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_seed_fixes_the_weights(build):
+def test_the_seed_determines_the_weights(build):
     def weights(seed):
         torch.manual_seed(seed)
         return build(10).state_dict()

@@ -60,7 +60,7 @@ def test_published_networks_have_their_published_sizes():
 
 
 @pytest.mark.parametrize("base", ["tiny-qwen2", "tiny-llama"])
-def test_its_configuration_makes_it_again(base):
+def test_the_configuration_rebuilds_the_network(base):
     model = causal_lm(base=base, **SMALL)
     config = network_config(model)
     again = causal_lm(config=json.loads(json.dumps(config)))
@@ -79,7 +79,7 @@ def test_a_checkpoint_is_read_as_float32(folder):
     assert {p.dtype for p in again.parameters()} == {torch.float32}
 
 
-def test_seed_fixes_the_weights():
+def test_the_seed_determines_the_weights():
     def weights(seed):
         torch.manual_seed(seed)
         return torch.nn.utils.parameters_to_vector(causal_lm(base="tiny-qwen2", **SMALL).parameters())
@@ -99,13 +99,13 @@ def test_seed_fixes_the_weights():
         ({"config": {"model_type": "nothing"}}, r"model: config must be that of a causal language model, got .*"),
     ],
 )
-def test_refuses(arguments, message):
+def test_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$") as error:
         causal_lm(**arguments)
     assert len(str(error.value)) < 400
 
 
-def test_a_checkpoint_that_is_none_gets_one_line(folder, tmp_path):
+def test_refuses_bad_checkpoints_in_one_line(folder, tmp_path):
     def copied(name):
         copy = tmp_path / name
         copy.mkdir()
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_is_none_gets_one_line(folder, tmp_path):
     assert "must be a causal language model" in message(other)
 
 
-def test_without_the_network_a_name_is_refused_at_once(monkeypatch, tmp_path):
+def test_without_internet_a_name_is_refused_at_once(monkeypatch, tmp_path):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

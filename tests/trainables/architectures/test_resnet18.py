@@ -48,7 +48,7 @@ def test_width_scales_every_stage(width):
         resnet18(10, width=0)
 
 
-def test_default_width_starts_from_the_weights_that_it_always_had():
+def test_the_default_width_has_the_recorded_initial_weights():
     torch.manual_seed(0)
     model = resnet18(10)
     # Drawn before there was a width and written down: the same seed goes on giving the same run.

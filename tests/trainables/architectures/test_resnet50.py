@@ -30,7 +30,7 @@ def test_32x32_is_4x4_before_pooling(width):
 
 
 @pytest.mark.parametrize("width", [1, 6, 8])
-def test_forward_is_the_one_written_down_by_hand(width):
+def test_forward_matches_one_written_by_hand(width):
     torch.manual_seed(0)
     model = resnet50(7, 2, width=width).eval()
     state = model.state_dict()

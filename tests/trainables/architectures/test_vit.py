@@ -68,7 +68,7 @@ def test_parameter_count_of_vit_b_32():
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_forward_is_transformers_own():
+def test_forward_matches_transformers():
     torch.manual_seed(0)
     model = vit(5, 1, **TINY).eval()
     theirs = transformers.ViTForImageClassification(
@@ -117,7 +117,7 @@ def test_projections_are_the_linear_layers_of_the_blocks():
 
 
 @pytest.mark.parametrize("role", ["query", "key", "value", "projection"])
-def test_projections_are_named_by_what_they_do(role):
+def test_projections_have_the_right_roles(role):
     """Attention without query or key is a plain mean of the values; without value or projection it adds nothing.
 
     Biases start at 0.
@@ -133,7 +133,7 @@ def test_projections_are_named_by_what_they_do(role):
     assert out.any() == (role in ("query", "key"))
 
 
-def test_dropout_is_in_training_alone():
+def test_dropout_acts_in_training_only():
     model = vit(5, **TINY, dropout=0.5)
     images = torch.randn(2, 3, 16, 16)
     assert not torch.equal(model(images), model(images))
@@ -151,7 +151,7 @@ def test_dropout_is_in_training_alone():
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
     ],
 )
-def test_refuses_sizes_that_do_not_fit(arguments, message):
+def test_refuses_bad_sizes(arguments, message):
     with pytest.raises(ValueError, match=f"^vit: {message}$"):
         vit(5, **{**TINY, **arguments})
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_is_read_as_float32(original, checkpoint):
     original.to(torch.bfloat16)
 
 
-def test_the_published_layout_of_an_encoder_alone(original, checkpoint):
+def test_reads_the_published_layout_of_an_encoder(original, checkpoint):
     """As google/vit-base-patch32-224-in21k has it: no prefix, the names of older versions, a pooler, no processor."""
     older = {"layers.": "encoder.layer.", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
     older |= {f"{short}_proj": f"attention.{long}" for short, long in (("q", "query"), ("k", "key"), ("v", "value"))}
@@ -237,7 +237,7 @@ def truncated(name):
         (truncated("preprocessor_config.json"), r"must be readable, got \S+ \(JSONDecodeError: .*\)"),
     ],
 )
-def test_what_is_no_checkpoint_of_a_vit_is_one_line(checkpoint, offline, damage, message):
+def test_refuses_bad_checkpoints_in_one_line(checkpoint, offline, damage, message):
     damage(checkpoint)
     with pytest.raises(ValueError, match=f"^model: pretrained {message}$") as caught:
         read_checkpoint(str(checkpoint))

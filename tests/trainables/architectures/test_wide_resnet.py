@@ -41,7 +41,7 @@ def test_the_default_is_wrn_28_10():
 
 
 @pytest.mark.parametrize(("depth", "widen_factor"), [(10, 1), (16, 2)])
-def test_forward_is_the_one_written_down_by_hand(depth, widen_factor):
+def test_forward_matches_one_written_by_hand(depth, widen_factor):
     """Block by block as the paper's figure 1 (c, with a shortcut as in its authors' code) has it, on the parameters."""
     torch.manual_seed(0)
     model = wide_resnet(7, 2, depth=depth, widen_factor=widen_factor).eval()
@@ -91,7 +91,7 @@ def test_starts_from_kaiming_normal_fan_out():
         assert conv.weight.std().item() == pytest.approx(expected, rel=0.1)
 
 
-def test_dropout_is_between_the_convolutions_and_in_training_alone():
+def test_dropout_acts_between_the_convolutions_in_training_only():
     torch.manual_seed(0)
     model = wide_resnet(10, depth=10, widen_factor=1, dropout=0.5)
     x = torch.randn(4, 3, 8, 8)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from trainables.data import archives
-from trainables.data.archives import SUFFIXES, read_archive
+from trainables.data.archives import ARCHIVE_SUFFIXES, read_archive
 from trainables.data.errors import DataError
 
 FILES = {"top/a.tif": b"one", "top/deep/b.tif": b"two" * 100_000, "top/readme.txt": b"three", "c.tif": b""}
@@ -59,8 +59,8 @@ def folder(tmp_path, monkeypatch):
     return inner
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_content_of_the_files_that_are_asked_for(folder, suffix):
+@pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)
+def test_reads_the_files_with_the_suffix(folder, suffix):
     archive = folder / f"data{suffix}"
     (write_zip if suffix == ".zip" else write_tar)(archive)
     assert dict(read_archive(archive, ".tif")) == WANTED
@@ -82,7 +82,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("more", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_tar(folder, more):
+def test_refuses_a_hostile_tar(folder, more):
     archive = folder / "data.tar.xz"
     write_tar(archive, more=more)
     with pytest.raises(DataError, match=r"^\S+/data\.tar\.xz: members must ") as error:
@@ -95,7 +95,7 @@ def test_hostile_tar(folder, more):
 @pytest.mark.parametrize(
     ("name", "mode"), [("../evil.tif", 0o100644), ("/tmp/evil.tif", 0o100644), ("link", 0o120777), ("pipe", 0o010644)]
 )
-def test_hostile_zip(folder, name, mode):
+def test_refuses_a_hostile_zip(folder, name, mode):
     write_zip(folder / "data.zip", more=[(name, mode)])
     with pytest.raises(DataError, match=rf"data\.zip: members must .* got '{name}'"):
         list(read_archive(folder / "data.zip", ".tif"))
@@ -103,7 +103,7 @@ def test_hostile_zip(folder, name, mode):
 
 
 @pytest.mark.parametrize("suffix", [".tar.xz", ".zip"])
-def test_a_small_archive_of_a_huge_file(folder, suffix, monkeypatch):
+def test_refuses_a_huge_file_in_a_small_archive(folder, suffix, monkeypatch):
     monkeypatch.setattr(archives, "MAX_BYTES", 100_000)
     archive = folder / f"data{suffix}"
     (write_zip if suffix == ".zip" else write_tar)(archive, {"huge.tif": bytes(100_001)})
@@ -115,7 +115,7 @@ def test_a_small_archive_of_a_huge_file(folder, suffix, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.xz", ".tar.gz", ".zip"])
 @pytest.mark.parametrize("damage", ["cut", "altered", "not one", "empty"])
-def test_damaged_archive(folder, suffix, damage):
+def test_refuses_a_damaged_archive(folder, suffix, damage):
     archive = folder / f"data{suffix}"
     (write_zip if suffix == ".zip" else write_tar)(archive, {"a.tif": os.urandom(50_000)})
     content = bytearray(archive.read_bytes())
@@ -127,11 +127,13 @@ def test_damaged_archive(folder, suffix, damage):
     archive.write_bytes(
         {"cut": content[: len(content) // 2], "altered": content, "not one": b"GIF89a" * 99, "empty": b""}[damage]
     )
-    with pytest.raises(DataError, match=r"^\S+: must be a whole, readable archive, got (\w+Error|Bad\w+File)") as error:
+    with pytest.raises(
+        DataError, match=r"^\S+: must be a complete, readable archive, got (\w+Error|Bad\w+File)"
+    ) as error:
         list(read_archive(archive, ".tif"))
     assert "\n" not in str(error.value)
 
 
-def test_no_such_archive(folder):
-    with pytest.raises(DataError, match=r"none\.zip: must be a whole, readable archive, got FileNotFoundError"):
+def test_refuses_a_missing_archive(folder):
+    with pytest.raises(DataError, match=r"none\.zip: must be a complete, readable archive, got FileNotFoundError"):
         list(read_archive(folder / "none.zip", ".tif"))

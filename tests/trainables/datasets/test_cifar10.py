@@ -43,7 +43,7 @@ def test_finds_the_hubs_files(cifar10_folder, pixels, subfolder, suffix):
 
 def test_one_split_alone(cifar10_folder):
     (cifar10_folder / "test.parquet").unlink()
-    with pytest.raises(DataError, match=r"must hold both splits, got no test\.parquet nor test-\*\.parquet"):
+    with pytest.raises(DataError, match=r"must hold both splits, got neither test\.parquet nor test-\*\.parquet"):
         cifar10(cifar10_folder)
 
 
@@ -106,7 +106,7 @@ def test_changed_pickles_are_not_opened(batches, tmp_path, file):
     trace = tmp_path / "was-opened"
     (batches / file).write_bytes(pickle.dumps(Bomb(trace)))
     with pytest.raises(
-        DataError, match="must hold torchvision's files with the md5 sums that it knows, got missing, cut"
+        DataError, match="must hold torchvision's files with the md5 sums that it knows, got missing, truncated"
     ):
         cifar10(tmp_path)
     assert not trace.exists()
@@ -114,7 +114,7 @@ def test_changed_pickles_are_not_opened(batches, tmp_path, file):
 
 def test_missing_batch(batches, tmp_path):
     (batches / "data_batch_3").unlink()
-    with pytest.raises(DataError, match="got missing, cut or changed ones"):
+    with pytest.raises(DataError, match="got missing, truncated or changed ones"):
         cifar10(tmp_path)
 
 

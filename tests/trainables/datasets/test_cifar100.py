@@ -82,8 +82,8 @@ def test_a_parquet_file_of_cifar10_is_none(cifar10_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data[:-1], "must be whole records of 3074 bytes, at least one, got 30739 bytes"),
-        (lambda data: b"", "must be whole records of 3074 bytes, at least one, got 0 bytes"),
+        (lambda data: data[:-1], "must hold one or more whole records of 3074 bytes, got 30739 bytes"),
+        (lambda data: b"", "must hold one or more whole records of 3074 bytes, got 0 bytes"),
         (lambda data: b"\x14" + data[1:], "coarse labels must be from 0 to 19, got 20 in record 0"),
         (lambda data: data[:3075] + b"\x64" + data[3076:], "fine labels must be from 0 to 99, got 100 in record 1"),
         (lambda data: data[:3074] + b"\x01" + data[1:3074], "each fine label must have one coarse label, got 0 with "),

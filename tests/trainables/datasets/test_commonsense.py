@@ -120,18 +120,18 @@ def test_validation_is_a_tenth_and_2000_at_most(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({}, r"instruction must be text, got None"),
+        ({}, r"instruction must be non-empty text, got None"),
         ([], r"must be \{instruction, input, output, answer\}, got list"),
-        (record("", "true"), r"instruction must be text, got ''"),
-        (record("is it?\n\nAnswer format: true/false", 1), r"answer must be text, got 1"),
-        (record("is it?\n\nAnswer format: true/false", "true", output=" "), r"output must be text, got ' '"),
+        (record("", "true"), r"instruction must be non-empty text, got ''"),
+        (record("is it?\n\nAnswer format: true/false", 1), r"answer must be non-empty text, got 1"),
+        (record("is it?\n\nAnswer format: true/false", "true", output=" "), r"output must be non-empty text, got ' '"),
         (
             record("is it?\n\nAnswer format: true/false", "maybe"),
             r"answer must be one of its candidates true, false, got 'maybe'",
         ),
         (
             record("is it?", "true"),
-            r'instruction must end with its candidates, as "Answer format: true/false", got none',
+            r'instruction must end with its candidates, such as "Answer format: true/false", got none',
         ),
         (
             record("is it?\n\nAnswer format: true/", "true"),
@@ -155,7 +155,7 @@ def test_a_record_that_is_none_is_named(folder, entry, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "must be a list of records, got an empty one"),
+        ("[]", "must be a list of records, got an empty list"),
         ("{}", "must be a list of records, got dict"),
         ('[{"instruction": ', r"must be readable JSON, got JSONDecodeError: .*"),
         ("[" * 100_000, r"must be readable JSON, got RecursionError: .*"),
@@ -170,12 +170,12 @@ def test_a_file_that_is_none_is_named(folder, text, message):
 
 
 def test_without_data(folder, tmp_path):
-    with pytest.raises(DataError, match=r"^commonsense: --data-root must name a folder .*LLM-Adapters$"):
+    with pytest.raises(DataError, match=r"^commonsense: --data-root must name a folder .*LLM-Adapters, got none$"):
         commonsense()
     with pytest.raises(DataError, match=r"^commonsense: .* must hold train.json of a task, .*, got no such folder$"):
         commonsense(tmp_path / "nowhere")
     with pytest.raises(
-        DataError, match=r"must hold train.json of social_i_qa \(there or in dataset/, see .*\), got none$"
+        DataError, match=r"must hold train.json of social_i_qa \(in it or in dataset/, see .*\), got none$"
     ):
         commonsense(folder, tasks="social_i_qa")
     (folder / "boolq" / "test.json").unlink()

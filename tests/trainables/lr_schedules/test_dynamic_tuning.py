@@ -38,7 +38,7 @@ def test_two_hundred_epochs_of_the_paper(learning_rates):
     assert lrs[200] == pytest.approx(0.01 * 1.06**36)
 
 
-def test_code_is_the_loop_of_the_authors(learning_rates):
+def test_code_matches_the_loop_of_the_authors(learning_rates):
     """Written down anew from train_prune.py: it acts as an epoch begins, on a list of the earlier epochs' losses."""
     last = np.random.default_rng(0).uniform(1, 2, 120).round(1)
     last[55:75] = 1.5  # equal means

@@ -43,7 +43,7 @@ def test_counts_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_f1_is_scikit_learns(seed):
+def test_f1_matches_scikit_learn(seed):
     truth, predicted = random_masks(seed, 12, 20), random_masks(seed + 100, 12, 20)
     each = counts(predicted, truth)
     assert tversky(each.sum(axis=0)) == pytest.approx(f1_score(truth.ravel(), predicted.ravel()), abs=1e-12)
@@ -54,7 +54,7 @@ def test_f1_is_scikit_learns(seed):
             assert row == 1
 
 
-def test_at_one_and_one_tversky_is_scikit_learns_jaccard():
+def test_tversky_with_weights_of_one_matches_scikit_learns_jaccard():
     truth, predicted = random_masks(0, 12, 20), random_masks(1, 12, 20)
     expected = jaccard_score(truth.ravel(), predicted.ravel())
     assert tversky(counts(predicted, truth).sum(axis=0), 1, 1) == pytest.approx(expected, abs=1e-12)
@@ -98,7 +98,7 @@ def test_hausdorff_by_hand(predicted, truth, expected):
 
 
 @pytest.mark.parametrize("size", [7, 32])
-def test_hausdorff_is_scipys_and_the_definitions(size):
+def test_hausdorff_matches_scipy_and_the_definition(size):
     num_compared = 0
     for one, other in zip(random_masks(size, 60, size), random_masks(size + 1, 60, size), strict=True):
         if not (one.any() and other.any()):
@@ -112,7 +112,7 @@ def test_hausdorff_is_scipys_and_the_definitions(size):
     assert num_compared > 20
 
 
-def test_the_rule_for_an_empty_mask_is_the_farthest_there_is():
+def test_one_empty_mask_gives_the_largest_distance():
     empty, corner, opposite = np.zeros((3, 30, 40), bool)
     corner[0, 0] = opposite[29, 39] = True
     assert hausdorff(empty, corner) == hausdorff(corner, opposite) == pytest.approx(math.hypot(29, 39))

@@ -121,7 +121,7 @@ def texts(task, batch):
 # ---- batches -----------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_holds_prompts_responses_and_where_they_are_predicted(make, data):
+def test_a_batch_holds_prompts_responses_and_positions(make, data):
     task, _ = make()
     records = data.questions
     (batch,) = task.batches("validation", 100)
@@ -135,7 +135,7 @@ def test_a_batch_holds_prompts_responses_and_where_they_are_predicted(make, data
     assert batch.tokens[0, batch.lengths[0] :].eq(0).all()
 
 
-def test_an_epoch_sees_each_record_at_most_once_in_whole_batches_that_its_seed_decides(make, data):
+def test_an_epoch_has_each_question_at_most_once_by_its_seed(make, data):
     task, _ = make()
     assert task.steps_per_epoch(16) == 11  # of 180
 
@@ -155,7 +155,7 @@ def test_an_epoch_sees_each_record_at_most_once_in_whole_batches_that_its_seed_d
         assert one.count(row) <= everything.count(row)
 
 
-def test_a_prompt_too_long_loses_its_middle_and_never_the_answer(folder):
+def test_long_prompts_are_cut_after_their_first_token(folder):
     config = configuration(data={"cutoff": 120})
     data = LoRA.load(config, str(folder))
     task, records = LoRA(config, data), data.questions
@@ -181,7 +181,9 @@ def test_a_prompt_too_long_loses_its_middle_and_never_the_answer(folder):
         > longest
         > 120
     )
-    with pytest.raises(ValueError, match=r"^data: cutoff must be above \d+ \(the tokens of an answer\), got 5$"):
+    with pytest.raises(
+        ValueError, match=r"^data: cutoff must be above \d+ \(the tokens of the longest answer\), got 5$"
+    ):
         LoRA.load(configuration(data={"cutoff": 5}), str(folder))
 
 
@@ -197,7 +199,7 @@ def test_eval_size_and_train_size(data):
 
 
 @pytest.mark.parametrize("base", ["tiny-qwen2", "tiny-llama"])
-def test_loss_is_the_one_of_transformers(make, base):
+def test_the_loss_is_that_of_transformers(make, base):
     task, model = make(model={"base": base})
     with_factors(model).eval()
     batch = next(task.batches("train", 24, seed=0))
@@ -252,7 +254,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make):
     assert all(gradient.abs().max() > 0 for gradient in gradients[0])
 
 
-def test_only_the_factors_are_trained_in_float32_whatever_the_base_is(make):
+def test_only_the_factors_are_trained_always_in_float32(make):
     for dtype in ("float32", "bfloat16"):
         task, model = make(task_args={"base_dtype": dtype})
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -296,7 +298,7 @@ def test_deployed_is_w0_plus_scale_b_a_in_a_plain_network(make, base):
     assert task.prunable(model).keys() == prunable.keys()  # of the network before it is merged too
 
 
-def test_regularizing_merged_weights_is_the_chain_rule(make):
+def test_the_penalty_of_merged_weights_follows_the_chain_rule(make):
     """Against autograd on W0 + 2 B A written out, at two successive weights, and in parts."""
     task, model = make(task_args={"regularize": "merged", "dropout": 0.0}, regularizer="wcr", lam=1e-3)
     with_factors(model)
@@ -329,7 +331,7 @@ def test_regularizing_merged_weights_is_the_chain_rule(make):
     ("optimizer", "regularize"),
     [("adamw", "factors"), ("sam", "factors"), ("s2sam", "factors"), ("cram", "factors"), ("sam", "merged")],
 )
-def test_sams_family_works_too(make, optimizer, regularize):
+def test_works_with_the_sam_family(make, optimizer, regularize):
     base = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
     task, _ = make(
         task_args={"regularize": regularize},
@@ -368,7 +370,7 @@ def by_hand(model, prompt, response):
 
 
 @torch.no_grad()
-def test_scores_are_those_of_each_candidate_alone_and_greedy_is_generation(make, data):
+def test_scores_and_greedy_match_each_candidate_alone(make, data):
     task, untrained = make()
     training = Training(task, task.config)
     with torch.enable_grad():
@@ -397,7 +399,7 @@ def test_scores_are_those_of_each_candidate_alone_and_greedy_is_generation(make,
         assert nats.item() == pytest.approx(total, rel=1e-4)
 
 
-def test_candidates_of_several_tokens_are_scored_whole(folder, tmp_path):
+def test_candidates_of_several_tokens_are_scored(folder, tmp_path):
     """Answers that differ early, in two tasks: more rows than records, still one batch."""
     for task, candidates in (("boolq", ("yes it is", "no")), ("piqa", ("red wine", "beer", "red herring and chips"))):
         (tmp_path / task).mkdir()
@@ -457,7 +459,7 @@ def test_metrics_by_hand(make, data, monkeypatch):
     )
 
 
-def test_what_is_chosen_does_not_depend_on_the_right_answer(make, data):
+def test_the_choice_does_not_depend_on_the_correct_answer(make, data):
     task, model = make()
     model = task.deployed(with_factors(model)).eval()
     rows = task.rows["test"]
@@ -471,7 +473,7 @@ def test_what_is_chosen_does_not_depend_on_the_right_answer(make, data):
 
 
 @pytest.mark.parametrize("fill", [float("nan"), float("inf"), 3e38, 0.0])
-def test_metrics_are_finite_whatever_the_weights(make, fill):
+def test_metrics_are_finite_for_any_weights(make, fill):
     task, model = make(eval_size=10)
     model = task.deployed(model)
     with torch.no_grad():
@@ -484,7 +486,7 @@ def test_metrics_are_finite_whatever_the_weights(make, fill):
         assert (metrics["acc"], metrics["loss"], metrics["greedy_agreement"]) == (0.0, 1e9, 0.0)
 
 
-def test_criteria_find_their_gradients(make):
+def test_gradient_criteria_score_the_merged_weights(make):
     from trainables.pruning import score
 
     task, model = make(criterion="gradient_magnitude")
@@ -517,7 +519,7 @@ def finished(folder, tmp_path_factory):
     return folder, json.loads((folder / "result.json").read_text()), task
 
 
-def test_it_learns_what_can_be_learned(finished):
+def test_learns(finished):
     dense = finished[1]["curve"][0]
     assert dense["sparsity"] == 0
     assert dense["acc_boolq"] > 0.9 > 0.5
@@ -525,7 +527,7 @@ def test_it_learns_what_can_be_learned(finished):
     assert dense["loss"] < 0.3
 
 
-def test_a_checkpoint_loads_without_tokenizer_or_network_and_measures_the_same(finished, monkeypatch):
+def test_a_pruned_checkpoint_loads_without_internet_with_the_same_metrics(finished, monkeypatch):
     folder, result, task = finished
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
     model = load_pruned(folder / "pruned" / "0.3")
@@ -542,7 +544,7 @@ def test_a_checkpoint_loads_without_tokenizer_or_network_and_measures_the_same(f
     assert Tokenizer.from_str(described["input"]["tokenizer"]).to_str() == task.data.tokenizer
 
 
-def test_the_figure_and_its_numbers_are_there(finished):
+def test_writes_the_figure_and_its_numbers(finished):
     folder, result, _ = finished
     assert {path.name for path in (folder / "figures").iterdir()} == {"accuracy.json", "accuracy.png"}
     found = json.loads((folder / "figures" / "accuracy.json").read_text())
@@ -554,7 +556,7 @@ def test_the_figure_and_its_numbers_are_there(finished):
     assert one["0.3"]["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / 30))
 
 
-def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
+def test_resumed_equals_never_stopped(data, tmp_path):
     config = configuration(
         train_size=32,
         eval_size=10,
@@ -579,7 +581,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
     assert run(tmp_path / "whole", stop=False) == run(tmp_path / "stopped", stop=True)
 
 
-def test_a_checkpoint_holds_the_factors_alone(make):
+def test_a_checkpoint_holds_the_factors_only(make):
     task, _ = make()
     training = Training(task, task.config)
     state = training.state_dict()["model"]
@@ -593,7 +595,7 @@ def test_a_checkpoint_holds_the_factors_alone(make):
 # ---- a checkpoint as base, and bad input -------------------------------------------------------------------------
 
 
-def test_a_base_of_ones_own(folder, data, tmp_path):
+def test_the_base_may_be_a_local_checkpoint(folder, data, tmp_path):
     from tokenizers import Tokenizer
 
     from trainables.architectures.causal_lm import causal_lm
@@ -623,32 +625,34 @@ def test_a_base_of_ones_own(folder, data, tmp_path):
         ({"task_args": {"dropout": 1.0}}, r"task_args: dropout must be in \[0, 1\), got 1.0"),
         ({"task_args": {"regularize": "all"}}, r"task_args: regularize must be one of factors, merged, got 'all'"),
         ({"task_args": {"base_dtype": "int8"}}, r"task_args: base_dtype must be one of float32, bfloat16, got 'int8'"),
-        ({"task_args": {"rank": 8}}, r"task_args: arguments of Settings must be among r, alpha, .*, got 'rank'"),
+        ({"task_args": {"rank": 8}}, r"task_args: arguments of LoRASettings must be among r, alpha, .*, got 'rank'"),
         ({"architecture": "small_resnet", "model": {}}, r"lora: architecture must be causal_lm, got small_resnet"),
         ({"pruning_schedule": "imp"}, r"lora: pruning_schedule must be one_shot \(.*\), got imp"),
         ({"criterion": "compensation"}, r"lora: criterion must fit a language model \(.*\), got compensation"),
         ({"criterion": "synflow"}, r"lora: criterion must fit a language model \(.*\), got synflow"),
         (
             {"task_args": {"regularize": "merged"}, "regularizer": "l0_hard_concrete", "lam": 1.0},
-            r"task_args: regularize must be factors with l0_hard_concrete \(gates are put on parameters\)",
+            r"task_args: regularize must be factors with l0_hard_concrete \(gates are put on parameters\), got merged",
         ),
         ({"model": {"vocab_size": 100}}, r"model: vocab_size must be a whole number above 256 \(.*\), got 100"),
         ({"data": {"cut": 1}}, r"data: arguments of commonsense must be among tasks, cutoff, got 'cut'"),
         ({"train_size": 500}, r"split: train_size must be from 1 to 180 .*, got 500"),
     ],
 )
-def test_load_says_what_is_wrong(folder, fields, message):
+def test_load_refuses_bad_input(folder, fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         LoRA.load(configuration(**fields), str(folder))
 
 
-def test_load_refuses_a_data_set_of_another_kind(monkeypatch):
+def test_load_refuses_another_kind_of_dataset(monkeypatch):
     monkeypatch.setattr("trainables.datasets.digits.digits", lambda root: object())
-    with pytest.raises(ValueError, match=r"^dataset: must be one of records with answers, .*, got 'digits'$"):
+    with pytest.raises(
+        ValueError, match=r"^dataset: must be one of questions with candidate answers, .*, got 'digits'$"
+    ):
         LoRA.load(configuration(dataset="digits"))
 
 
-def test_a_model_without_the_named_projections_says_what_it_has(data):
+def test_refuses_unknown_projections(data):
     for projections, missing in (("q_proj,c_attn", "c_attn"), ("q_proj,embed_tokens", "embed_tokens")):
         task = LoRA(configuration(task_args={"projections": projections}), data)
         with pytest.raises(
@@ -659,7 +663,7 @@ def test_a_model_without_the_named_projections_says_what_it_has(data):
             task.build_model()
 
 
-def test_the_memory_stated_is_of_these_sizes():
+def test_the_sizes_in_the_docstring():
     """Q and L of the task's docstring, from the published shapes (in, out) of a block's projections."""
     for shapes, num_blocks, q, lora in (
         ({(1536, 1536): 2, (1536, 256): 2, (1536, 8960): 2, (8960, 1536): 1}, 28, 1.310e9, 36.9e6),  # Qwen2.5-1.5B
@@ -670,7 +674,7 @@ def test_the_memory_stated_is_of_these_sizes():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL.name} records at {REAL}")
-def test_published_records_in_tokens():
+def test_published_questions_need_one_row_each():
     """ARC-Easy and OpenBookQA: every candidate differs in its last token alone, so one row serves a record."""
     config = configuration(data={"tasks": "ARC-Easy,openbookqa"}, model={"vocab_size": 2048}, eval_size=200)
     data = LoRA.load(config, str(REAL))
@@ -688,7 +692,7 @@ def test_published_records_in_tokens():
 
 
 @pytest.mark.parametrize("lr", [1e-2, 3e-4])
-def test_wcr_on_the_factors_takes_over_with_the_default_eps_and_not_with_the_sweeps(data, lr):
+def test_wcr_on_the_factors_dominates_with_its_default_eps_only(data, lr):
     """B leaves 0 in the first step; 22 steps of AdamW."""
     found = {}
     for eps in (1e-8, lora_space.FIXED["reg/eps"]["regularizer"]["wcr"]):
@@ -706,7 +710,7 @@ def test_wcr_on_the_factors_takes_over_with_the_default_eps_and_not_with_the_swe
 
 
 @pytest.mark.parametrize("regularizer", ["l1", "hoyer_square"])
-def test_the_other_penalties_do_not_take_over_at_their_initial_lam(data, regularizer):
+def test_other_penalties_do_not_dominate_at_their_initial_lam(data, regularizer):
     config = configuration(regularizer=regularizer, lam=lora_space.KNOWN["lam"]["regularizer"][regularizer])
     training = Training(LoRA(config, data), config)
     while not training.finished:
@@ -715,9 +719,7 @@ def test_the_other_penalties_do_not_take_over_at_their_initial_lam(data, regular
 
 
 @pytest.mark.parametrize(("optimizer", "num_gradients"), [("adamw", 1), ("sam", 2)])
-def test_merged_weights_are_computed_once_per_gradient_and_their_penalty_is_measured(
-    make, monkeypatch, optimizer, num_gradients
-):
+def test_weights_are_merged_once_per_gradient(make, monkeypatch, optimizer, num_gradients):
     arguments = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
     task, _ = make(
         task_args={"regularize": "merged"},
@@ -735,7 +737,7 @@ def test_merged_weights_are_computed_once_per_gradient_and_their_penalty_is_meas
     assert training.penalty_ratio.values["max"] > 0
 
 
-def test_a_network_that_chooses_by_the_candidates_alone_is_collapsed(make, data, monkeypatch):
+def test_a_network_that_ignores_the_question_is_collapsed(make, data, monkeypatch):
     task, model = make()
     records = data.questions
 

@@ -19,7 +19,7 @@ from trainables.data.slices import Slices
 from trainables.loop import Training
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import evaluate_pruned, save_pruned
-from trainables.tasks.unet import UNet, warp
+from trainables.tasks.unet import UNet
 
 SIZE = 32
 SPLIT = {"train": ("A", "B", "C"), "validation": ("D", "E"), "test": ("F",)}
@@ -98,16 +98,18 @@ class Bright(nn.Module):
 # ---- data --------------------------------------------------------------------------------------------------------
 
 
-def test_load_says_what_is_wrong(config, tmp_path):
+def test_load_refuses_bad_input(config, tmp_path):
     with pytest.raises(ValueError, match=r"^dataset: must be one of .*, got 'mri'$"):
         UNet.load(config(dataset="mri"))
-    with pytest.raises(ValueError, match=r"^dataset: must be one of slices with masks, such as lgg, got 'digits'$"):
+    with pytest.raises(
+        ValueError, match=r"^dataset: must be one of image slices with masks, such as lgg, got 'digits'$"
+    ):
         UNet.load(config(dataset="digits"))
     with pytest.raises(ValueError, match=r"^data: arguments of lgg must be among image_size, got 'size'$"):
         UNet.load(config(data={"size": 64}), str(tmp_path))
 
 
-def test_batches_in_order_are_the_splits_normalized(config, data):
+def test_batches_without_a_seed_are_the_normalized_split(config, data):
     task = UNet(config(), pickle.loads(pickle.dumps(data)))  # as trials get it
     for split, patients in SPLIT.items():
         rows = np.flatnonzero(np.isin(data.patients, patients))
@@ -118,7 +120,7 @@ def test_batches_in_order_are_the_splits_normalized(config, data):
         np.testing.assert_array_equal(torch.cat([masks for _, masks in batches]), data.masks[rows])
 
 
-def test_sizes(config, data):
+def test_train_size_and_eval_size(config, data):
     """Fewer slices are spread over the patients; more than there are to evaluate on is all of them."""
     task = UNet(config(train_size=6, eval_size=4), data)
     assert data.patients[task.rows["train"]].tolist() == list("AABBCC")
@@ -152,11 +154,11 @@ def test_arrays_are_shared_and_not_written_to(config, data, recwarn):
         ({"angle": 181}, r"task_args: angle must be in \[0, 180\] degrees, got 181"),
         ({"scale": 1}, r"task_args: scale must be in \[0, 1\) .*, got 1"),
         ({"beta": -0.1}, r"task_args: beta must be >= 0 .*, got -0.1"),
-        ({"dice": 1}, r"task_args: arguments of Settings must be among dice_weight, mirror, .*, got 'dice'"),
-        ({"scale": "big"}, r"task_args: arguments must be what Settings takes, got {'scale': 'big'}"),
+        ({"dice": 1}, r"task_args: arguments of UNetSettings must be among dice_weight, mirror, .*, got 'dice'"),
+        ({"scale": "big"}, r"task_args: arguments must be what UNetSettings takes, got {'scale': 'big'}"),
     ],
 )
-def test_protocol_is_checked(config, data, arguments, message):
+def test_settings_are_checked(config, data, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         UNet(config(task_args=arguments), data)
 
@@ -178,7 +180,7 @@ def test_an_epoch_sees_whole_batches_of_different_slices(config, data):
         assert seen != sorted(seen)
 
 
-def test_seed_decides_the_batches(task):
+def test_the_seed_determines_the_batches(task):
     def epoch(seed):
         return [torch.cat(tensors) for tensors in zip(*task.batches("train", 8, seed=seed), strict=True)]
 
@@ -188,7 +190,7 @@ def test_seed_decides_the_batches(task):
     assert not torch.equal(epoch(2)[0], one[0])
 
 
-def test_without_augmentation_slices_stay_as_they_are(config, data):
+def test_without_augmentation_slices_are_unchanged(config, data):
     task = UNet(config(task_args={"mirror": False, "angle": 0, "scale": 0}), data)
     ordered = {
         image.sum().item(): (image, mask)
@@ -202,34 +204,6 @@ def test_without_augmentation_slices_stay_as_they_are(config, data):
         assert torch.equal(mask, ordered[near][1])
 
 
-def turned(images, masks, mirrored, degrees, scale):
-    n = len(images)
-    return warp(
-        images, masks, torch.full((n,), mirrored), torch.full((n,), math.radians(degrees)), torch.full((n,), scale)
-    )
-
-
-@pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
-def test_warp_by_quarter_turns_is_numpys(mirrored, quarters):
-    rng = np.random.default_rng(0)
-    images, masks = rng.random((4, 3, 8, 8), np.float32), (rng.random((4, 8, 8)) < 0.4).astype(np.float32)
-    expected = [np.rot90(a[..., ::-1] if mirrored else a, quarters, axes=(-2, -1)) for a in (images, masks)]
-    changed = turned(*map(torch.from_numpy, (images, masks)), mirrored, 90.0 * quarters, 1.0)
-    np.testing.assert_allclose(changed[0], expected[0], atol=1e-5)
-    np.testing.assert_array_equal(changed[1], expected[1])
-
-
-def test_warp_scales_about_the_middle():
-    square = torch.zeros(1, 1, 64, 64)
-    square[..., 24:40, 24:40] = 255
-    for scale, expected in ((1.0, 16**2), (1.5, 24**2), (0.5, 8**2)):
-        image, mask = turned(square, square[:, 0] / 255, False, 0.0, scale)
-        assert mask.sum() == expected
-        assert image.sum().item() / 255 == pytest.approx(expected, rel=0.02)
-        np.testing.assert_array_equal(mask, mask.flip(1, 2))
-
-
 def test_mask_moves_with_its_image(task):
     """The lesion is where the image is bright, before and after."""
     for images, masks in task.batches("train", 24, seed=5):
@@ -239,7 +213,7 @@ def test_mask_moves_with_its_image(task):
         assert (bright & (masks > 0)).sum() > 0.9 * masks.sum()
 
 
-def test_mirrors_half_and_turns_evenly(config, data):
+def test_half_are_mirrored_and_angles_are_uniform(config, data):
     """A bar on a black ground tells both: mirrored or not, and by how many degrees."""
     bar = np.zeros((48, 3, 64, 64), np.uint8)
     bar[:, :, 12:20, 40:60] = 255
@@ -264,7 +238,7 @@ def test_mirrors_half_and_turns_evenly(config, data):
 # ---- network, loss, metrics --------------------------------------------------------------------------------------
 
 
-def test_prunable_are_the_convolutions(task):
+def test_convolutions_are_prunable(task):
     model = task.build_model()
     prunable = task.prunable(model)
     assert set(prunable) == {name for name, p in model.named_parameters() if p.ndim == 4}
@@ -347,7 +321,7 @@ def test_metrics_of_the_truth_and_of_constants(task, data):
 
 
 @pytest.mark.parametrize("logit", [math.nan, math.inf, -math.inf, 3e38])
-def test_metrics_are_finite_whatever_the_network_says(task, logit):
+def test_metrics_are_finite_for_any_logits(task, logit):
     metrics = task.evaluate(Constant(logit), "validation")
     assert all(math.isfinite(value) for value in metrics.values())
     if math.isnan(logit):
@@ -355,7 +329,7 @@ def test_metrics_are_finite_whatever_the_network_says(task, logit):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluate_leaves_the_model_as_it_was(task, training):
+def test_evaluate_restores_the_mode_of_the_model(task, training):
     model = task.build_model().train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert task.evaluate(model, "validation") == task.evaluate(model, "validation")
@@ -366,7 +340,7 @@ def test_evaluate_leaves_the_model_as_it_was(task, training):
 # ---- trials ------------------------------------------------------------------------------------------------------
 
 
-def test_learns_to_segment_and_goes_on_from_a_checkpoint(config, data):
+def test_learns_to_segment_and_resumes_from_a_checkpoint(config, data):
     """Better than nothing and than everything; a run that was stopped between epochs ends bit for bit the same."""
     made = config(
         max_epochs=8, model={"encoder": "resnet18", "decoder_width": 4}, batch_size=6, lr_schedule="one_cycle"
@@ -385,7 +359,7 @@ def test_learns_to_segment_and_goes_on_from_a_checkpoint(config, data):
     assert task.evaluate(training.trained_model(), "validation")["f1"] > 2 * everything > 0.2
 
 
-def test_a_pruned_network_loads_again_without_the_weights_it_started_from(config, data, tmp_path, task):
+def test_a_pruned_network_loads_without_its_pretrained_weights(config, data, tmp_path, task):
     torch.save(task.build_model().encoder.state_dict(), tmp_path / "encoder.pth")
     made = config(model={**TINY["model"], "encoder_weights": str(tmp_path / "encoder.pth")})
     task = UNet(made, data)
@@ -443,7 +417,7 @@ def test_figures_show_lesions_of_three_patients_and_a_slice_without(config, data
 
 
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
-def test_at_its_initial_lam_the_penalty_does_not_take_over(config, data, regularizer):
+def test_the_penalty_does_not_dominate_at_its_initial_lam(config, data, regularizer):
     lam = unet.KNOWN["lam"]["regularizer"][regularizer]
     one = config(regularizer=regularizer, lam=lam, model={"encoder": "resnet18", "decoder_width": 4}, max_epochs=2)
     training = Training(UNet(one, data), one)
@@ -461,10 +435,10 @@ class LeftHalf(nn.Module):
     ("network", "expected"),
     [(Constant(-5.0), 1.0), (Constant(5.0), 1.0), (Constant(math.nan), 1.0), (LeftHalf(), 0.0), (Bright(), 0.0)],
 )
-def test_a_network_that_predicts_one_class_for_all_pixels_is_collapsed(task, network, expected):
+def test_a_network_with_one_class_for_all_pixels_is_collapsed(task, network, expected):
     assert task.evaluate(network, "validation")["collapsed"] == expected
 
 
-def test_where_no_slice_has_a_lesion_nothing_is_collapsed(config, data):
+def test_without_any_lesion_no_network_is_collapsed(config, data):
     healthy = dataclasses.replace(data, masks=np.zeros_like(data.masks))
     assert UNet(config(), healthy).evaluate(Constant(-5.0), "validation")["collapsed"] == 0.0

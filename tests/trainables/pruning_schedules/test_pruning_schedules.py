@@ -260,15 +260,15 @@ def test_a_trial_killed_after_every_evaluations_equals_an_undisturbed_one(fields
         ),
         (
             {"pruning_schedule": "imp", "target_sparsity": 0.0, "sparsities": ()},
-            "sparsity: must be above 0 somewhere for imp .*",
+            "sparsity: one must be above 0 with imp .*",
         ),
         (
             {"pruning_schedule": "imp", "scope": "2:4", "target_sparsity": 0.5, "sparsities": ()},
-            "scope: must be global or uniform for imp .*, got 2:4",
+            "scope: must be global or uniform with imp .*, got 2:4",
         ),
         (
             {**MASKED, "pruning_sched": {"alpha": 0.0}},
-            r"pruning_sched: alpha must be in \(0, 1\), a value of the mask, got 0",
+            r"pruning_sched: alpha must be in \(0, 1\) \(a value of the mask\), got 0",
         ),
         ({**MASKED, "pruning_sched": {"rounds": 0}}, "pruning_sched: rounds must be a whole number >= 1, got 0"),
         (
