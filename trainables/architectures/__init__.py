@@ -11,10 +11,9 @@ To add a network, write `NAME.py` in this folder with a function `NAME(num_class
 - Weights are random, from torch's global generator, so that the seed of a trial decides them.
 - A count below 1 raises the ValueError of `_base.check_counts("NAME", num_classes=..., in_channels=..., ...)`.
 
-`pytest tests/trainables/architectures/test_architectures_contract.py` tests every file of this folder, with its default
-arguments. If these make a large network, add small ones to `SMALL` in the contract tests. Pruning and checkpoints of
-every network are tested by `tests/trainables/test_contracts.py`; it needs arguments that make a tiny network, in
-`MODELS` of `tests/trainables/_tiny_tasks.py`.
+`pytest tests/trainables/architectures/test_architectures_contract.py tests/trainables/test_contracts.py` tests every
+file of this folder, including pruning and checkpoints. If the default arguments make a large network, add small ones to
+`MODELS` in `tests/trainables/_tiny_tasks.py`.
 
 `unet` (a logit per pixel) and `causal_lm` (logits per token) serve other tasks and have tests of their own.
 """

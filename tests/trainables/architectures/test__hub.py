@@ -14,7 +14,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """An empty cache, no name that can be looked up and no connection that can be made; gives what was tried."""
+    """An empty cache and no internet. Returns the list of attempted connections."""
     tried = []
 
     def refused(*args, **kwargs):
@@ -29,7 +29,7 @@ def asked(monkeypatch, tmp_path):
 
 @pytest.fixture
 def cached(asked, tmp_path):
-    """The hub's cache with someone/model, in its documented layout: refs/main names the commit in snapshots/."""
+    """The hub's cache with someone/model in its documented layout: refs/main names the commit in snapshots/."""
     repo = tmp_path / "hub" / "models--someone--model"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(COMMIT)
@@ -45,7 +45,7 @@ def write_checkpoint(folder):
 
 
 def write_shards(folder, *names):
-    """An index of two files, of which those named are there."""
+    """Write an index of two files, and those of them that are named."""
     (folder / "model.safetensors").unlink()
     weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
@@ -106,7 +106,7 @@ def test_without_internet_fails_at_once_in_one_line(asked):
     begin = time.monotonic()
     with pytest.raises(ValueError, match=f"^{message}$") as caught:
         checkpoint_folder("model: base", "someone/model")
-    assert time.monotonic() - begin < 10  # the hub's own client tries for half a minute
+    assert time.monotonic() - begin < 10  # the hub's client retries for half a minute
     assert "\n" not in str(caught.value)
     assert asked
 
@@ -126,7 +126,7 @@ def test_refuses_an_invalid_name(asked, name):
 
 
 def test_downloads_json_and_safetensors_only(asked, monkeypatch, tmp_path):
-    """The hub is asked for JSON and safetensors; a repository without the latter is refused."""
+    """A repository without safetensors is refused."""
     calls = []
 
     def download(name, **options):

@@ -14,7 +14,7 @@ def total(model):
 
 
 def test_default_is_the_papers_resnet50_unet():
-    """Its encoder is torchvision's ResNet-50, 25,557,032 parameters less the 2,049,000 of the classifier."""
+    """The encoder is torchvision's ResNet-50: 25,557,032 parameters without the 2,049,000 of the classifier."""
     with torch.device("meta"):
         model = unet()
         assert total(model) == 32_521_105
@@ -68,7 +68,7 @@ def same_encoder(model, state):
 
 @pytest.mark.parametrize("form", ["safetensors", "pth"])
 def test_weights_from_a_file(tmp_path, form):
-    """torchvision's state dict, classifier and all."""
+    """torchvision's state dict, including the classifier."""
     from torchvision.models import resnet18
 
     state = resnet18(weights=None).state_dict()
@@ -111,7 +111,7 @@ def test_refuses_unknown_weights():
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that is not there and has nothing in its cache; what is asked of it is listed."""
+    """An empty cache and no internet. Returns the list of requests."""
     asked = []
 
     def fail(url, **more):

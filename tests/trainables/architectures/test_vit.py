@@ -15,7 +15,7 @@ TINY = {"image_size": 16, "patch_size": 8, "hidden_size": 12, "num_layers": 2, "
 
 @pytest.fixture(scope="module")
 def original():
-    """A ViT of transformers' own with a head for 7 classes, which `checkpoint` is the folder of."""
+    """The network in `checkpoint`: a ViT of transformers with a classifier of 7 classes."""
     torch.manual_seed(3)
     config = transformers.ViTConfig(
         image_size=16,
@@ -40,7 +40,7 @@ def checkpoint(original, tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No name can be looked up and no connection made. Gives the addresses that were tried."""
+    """No internet. Returns the list of attempted addresses."""
     tried = []
 
     def refused(*args, **kwargs):
@@ -62,7 +62,7 @@ def test_parameter_count_of_vit_b_32():
     block = 4 * (768 * 768 + 768) + (768 * 3072 + 3072) + (3072 * 768 + 768) + 2 * (768 + 768)
     embeddings = 3 * 32 * 32 * 768 + 768 + 768 + (7 * 7 + 1) * 768
     by_hand = embeddings + 12 * block + (768 + 768) + 768 * 100 + 100
-    with torch.device("meta"):  # shapes without numbers
+    with torch.device("meta"):  # shapes without memory
         model = vit(100)
     assert sum(p.numel() for p in model.parameters()) == by_hand == 87_532_132
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -83,7 +83,7 @@ def test_forward_matches_transformers():
             num_labels=5,
         )
     ).eval()
-    theirs.load_state_dict(model.state_dict())  # the same names, none missing and none left over
+    theirs.load_state_dict(model.state_dict())  # all names are the same
     images = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(model(images), theirs(images).logits)
@@ -92,7 +92,7 @@ def test_forward_matches_transformers():
 
 @pytest.mark.parametrize("shape", [(8, 8), (13, 13), (40, 40), (24, 32)])
 def test_images_of_other_sizes_are_resized_as_pillow_does(shape):
-    """Pillow's bilinear filter widens where an image shrinks, which is what antialiasing means here."""
+    """Pillow's bilinear filter is antialiased where an image shrinks."""
     model = vit(5, 1, **TINY).eval()
     seen = []
     model.vit.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -103,7 +103,7 @@ def test_images_of_other_sizes_are_resized_as_pillow_does(shape):
 
 
 def test_projections_are_the_linear_layers_of_the_blocks():
-    """By their shapes and places: with a mlp_size of its own, no two roles of a block can be mixed up unnoticed."""
+    """By shape and position. mlp_size differs from the other sizes, so that a confusion of roles shows."""
     model = vit(5, **TINY)
     found = model.projections()
     assert {role: [tuple(layer.weight.shape) for layer in layers] for role, layers in found.items()} == {
@@ -178,7 +178,7 @@ def test_a_checkpoint_is_read_as_float32(original, checkpoint):
 
 
 def test_reads_the_published_layout_of_an_encoder(original, checkpoint):
-    """As google/vit-base-patch32-224-in21k has it: no prefix, the names of older versions, a pooler, no processor."""
+    """As google/vit-base-patch32-224-in21k: no prefix, names of older versions, a pooler, no preprocessor config."""
     older = {"layers.": "encoder.layer.", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
     older |= {f"{short}_proj": f"attention.{long}" for short, long in (("q", "query"), ("k", "key"), ("v", "value"))}
     older |= {"o_proj": "output.dense"}

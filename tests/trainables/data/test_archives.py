@@ -15,7 +15,7 @@ WANTED = {PurePosixPath(name): content for name, content in FILES.items() if nam
 
 
 def write_tar(file, files=FILES, more=()):
-    """files: name -> content; more: members without content."""
+    """Write a tar of files (contents by name) and of further members without contents."""
     with tarfile.open(file, f"w:{file.suffix[1:].replace('tar', '').replace('tgz', 'gz')}") as tar:
         tar.addfile(directory("top"))
         for name, content in files.items():
@@ -39,7 +39,7 @@ def member(name, kind, target=""):
 
 
 def write_zip(file, files=FILES, more=()):
-    """more: (name, mode of the file on Unix)."""
+    """Write a zip of files (contents by name) and of further members (name, Unix mode)."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
         made.mkdir("top")
         for name, content in files.items():
@@ -52,7 +52,7 @@ def write_zip(file, files=FILES, more=()):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The working directory and the archive's own: what would be written is found below or beside it."""
+    """The working directory and the folder of archives; a file written by mistake is found below its parent."""
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)
@@ -76,7 +76,7 @@ HOSTILE = {
     "link to a folder": [member("link", tarfile.SYMTYPE, ".."), tarfile.TarInfo("link/evil.tif")],
     "hard link": [member("link.tif", tarfile.LNKTYPE, "c.tif")],
     "pipe": [member("pipe.tif", tarfile.FIFOTYPE)],
-    "device": [member("disk", tarfile.BLKTYPE)],  # whatever it is called
+    "device": [member("disk", tarfile.BLKTYPE)],  # refused although its name has no suffix to read
     "terminal": [member("tty.tif", tarfile.CHRTYPE)],
 }
 
@@ -121,7 +121,7 @@ def test_refuses_a_damaged_archive(folder, suffix, damage):
     content = bytearray(archive.read_bytes())
     if damage == "altered":
         if suffix == ".tar":
-            content[0] ^= 1  # the header has a checksum, what follows has none
+            content[0] ^= 1  # only the header has a checksum
         else:
             content[len(content) // 2] ^= 1
     archive.write_bytes(

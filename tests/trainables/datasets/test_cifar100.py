@@ -12,12 +12,12 @@ from torchvision.datasets import CIFAR100
 from trainables.data.errors import DataError
 from trainables.datasets.cifar100 import cifar100
 
-FINE = [0, 99, 7, 50, 1, 2, 3, 4, 5, 6]  # of the first ten images; of the last two: 98 and 0
+FINE = [0, 99, 7, 50, 1, 2, 3, 4, 5, 6]  # labels of the first ten images; the last two have 98 and 0
 
 
 @pytest.fixture
 def binary(tmp_path, pixels):
-    """The publisher's binary version: a byte for the superclass, one for the class, then three planes of 1024."""
+    """The binary version: a byte for the superclass, one for the class, then three planes of 1024."""
     folder = tmp_path / "cifar-100-binary"
     folder.mkdir()
     planes = pixels.transpose(0, 3, 1, 2)
@@ -29,7 +29,7 @@ def binary(tmp_path, pixels):
 
 @pytest.fixture
 def batches(tmp_path, pixels, monkeypatch):
-    """torchvision's layout, with the md5 sums of these small files put in for the true ones."""
+    """torchvision's layout; its md5 sums are replaced by those of these files."""
     folder = tmp_path / CIFAR100.base_folder
     folder.mkdir()
     planes = pixels.transpose(0, 3, 1, 2).reshape(12, 3072)
@@ -104,7 +104,7 @@ def test_one_file_of_the_binary_version_missing(binary):
 
 
 class Bomb:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, file):
         self.file = file

@@ -26,7 +26,7 @@ def arc(number, answer="answer2"):
 
 
 def write(folder, **files):
-    """write(root, ARC_Easy__train=[...]): root/ARC-Easy/train.json."""
+    """Write records: ARC_Easy__train=[...] becomes ARC-Easy/train.json."""
     for name, records in files.items():
         file = folder / (name.replace("__", "/").replace("_", "-").replace("social-i-qa", "social_i_qa") + ".json")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def test_all_tasks_there_or_those_asked_for(folder, where):
 
 
 def test_the_joint_training_set_is_used_where_it_is_and_told_apart_by_its_candidates(folder):
-    forms = {  # the last lines of the five kinds, as the published files have them
+    forms = {  # the last lines of the five kinds in the published files
         "boolq": "question: is it?\n\nAnswer format: true/false",
         "piqa": "Solution1: a\n\nSolution2: b\n\nAnswer format: solution1/solution2",
         "hellaswag": "Ending4: d\n\nAnswer format: ending1/ending2/ending3/ending4",
@@ -103,7 +103,7 @@ def test_the_joint_training_set_is_used_where_it_is_and_told_apart_by_its_candid
     assert [len(r.responses) for r in data.train] == [2, 2, 4, 2, 3, 4]
     assert [r.responses[r.answer] for r in data.train] == [f"the correct answer is {answer}" for answer in answers]
     assert {r.task for r in data.test} == {"boolq", "social_i_qa", "ARC-Easy"}
-    assert len(commonsense(folder, tasks="ARC-Easy").train) == 20  # its own file
+    assert len(commonsense(folder, tasks="ARC-Easy").train) == 20  # not the joint training set
 
 
 def test_validation_is_a_tenth_and_2000_at_most(tmp_path):
@@ -202,7 +202,7 @@ def test_the_published_files():
         task: (sum(r.task == task for r in data.train), sum(r.task == task for r in data.test))
         for task in sorted({r.task for r in data.test})
     }
-    assert count == {  # the test sizes are those of the benchmarks' own papers
+    assert count == {  # test sizes as in the papers of the benchmarks
         "ARC-Challenge": (1119, 1172),
         "ARC-Easy": (2251, 2376),
         "boolq": (9427, 3270),

@@ -59,7 +59,7 @@ def test_grey_and_rgb(image_folder, pixels, encode):
     data = folder(image_folder, channels=1)
     assert data.train_images.shape == (10, 1, 32, 32)
     np.testing.assert_array_equal(data.train_images[3, 0], grey)
-    luma = pixels[:3] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, which Pillow states
+    luma = pixels[:3] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow documents
     np.testing.assert_allclose(data.train_images[:3, 0], luma, atol=1)
 
 
@@ -72,7 +72,7 @@ def test_converts_all_kinds_of_8_bit_images(image_folder, mode):
 
 
 def test_resizing_is_bilinear_and_antialiased(image_folder, encode):
-    """Shrunk by a whole factor s: each pixel is the mean of its neighbourhood, by a triangle 2 s pixels wide."""
+    """Shrunk by a factor s, a pixel is the mean of its neighbourhood, weighted by a triangle 2 s pixels wide."""
     values = np.random.default_rng(0).integers(0, 256, (96, 48, 3), dtype=np.uint8)
     (image_folder / "train" / "ant" / "0.png").write_bytes(encode(values))
 
@@ -84,7 +84,7 @@ def test_resizing_is_bilinear_and_antialiased(image_folder, encode):
 
     data = folder(image_folder, image_size=16)
     expected = np.einsum("ih,jw,hwc->cij", weights(96, 16), weights(48, 16), values)
-    np.testing.assert_allclose(data.train_images[0], expected, atol=1)  # Pillow rounds after each of the two directions
+    np.testing.assert_allclose(data.train_images[0], expected, atol=1)  # Pillow rounds after each direction
     assert data.train_images.shape == (10, 3, 16, 16)
     assert data.test_images.shape == (2, 3, 16, 16)
 
@@ -102,7 +102,7 @@ def test_applies_the_orientation_that_cameras_store(image_folder):
     image = Image.new("RGB", (32, 32), "white")
     image.paste("black", (0, 0, 16, 32))  # the left half
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter: the left half is the upper one
+    exif[0x0112] = 6  # a quarter turn clockwise: the left half is shown at the top
     image.save(image_folder / "train" / "ant" / "0.png", format="JPEG", exif=exif, quality=95)
     upright = folder(image_folder).train_images[0]
     assert upright[:, :14].max() < 20
@@ -244,7 +244,7 @@ def test_no_data(tmp_path, name, what):
 
 @pytest.fixture
 def parquet(tmp_path, pixels, encode, write_parquet):
-    """A function that writes labels of train and test, in parquet files as the hub's, and returns the root."""
+    """A function that writes parquet files with the given training and test labels, and returns the root."""
 
     def write(train, test, name="test"):
         for split_name, labels, images in (("train", train, pixels), (name, test, pixels[::-1])):

@@ -11,7 +11,7 @@ from trainables.data.errors import DataError
 from trainables.datasets.lgg import lgg
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lgg-mri"
-# In the order of `printf TCGA_CS_00 | sha256sum`: 03, 01, 04, 00, 02. The first is to validate on, the next to test on.
+# In the order of `printf TCGA_CS_00 | sha256sum`: 03, 01, 04, 00, 02. The first validates, the next tests.
 SPLIT = {
     "train": ("TCGA_CS_00", "TCGA_CS_02", "TCGA_CS_04"),
     "validation": ("TCGA_CS_03",),
@@ -34,7 +34,7 @@ def name(patient, number, mask=False):
 
 @pytest.fixture
 def pixels():
-    """Images (5, 3, 32, 32, 3) by patient and position in NUMBERS, and their masks, a lesion in every second slice."""
+    """Images (5, 3, 32, 32, 3) by patient and position in NUMBERS, and their masks; the second slice has no lesion."""
     rng = np.random.default_rng(0)
     masks = (rng.random((5, 3, SIZE, SIZE)) < 0.2).astype(np.uint8) * 255
     masks[:, 1] = 0
@@ -43,7 +43,7 @@ def pixels():
 
 @pytest.fixture
 def files(pixels):
-    """What is in kaggle_3m: name -> content."""
+    """The contents of kaggle_3m, by name."""
     made = {"data.csv": b"Patient", "README.md": b"about"}
     for patient in range(5):
         for i, number in enumerate(NUMBERS):
@@ -87,7 +87,7 @@ def check_same(one, other):
 
 def test_pixels_patients_and_order(files, pixels, tmp_path):
     data = lgg(write_folder(tmp_path, files), image_size=SIZE)
-    order = [2, 0, 1]  # of NUMBERS, by number and not by text
+    order = [2, 0, 1]  # NUMBERS sorted as numbers, not as text
     expected = pixels[0][:, order].reshape(15, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(data.images, expected)
     np.testing.assert_array_equal(data.masks, pixels[1][:, order].reshape(15, SIZE, SIZE) == 255)
@@ -121,14 +121,14 @@ def test_reads_folders_and_archives_in_all_layouts(files, tmp_path):
         (tmp_path / kind).mkdir()
     roots += [write_tar(tmp_path / "c" / "some.tar.xz", files), tmp_path / "c"]
     roots += [write_zip(tmp_path / "d" / "some.zip", files), tmp_path / "d"]
-    # Kaggle's own archive has everything twice.
+    # Kaggle's own archive holds every file twice.
     roots.append(write_zip(tmp_path / "e" / "archive.zip", files, ("kaggle_3m", "lgg-mri-segmentation/kaggle_3m")))
     for root in roots[1:]:
         check_same(lgg(str(root), image_size=SIZE), lgg(roots[0], image_size=SIZE))
 
 
 def test_ignores_the_metadata_files_of_macos(files, tmp_path):
-    """Files of its own, named like the images."""
+    """They are named like the images."""
     with zipfile.ZipFile(tmp_path / "mac.zip", "w") as made:
         for path, content in files.items():
             made.writestr(f"__MACOSX/kaggle_3m/{path.replace('/', '/._')}", b"Mac OS X")
@@ -137,7 +137,7 @@ def test_ignores_the_metadata_files_of_macos(files, tmp_path):
 
 
 def test_resizing(files, tmp_path):
-    """Blocks of 2x2 equal pixels, halved, are the blocks. A mask stays of 0 and 1 at any size."""
+    """Blocks of 2x2 equal pixels become one pixel each. A mask has values 0 and 1 at any size."""
     blocks = np.random.default_rng(1).integers(0, 2, (32, 32), dtype=np.uint8)
     for path in files:
         if path.endswith("_mask.tif"):
@@ -154,7 +154,7 @@ def test_resizing(files, tmp_path):
 
 
 def test_a_smaller_image_averages_the_pixels_it_covers(files, tmp_path):
-    """A ramp keeps its slope: a pixel of a quarter of the size lies in the middle of four."""
+    """A ramp keeps its slope: a pixel of a quarter of the size is the mean of four."""
     ramp = np.broadcast_to(np.arange(128, dtype=np.uint8)[None, :, None], (128, 128, 3))
     for path in files:
         if path.endswith(".tif"):
@@ -195,7 +195,7 @@ def test_a_patient_without_a_lesion_is_kept(files, tmp_path):
 
 
 def broken(files, how):
-    """The files with one fault."""
+    """Add one fault to the files."""
     first, mask = name(1, 9), name(1, 9, mask=True)
     match how:
         case "no mask":
@@ -320,6 +320,6 @@ def test_real_slices():
     assert data.images.shape == (562, 3, 64, 64)
     assert len(set(data.patients)) == 16
     assert {part: len(patients) for part, patients in data.split.items()} == {"train": 10, "validation": 3, "test": 3}
-    assert data.masks.any(axis=(1, 2)).sum() == 198  # as many masks as are not empty in the files
+    assert data.masks.any(axis=(1, 2)).sum() == 198  # the number of masks that are not empty
     lesion, brain = data.images[:, 1][data.masks > 0].mean(), data.images[:, 1][data.images[:, 1] > 20].mean()
-    assert lesion > 1.3 * brain  # what is segmented is the bright part of FLAIR
+    assert lesion > 1.3 * brain  # the lesion is the bright part of FLAIR

@@ -140,7 +140,7 @@ def test_no_network(tmp_path, monkeypatch):
 
 
 def test_training_crops_digits_and_never_mirrors_them(mat_folder, tiny):
-    """An image whose left half is white stays one, wherever it is moved: white is never right of black."""
+    """The left half is white. However the image is shifted, white is never to the right of black."""
     data = svhn(mat_folder)
     data.train_images[:, :, :, :16], data.train_images[:, :, :, 16:] = 255, 0
     task = CNN(tiny(dataset="svhn", train_size=None), LoadedImages(data, [0.0] * 3, [1.0] * 3))

@@ -18,17 +18,17 @@ WNIDS = ["n01443537", "n01629819", "n01641577"]
 
 
 def decoded(data):
-    """As Pillow reads it, RGB (3, 64, 64)."""
+    """Decode with Pillow, RGB (3, 64, 64)."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
 
 
 @pytest.fixture
 def files(encode):
-    """Path -> contents: two training images of each of three classes, one of them grey, and three of val."""
+    """Contents by path: two training images for each of three classes, one of them grey, and three of val."""
     images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     jpegs = [encode(image, "JPEG") for image in images]
     jpegs[3] = encode(images[3, :, :, 0], "JPEG")
-    files = {"wnids.txt": "\n".join([WNIDS[2], WNIDS[0], WNIDS[1]]).encode()}  # in no order, as published
+    files = {"wnids.txt": "\n".join([WNIDS[2], WNIDS[0], WNIDS[1]]).encode()}  # not sorted, as published
     for i, wnid in enumerate(WNIDS):
         files[f"train/{wnid}/{wnid}_boxes.txt"] = f"{wnid}_0.JPEG\t0\t10\t63\t58\n".encode()
         for k in range(2):
@@ -42,7 +42,7 @@ def files(encode):
 
 @pytest.fixture(params=["folder", "zip"])
 def write(request, tmp_path):
-    """A function: path -> contents, the published files in a folder or in the archive; returns the root."""
+    """A function that writes contents by path to a folder or to the archive, and returns the root."""
 
     def write(files):
         shutil.rmtree(tmp_path / "root", ignore_errors=True)
@@ -135,14 +135,14 @@ def test_damaged_archives(tmp_path, files):
         archive.write_bytes(bad)
         with pytest.raises(DataError, match=r"tiny-imagenet-200\.zip: must be a readable zip archive, got BadZipFile"):
             tiny_imagenet(archive)
-    at = whole.index(files[IMAGE]) + 2000  # a changed byte of one member: its checksum tells
+    at = whole.index(files[IMAGE]) + 2000  # change one byte of a member
     archive.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
     with pytest.raises(DataError, match=re.escape(f"{IMAGE}: must be a readable member, got BadZipFile")):
         tiny_imagenet(archive)
 
 
 def test_an_archive_is_never_unpacked(tmp_path, files):
-    """Paths that would leave the folder are members like others, and not read."""
+    """Members whose paths lead out of the folder are not read."""
     (tmp_path / "inner").mkdir()
     with zipfile.ZipFile(tmp_path / "inner" / "tiny-imagenet-200.zip", "w") as archive:
         for name, data in files.items():

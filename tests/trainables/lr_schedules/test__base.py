@@ -6,7 +6,7 @@ from trainables.lr_schedules._base import LRSchedule
 
 
 class Inverse(LRSchedule):
-    """lr / (1 + finished epochs), from the lr that torch remembers as the first one."""
+    """lr / (1 + finished epochs), from the initial lr that torch stores."""
 
     def __init__(self, optimizer, *, max_epochs, steps_per_epoch):
         super().__init__(optimizer, max_epochs=max_epochs, steps_per_epoch=steps_per_epoch)

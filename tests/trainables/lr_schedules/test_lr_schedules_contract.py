@@ -1,4 +1,4 @@
-"""What holds for every file of trainables/lr_schedules/."""
+"""The contract of every file of trainables/lr_schedules/."""
 
 import importlib
 import io
@@ -24,7 +24,7 @@ def schedule_class(request):
 
 
 class TwoPass(torch.optim.Optimizer):
-    """As SAM does it: the closure runs twice, and another optimizer makes the update on the same groups."""
+    """Like SAM: the closure runs twice, and another optimizer updates the same groups."""
 
     def __init__(self, parameters, lr):
         super().__init__(parameters, {"lr": lr})
@@ -45,7 +45,7 @@ def make(schedule_class, optimizer_class=torch.optim.SGD, *, max_epochs=MAX_EPOC
 
 
 def train(optimizer, schedule, epochs):
-    """Returns the lr of both groups at each step."""
+    """Train and return the learning rates of both groups at each step."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def closure():
@@ -68,7 +68,7 @@ def train(optimizer, schedule, epochs):
 @pytest.mark.parametrize(("max_epochs", "steps_per_epoch"), [(1, 1), (1, 2), (2, 1), (3, 1), (4, 3), (60, 1)])
 def test_lrs_are_finite_positive_and_proportional(schedule_class, optimizer_class, max_epochs, steps_per_epoch):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of a scheduler that steps before its optimizer
+        warnings.simplefilter("error")  # torch warns if a scheduler steps before its optimizer
         optimizer, schedule = make(
             schedule_class, optimizer_class, max_epochs=max_epochs, steps_per_epoch=steps_per_epoch
         )

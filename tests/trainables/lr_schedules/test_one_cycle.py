@@ -14,7 +14,7 @@ def test_ten_steps_by_hand(learning_rates):
     low, high, lowest = 0.1 / 25, 0.1, 0.1 / 25 / 1e4
     up = [low, (low + high) / 2, high]  # three of ten steps, the peak at step 2
     down = [half_cosine(high, lowest, share / 7) for share in range(1, 8)]
-    assert lrs == pytest.approx([*up, *down, lowest])  # and it stays there
+    assert lrs == pytest.approx([*up, *down, lowest])  # the last value stays
 
 
 def test_arguments(learning_rates):

@@ -14,7 +14,7 @@ def mask(*rows):
 
 
 def random_masks(seed, num, size):
-    """Round lesions at random places, some of them absent, with holes and specks."""
+    """Random masks: round lesions with holes and specks, some masks empty."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size]
     masks = []
@@ -28,7 +28,7 @@ def random_masks(seed, num, size):
 
 
 def by_definition(one, other):
-    """max over a of min over b of |a - b|, both ways, every pair of pixels looked at."""
+    """The definition of the Hausdorff distance over all pairs of pixels."""
     distances = np.linalg.norm(np.argwhere(one)[:, None] - np.argwhere(other)[None], axis=2)
     return max(distances.min(axis=1).max(), distances.min(axis=0).max())
 
@@ -64,7 +64,7 @@ def test_tversky_with_weights_of_one_matches_scikit_learns_jaccard():
     ("tp_fp_fn", "expected"),
     [
         ((6, 10, 0), 6 / 9),  # 6 + 0.3 * 10
-        ((6, 0, 10), 6 / 13),  # 6 + 0.7 * 10: what is missed weighs more
+        ((6, 0, 10), 6 / 13),  # 6 + 0.7 * 10: a missed pixel weighs more
         ((7, 0, 0), 1.0),
         ((0, 3, 0), 0.0),
         ((0, 0, 3), 0.0),
@@ -83,7 +83,7 @@ def test_tversky_by_hand(tp_fp_fn, expected):
     [
         (mask("#....", "....."), mask("....#", "....."), 4.0),
         (mask("#....", ".....", ".....", "....."), mask(".....", ".....", ".....", "....#"), 5.0),  # 3, 4, 5
-        (mask("##..#", "....."), mask("##...", "....."), 3.0),  # one speck decides, from its side alone
+        (mask("##..#", "....."), mask("##...", "....."), 3.0),  # the single pixel decides, in one direction only
         (mask("##...", "....."), mask("##..#", "....."), 3.0),
         (mask("#####", "#####"), mask(".....", "..#.."), math.sqrt(5)),
         (mask(".##", "##."), mask(".##", "##."), 0.0),
@@ -119,7 +119,7 @@ def test_one_empty_mask_gives_the_largest_distance():
 
 
 def test_speed():
-    """As many slices as a small validation split has take no time to speak of."""
+    """A small validation split takes a fraction of a second."""
     truth, predicted = random_masks(0, 160, 64), random_masks(1, 160, 64)
     begin = time.process_time()
     for pair in zip(predicted, truth, strict=True):

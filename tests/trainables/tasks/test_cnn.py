@@ -16,7 +16,7 @@ from trainables.tasks.cnn import CNN, LoadedImages, channel_statistics
 
 
 def numbered(num, *, size=8, channels=1, augmentation="none", validation_fraction=0.25):
-    """Images that tell which they are: each one's pixels all are its number."""
+    """Images whose pixels all have the number of the image as their value."""
     images = np.broadcast_to(np.arange(num, dtype=np.uint8)[:, None, None, None], (num, channels, size, size)).copy()
     labels = np.arange(num) % 10
     data = Images(images, labels, images[:4], labels[:4], 10, 255, augmentation, validation_fraction)
@@ -47,7 +47,7 @@ def test_channel_statistics_of_constant_channels():
     images = np.stack([np.full((3, 2, 2), value, np.uint8) for value in (0, 77, 100, 255)], axis=1)
     mean, std = channel_statistics(images, 255)
     np.testing.assert_allclose(mean, [0, 77 / 255, 100 / 255, 1])
-    assert std == [1.0, 1.0, 1.0, 1.0]  # nothing is divided by 0
+    assert std == [1.0, 1.0, 1.0, 1.0]  # a constant channel is not divided by 0
 
 
 def test_statistics_are_those_of_the_training_split(tiny):
@@ -130,7 +130,7 @@ def test_arrays_are_shared_and_may_be_read_only(tiny, digits_data, recwarn):
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
 @pytest.mark.parametrize(("batch_size", "num_batches"), [(7, 10), (75, 1), (74, 1), (38, 1), (1, 75)])
 def test_an_epoch_sees_each_image_at_most_once_in_whole_batches(tiny, augmentation, batch_size, num_batches):
-    task = CNN(tiny(train_size=None), numbered(100, augmentation=augmentation))  # 75 to train on
+    task = CNN(tiny(train_size=None), numbered(100, augmentation=augmentation))  # 75 training images
     assert task.steps_per_epoch(batch_size) == num_batches
     batches = [numbers(batch) for batch in task.batches("train", batch_size, seed=3)]
     assert [len(batch) for batch in batches] == [batch_size] * num_batches
@@ -152,7 +152,7 @@ def test_the_seed_determines_the_batches(tiny):
         return torch.cat([images for images, _ in task.batches("train", 25, seed=seed)])
 
     one, state = epoch(1), torch.get_rng_state()
-    torch.manual_seed(7)  # nothing else does
+    torch.manual_seed(7)  # the global generator has no effect
     assert torch.equal(epoch(1), one)
     assert not torch.equal(epoch(2), one)
     torch.set_rng_state(state)
@@ -191,9 +191,9 @@ def test_normalization(tiny, digits_data):
 
 
 def test_training_crops_and_flips_if_the_dataset_says_so(tiny):
-    """Every shift from -4 to 4 in both directions, and both mirror images, at about the rates they should have."""
+    """Shifts from -4 to 4 are uniform in both directions, and half of the images are mirrored."""
     pixels = np.zeros((2000, 1, 32, 32), np.uint8)
-    pixels[:, :, 16, 10] = 255  # one white pixel, left of the middle
+    pixels[:, :, 16, 10] = 255  # one white pixel, left of the centre
     for augmentation in ("crop_flip", "none"):
         labels = np.zeros(2000, np.int64)
         images = Images(pixels, labels, pixels[:1], labels[:1], 10, 255, augmentation, 0.1)
@@ -241,7 +241,7 @@ def test_unknown_model_argument(tiny, make_task, argument):
 
 
 def test_images_weights_and_gradients_are_channels_last(tiny, make_task):
-    """The compiled penalties add to a gradient only where it lies in memory as its weight does."""
+    """The compiled penalties require gradients with the memory layout of their weights."""
     config = tiny()
     task = make_task(config)
     model = task.build_model()
@@ -276,7 +276,7 @@ def test_loss_is_cross_entropy(tiny, make_task):
 
 
 def test_evaluate_agrees_with_scikit_learn(tiny):
-    """On more images than one evaluation batch, the last batch being a smaller one."""
+    """On more images than one evaluation batch, so that the last batch is smaller."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (1300, 1, 8, 8), dtype=np.uint8), rng.integers(0, 10, 1300)
     data = Images(images, labels, images, labels, 10, 255, "none", 0.25)
@@ -322,7 +322,7 @@ def test_nan_logits_are_never_correct(tiny, make_task):
 
 
 class Fixed(nn.Module):
-    """The same logits for every image, but for the first image of a batch if another class is given."""
+    """Gives the same logits for every image, except for the first of a batch if another class is given."""
 
     def __init__(self, one, first=None):
         super().__init__()

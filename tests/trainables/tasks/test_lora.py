@@ -1,5 +1,7 @@
-"""LoRA on records that the tests make. Expected values come from transformers' own loss and generation, from peft's
-formula done by hand, and from autograd where the task has a shortcut."""
+"""LoRA on generated questions.
+
+Expected values come from the loss and the generation of transformers, from the formula of LoRA, and from autograd.
+"""
 
 import copy
 import json
@@ -50,7 +52,7 @@ def configuration(**fields):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """True or false by a word, one in ten behind many others; which of three to five by a number."""
+    """Two tasks: true or false by one word, in a tenth of the questions after many others; an answer by a number."""
     root = tmp_path_factory.mktemp("records")
     random = np.random.default_rng(0)
 
@@ -78,7 +80,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(folder):
-    """As trials share it; nothing can write into the arrays."""
+    """The loaded dataset with read-only arrays, as trials share it."""
     loaded = LoRA.load(configuration(), str(folder))
     for value in (loaded, loaded.questions, loaded.questions.prompts, loaded.questions.responses):
         for array in vars(value).values():
@@ -89,7 +91,7 @@ def data(folder):
 
 @pytest.fixture
 def make(data):
-    """A function: fields that differ -> the task and its network."""
+    """A function that builds the task and its network from the fields that differ from CONFIG."""
 
     def task_and_model(**fields):
         task = LoRA(configuration(**fields), data)
@@ -103,7 +105,7 @@ def make(data):
 
 
 def with_factors(model, scale=0.3):
-    """Give B values: it is 0 at first, and everything with it."""
+    """Set B to random values: it is 0 at first, and with it the adapters."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -113,7 +115,7 @@ def with_factors(model, scale=0.3):
 
 
 def texts(task, batch):
-    """The tokens of each row of a batch that are not padding, and the labels that count."""
+    """The tokens and labels of each row of a batch without padding."""
     rows = [row[:length].tolist() for row, length in zip(batch.tokens, batch.lengths, strict=True)]
     return rows, [[label for label in row.tolist() if label != IGNORED] for row in batch.labels]
 
@@ -145,7 +147,7 @@ def test_an_epoch_has_each_question_at_most_once_by_its_seed(make, data):
     one = epoch(1)
     assert len(one) == 11 * 16
     state = torch.get_rng_state()
-    torch.manual_seed(9)  # nothing else does
+    torch.manual_seed(9)  # the global generator has no effect
     assert epoch(1) == one
     torch.set_rng_state(state)
     assert epoch(2) != one
@@ -175,7 +177,7 @@ def test_long_prompts_are_cut_after_their_first_token(folder):
     task.build_model()
     assert 0 < num_cut < 180
     assert task.describe_model()["input"]["num_training_prompts_cut"] == num_cut
-    longest = records.prompts.lengths[data.validation].max()  # measured whole
+    longest = records.prompts.lengths[data.validation].max()  # evaluation does not cut
     assert (
         task.batcher.batch(data.validation, records.correct[data.validation], 0 * data.validation).lengths.max()
         > longest
@@ -203,12 +205,11 @@ def test_the_loss_is_that_of_transformers(make, base):
     task, model = make(model={"base": base})
     with_factors(model).eval()
     batch = next(task.batches("train", 24, seed=0))
-    labels = torch.full_like(batch.tokens, IGNORED)  # the one that model(labels=...) shifts by itself
     tokens = torch.cat([batch.tokens, torch.zeros(24, 1, dtype=torch.long)], 1)
     labels = torch.full_like(tokens, IGNORED)
     mask = torch.zeros_like(tokens)
     for i, (length, count) in enumerate(zip(batch.lengths, batch.num_labels, strict=True)):
-        tokens[i, length] = batch.labels[i, count - 1]  # the end of text, which no place of the batch has
+        tokens[i, length] = batch.labels[i, count - 1]  # the end of text, which a batch leaves out
         labels[i, length + 1 - count : length + 1] = batch.labels[i, :count]
         mask[i, : length + 1] = 1
     expected = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
@@ -295,11 +296,11 @@ def test_deployed_is_w0_plus_scale_b_a_in_a_plain_network(make, base):
         torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-6, atol=1e-6)
     batch = next(task.batches("train", 16))
     torch.testing.assert_close(task.forward(merged, batch), task.forward(model, batch), rtol=1e-4, atol=1e-4)
-    assert task.prunable(model).keys() == prunable.keys()  # of the network before it is merged too
+    assert task.prunable(model).keys() == prunable.keys()  # the same before merging
 
 
 def test_the_penalty_of_merged_weights_follows_the_chain_rule(make):
-    """Against autograd on W0 + 2 B A written out, at two successive weights, and in parts."""
+    """Against autograd through W0 + 2 B A, at two successive steps, and in parts."""
     task, model = make(task_args={"regularize": "merged", "dropout": 0.0}, regularizer="wcr", lam=1e-3)
     with_factors(model)
     regularizer = WCR(task.regularized(model).values())
@@ -364,7 +365,7 @@ def test_gates_go_on_the_factors_and_are_folded_before_merging(make):
 
 
 def by_hand(model, prompt, response):
-    """Sum of the log-probabilities of a response behind a prompt, from the whole logits of that one text."""
+    """Sum of the log-probabilities of a response after a prompt, from the full logits of one text."""
     logits = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     return sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(response))
 
@@ -400,7 +401,7 @@ def test_scores_and_greedy_match_each_candidate_alone(make, data):
 
 
 def test_candidates_of_several_tokens_are_scored(folder, tmp_path):
-    """Answers that differ early, in two tasks: more rows than records, still one batch."""
+    """Answers that differ early, in two tasks: more rows than questions, in one batch."""
     for task, candidates in (("boolq", ("yes it is", "no")), ("piqa", ("red wine", "beer", "red herring and chips"))):
         (tmp_path / task).mkdir()
         for name in ("train", "test"):
@@ -425,7 +426,7 @@ def test_candidates_of_several_tokens_are_scored(folder, tmp_path):
 
 
 def test_metrics_by_hand(make, data, monkeypatch):
-    """From scores that say which answer is chosen, in the order of the split."""
+    """Scores are replaced by ones whose choices are known."""
     task, model = make()
     rows, records = task.rows["test"], data.questions
     chosen = {row: int(np.random.default_rng(row).integers((records.candidates[row] >= 0).sum())) for row in rows}
@@ -500,7 +501,7 @@ def test_gradient_criteria_score_the_merged_weights(make):
 
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
-    """A trial that learns, with test read: its folder, its result and its task."""
+    """The folder, result and task of a finished trial that reads the test split."""
     config = configuration(
         data={"tasks": "boolq"},
         model={"hidden_size": 32},
@@ -572,7 +573,7 @@ def test_resumed_equals_never_stopped(data, tmp_path):
     def run(folder, *, stop):
         trial = ResumableTrial(config, folder, lambda: LoRA(config, data))
         while (report := trial.advance())["status"] == "running":
-            if stop:  # a fresh one, which knows nothing but the folder
+            if stop:  # a new one, which resumes from the folder
                 trial = ResumableTrial(config, folder, lambda: LoRA(config, data))
         assert report["status"] == "finished", report["reason"]
         result = json.loads((folder / "result.json").read_text())
@@ -587,7 +588,7 @@ def test_a_checkpoint_holds_the_factors_only(make):
     state = training.state_dict()["model"]
     assert state.keys() == {name for name, p in training.model.named_parameters() if p.requires_grad}
     merged = training.trained_model()
-    assert len(merged.state_dict()) > 14  # whole
+    assert len(merged.state_dict()) > 14  # all weights
     with pytest.raises(RuntimeError, match="lora_A"):
         training.model.load_state_dict({name: t for name, t in state.items() if "layers.0.mlp.up_proj" not in name})
 
@@ -664,7 +665,7 @@ def test_refuses_unknown_projections(data):
 
 
 def test_the_sizes_in_the_docstring():
-    """Q and L of the task's docstring, from the published shapes (in, out) of a block's projections."""
+    """Q and L, from the published shapes (in, out) of the projections of a block."""
     for shapes, num_blocks, q, lora in (
         ({(1536, 1536): 2, (1536, 256): 2, (1536, 8960): 2, (8960, 1536): 1}, 28, 1.310e9, 36.9e6),  # Qwen2.5-1.5B
         ({(2048, 2048): 2, (2048, 512): 2, (2048, 8192): 2, (8192, 2048): 1}, 16, 0.973e9, 22.5e6),  # LLaMA-3.2-1B
@@ -675,7 +676,7 @@ def test_the_sizes_in_the_docstring():
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL.name} records at {REAL}")
 def test_published_questions_need_one_row_each():
-    """ARC-Easy and OpenBookQA: every candidate differs in its last token alone, so one row serves a record."""
+    """In ARC-Easy and OpenBookQA, candidates differ in their last token only."""
     config = configuration(data={"tasks": "ARC-Easy,openbookqa"}, model={"vocab_size": 2048}, eval_size=200)
     data = LoRA.load(config, str(REAL))
     task = LoRA(config, data)
@@ -684,7 +685,7 @@ def test_published_questions_need_one_row_each():
     assert len(records) == len(rows) == 2251 + 4957 + 2376 + 500
     metrics = task.evaluate(task.deployed(task.build_model()), "test")
     assert metrics["chance"] == pytest.approx(0.25, abs=2e-3)
-    assert abs(metrics["acc"] - 0.25) < 0.15  # five standard errors: nothing was learned
+    assert abs(metrics["acc"] - 0.25) < 0.15  # five standard errors: the network is untrained
     assert 8 < F.softplus(torch.tensor(metrics["loss"])) < 30
 
 
@@ -693,7 +694,7 @@ def test_published_questions_need_one_row_each():
 
 @pytest.mark.parametrize("lr", [1e-2, 3e-4])
 def test_wcr_on_the_factors_dominates_with_its_default_eps_only(data, lr):
-    """B leaves 0 in the first step; 22 steps of AdamW."""
+    """B is 0 before the first of 22 steps."""
     found = {}
     for eps in (1e-8, lora_space.FIXED["reg/eps"]["regularizer"]["wcr"]):
         lam = lora_space.KNOWN["lam"]["regularizer"]["wcr"]
@@ -705,7 +706,7 @@ def test_wcr_on_the_factors_dominates_with_its_default_eps_only(data, lr):
         assert bool(training.penalty_warning()) == (eps == 1e-8)
     assert found[1e-8]["max"] > 5 * PENALTY_RATIO_LIMIT
     assert 0 < found[1e-4]["max"] < 0.1 * PENALTY_RATIO_LIMIT
-    assert found[1e-8]["start"] < 1  # it shows only once B has left 0
+    assert found[1e-8]["start"] < 1  # the penalty dominates only after B has changed
     assert found[1e-8]["max_step"] > 0
 
 
@@ -733,7 +734,7 @@ def test_weights_are_merged_once_per_gradient(make, monkeypatch, optimizer, num_
     merged, addmm = [], torch.Tensor.addmm_
     monkeypatch.setattr(torch.Tensor, "addmm_", lambda *args, **more: merged.append(1) or addmm(*args, **more))
     training.run_epoch()
-    assert len(merged) == 14 * num_gradients * 11  # layers, and steps
+    assert len(merged) == 14 * num_gradients * 11  # layers, gradients, steps
     assert training.penalty_ratio.values["max"] > 0
 
 
@@ -753,9 +754,9 @@ def test_a_network_that_ignores_the_question_is_collapsed(make, data, monkeypatc
 
     last = {row: int((records.candidates[row] >= 0).sum()) - 1 for row in task.rows["test"]}
     assert collapsed(lambda row: 0) == 1.0
-    assert collapsed(last.get) == 1.0  # another answer for each list of candidates, the same to all of its questions
+    assert collapsed(last.get) == 1.0  # always the last candidate, whatever the question
     assert collapsed(lambda row: int(records.answers[row])) == 0.0
     boolq = range(200, 230)
     assert (
         collapsed(lambda row: int(records.answers[row]) if row in boolq else 0) == 0.0
-    )  # one kind of question is read
+    )  # BoolQ is answered by the question

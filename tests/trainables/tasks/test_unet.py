@@ -37,14 +37,13 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def config():
-    """A function: fields that differ -> a configuration."""
+    """A function that builds a configuration from the fields that differ."""
     return lambda **fields: TrialConfig.model_validate({**TINY, **fields})
 
 
 @pytest.fixture(scope="module")
 def data():
-    """Eight slices each of six patients, read-only: noise, and a bright square on a grey ground for every second one,
-    which is the lesion."""
+    """Eight read-only slices for each of six patients: noise, and in every second one a bright square, the lesion."""
     rng = np.random.default_rng(0)
     patients = np.repeat(list("ABCDEF"), 8)
     images = rng.integers(0, 60, (48, 3, SIZE, SIZE), dtype=np.uint8)
@@ -75,7 +74,7 @@ def task(config, data):
 
 
 class Constant(nn.Module):
-    """The same logits for every slice, or those given for the rows of one batch."""
+    """Gives fixed logits: the same for every slice, or those of the rows of one batch."""
 
     def __init__(self, logits):
         super().__init__()
@@ -86,8 +85,10 @@ class Constant(nn.Module):
 
 
 class Bright(nn.Module):
-    """What is brighter than the middle between a slice's darkest and brightest pixels, where they are far apart: the
-    lesion. Normalization by any mean and standard deviation leaves that as it is."""
+    """Finds the lesion: the pixels brighter than the mean of the darkest and the brightest, if these are far apart.
+
+    Normalization does not change the result.
+    """
 
     def forward(self, images):
         darkest, brightest = images[:, 1:2].amin((2, 3), keepdim=True), images[:, 1:2].amax((2, 3), keepdim=True)
@@ -110,7 +111,7 @@ def test_load_refuses_bad_input(config, tmp_path):
 
 
 def test_batches_without_a_seed_are_the_normalized_split(config, data):
-    task = UNet(config(), pickle.loads(pickle.dumps(data)))  # as trials get it
+    task = UNet(config(), pickle.loads(pickle.dumps(data)))  # as Ray passes it to trials
     for split, patients in SPLIT.items():
         rows = np.flatnonzero(np.isin(data.patients, patients))
         batches = list(task.batches(split, 5))
@@ -121,7 +122,7 @@ def test_batches_without_a_seed_are_the_normalized_split(config, data):
 
 
 def test_train_size_and_eval_size(config, data):
-    """Fewer slices are spread over the patients; more than there are to evaluate on is all of them."""
+    """Few slices are spread over the patients; an eval_size above their number takes all of them."""
     task = UNet(config(train_size=6, eval_size=4), data)
     assert data.patients[task.rows["train"]].tolist() == list("AABBCC")
     assert data.patients[task.rows["validation"]].tolist() == list("DDEE")
@@ -167,7 +168,7 @@ def test_settings_are_checked(config, data, arguments, message):
 
 
 def test_an_epoch_sees_whole_batches_of_different_slices(config, data):
-    """Told apart by their grey level; what is beyond the last whole batch is left out."""
+    """Slices are identified by their grey level. The remainder of an epoch is left out."""
     images = np.broadcast_to(np.arange(48, dtype=np.uint8)[:, None, None, None], (48, 3, SIZE, SIZE)).copy()
     numbered = dataclasses.replace(data, images=images, mean=np.zeros((48, 3)), std=np.full((48, 3), 1 / 255))
     task = UNet(config(task_args={"angle": 10}), numbered)
@@ -185,7 +186,7 @@ def test_the_seed_determines_the_batches(task):
         return [torch.cat(tensors) for tensors in zip(*task.batches("train", 8, seed=seed), strict=True)]
 
     one = epoch(1)
-    torch.manual_seed(7)  # nothing else does
+    torch.manual_seed(7)  # the global generator has no effect
     assert all(torch.equal(a, b) for a, b in zip(epoch(1), one, strict=True))
     assert not torch.equal(epoch(2)[0], one[0])
 
@@ -205,7 +206,7 @@ def test_without_augmentation_slices_are_unchanged(config, data):
 
 
 def test_mask_moves_with_its_image(task):
-    """The lesion is where the image is bright, before and after."""
+    """The lesion is the bright part of the image, also after augmentation."""
     for images, masks in task.batches("train", 24, seed=5):
         bright = Bright()(images)[:, 0] > 0
         assert masks.unique().tolist() == [0, 1]
@@ -214,7 +215,7 @@ def test_mask_moves_with_its_image(task):
 
 
 def test_half_are_mirrored_and_angles_are_uniform(config, data):
-    """A bar on a black ground tells both: mirrored or not, and by how many degrees."""
+    """A bar on black shows whether it was mirrored and by how many degrees it was rotated."""
     bar = np.zeros((48, 3, 64, 64), np.uint8)
     bar[:, :, 12:20, 40:60] = 255
     masks = bar[:, 0] // 255
@@ -261,7 +262,7 @@ def test_loss_by_numpy(config, data, dice_weight):
 
 @pytest.mark.parametrize("num", [1, 3, 8])
 def test_parts_add_up_to_the_batch(task, num):
-    model = task.build_model().eval()  # as in training, BatchNorm sees a part at a time
+    model = task.build_model().eval()  # in training mode, BatchNorm would use the statistics of each part
     batch = next(task.batches("train", 8, seed=0))
     task.loss(model, batch).backward()
     whole = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -275,7 +276,7 @@ def test_parts_add_up_to_the_batch(task, num):
 
 
 def test_metrics_are_scikit_learns_and_scipys(config, data):
-    """On more slices than one evaluation batch, and with a threshold in the middle of the predictions."""
+    """On more slices than one evaluation batch, with predictions on both sides of the threshold."""
     arrays = {name: value for name, value in vars(data).items() if isinstance(value, np.ndarray)}
     task = UNet(config(), dataclasses.replace(data, **{n: np.concatenate([a] * 5) for n, a in arrays.items()}))
     model = task.build_model()
@@ -341,7 +342,7 @@ def test_evaluate_restores_the_mode_of_the_model(task, training):
 
 
 def test_learns_to_segment_and_resumes_from_a_checkpoint(config, data):
-    """Better than nothing and than everything; a run that was stopped between epochs ends bit for bit the same."""
+    """It beats both trivial predictions, and a run that stops between epochs ends with bit-identical weights."""
     made = config(
         max_epochs=8, model={"encoder": "resnet18", "decoder_width": 4}, batch_size=6, lr_schedule="one_cycle"
     )
@@ -369,7 +370,7 @@ def test_a_pruned_network_loads_without_its_pretrained_weights(config, data, tmp
     save_pruned(tmp_path / "0.5", task, model, evaluation.masks[0.5], {"target_sparsity": 0.5})
     loaded = trainables.load_pruned(tmp_path / "0.5")
     assert sparsity_masks.sparsity_of(list(task.prunable(loaded).values())) == pytest.approx(0.5, abs=1e-6)
-    measured = task.evaluate(loaded, "validation")  # in another memory format, whose sums round otherwise
+    measured = task.evaluate(loaded, "validation")  # another memory format rounds sums differently
     assert measured == pytest.approx(evaluation.metrics[0.5], rel=1e-6)
     description = json.loads((tmp_path / "0.5" / "config.json").read_text())
     assert description["split"] == {part: list(patients) for part, patients in SPLIT.items()}
@@ -387,8 +388,8 @@ def test_figures(config, data, tmp_path):
     red, green, blue = np.moveaxis(image, 2, 0)
     orange = (red > green + 20) & (green > blue + 30)
     third = image.shape[1] // 4
-    assert orange[:, 2 * third : 3 * third].sum() > 1000  # what the dense network predicts
-    assert orange[:, 3 * third :].sum() < 100  # the pruned one predicts nothing
+    assert orange[:, 2 * third : 3 * third].sum() > 1000  # the prediction of the dense network
+    assert orange[:, 3 * third :].sum() < 100  # the pruned network predicts nothing
     split = json.loads((tmp_path / "split.json").read_text())
     assert {part: tuple(found["patients"]) for part, found in split.items()} == SPLIT
     assert [(found["slices"], found["slices_with_lesion"]) for found in split.values()] == [(24, 12), (16, 8), (8, 4)]
@@ -413,7 +414,7 @@ def test_figures_show_lesions_of_three_patients_and_a_slice_without(config, data
     assert not changed.masks[rows[3]].any()
     nothing_left = UNet(config(read_test=False), changed)._describe_split()
     assert nothing_left["validation"]["patients_without_lesion"] == ["E"]
-    assert "all_foreground" not in nothing_left["test"]  # the test split is not looked at
+    assert "all_foreground" not in nothing_left["test"]  # the test split is not read
 
 
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])

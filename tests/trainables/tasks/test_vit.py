@@ -19,13 +19,13 @@ from trainables.tasks.cnn import CNN
 from trainables.tasks.vit import ViT
 
 SIZES = {"image_size": 8, "patch_size": 4, "hidden_size": 12, "num_layers": 2, "num_heads": 3, "mlp_size": 20}
-# By hand, weights alone, of one block: query, key, value and projection are 12 x 12, the FFN's two layers 12 x 20.
+# Weights of one block, by hand: query, key, value and projection are 12 x 12, the FFN's two layers 12 x 20.
 COUNTS = {"q": 144, "qk": 2 * 144, "qkv": 3 * 144, "all": 4 * 144 + 2 * 240}
 
 
 @pytest.fixture(scope="module")
 def tiny_vit(tiny):
-    """A function: fields that differ -> a configuration of a tiny Vision Transformer on digits."""
+    """A function that builds the configuration of a tiny Vision Transformer on digits from the fields that differ."""
     fields = {"task": "vit", "architecture": "vit", "model": SIZES, "scope": "uniform", "opt": {"lr": 0.05}}
     return lambda **more: tiny(**{**fields, **more})
 
@@ -42,7 +42,7 @@ def make_vit(data):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A folder as `save_pretrained` writes it, of a ViT for grey images, in bfloat16, with 7 classes of its own."""
+    """A folder that `save_pretrained` wrote: a ViT for grey images, in bfloat16, with a classifier of 7 classes."""
     torch.manual_seed(5)
     config = transformers.ViTConfig(
         image_size=8,
@@ -110,7 +110,7 @@ def test_qk_leaves_everything_else_dense(tiny_vit, make_vit, tmp_path):
 
 
 def test_the_weights_of_layers_are_regularized(tiny_vit, make_vit):
-    """Of linear layers, and the patches' convolution; not the class token and the position embeddings."""
+    """Linear layers and the patch convolution, without class token and position embeddings."""
     task = make_vit(tiny_vit())
     model = task.build_model()
     regularized = task.regularized(model)
@@ -182,7 +182,7 @@ def test_resumed_equals_never_stopped(tiny_vit, make_vit, methods):
 
 
 def test_batches_are_those_of_cnn(tiny_vit, make_vit, data):
-    """The network resizes, not the task: batches are of the dataset's size, normalized by the training split."""
+    """Batches have the size of the dataset, because the network resizes, and its normalization."""
     config = tiny_vit(model={**SIZES, "image_size": 12})
     task = make_vit(config)
     (images, labels), (same, _) = (next(iter(t.batches("validation", 20))) for t in (task, CNN(tiny_vit(), data)))
@@ -196,7 +196,7 @@ def test_batches_are_those_of_cnn(tiny_vit, make_vit, data):
 
 @pytest.mark.parametrize("criterion", sorted(set(sparsity.names("criteria")) - {"synflow"}))
 def test_criteria_remove_the_exact_count(tiny_vit, make_vit, criterion, tmp_path):
-    """Also second derivatives, of grasp, and shifted biases, of compensation, behind attention; and reload."""
+    """Includes the second derivatives of grasp and the shifted biases of compensation; checkpoints load again."""
     config = tiny_vit(criterion=criterion)
     task = make_vit(config)
     model = task.build_model()
@@ -209,7 +209,7 @@ def test_criteria_remove_the_exact_count(tiny_vit, make_vit, criterion, tmp_path
 
 
 def test_compensation_reduces_the_change_of_the_outputs(tiny_vit, make_vit):
-    """On the batch that it calibrates on, with and without its shifts."""
+    """On its calibration batch, with and without its shifts."""
     config = tiny_vit(criterion="compensation", scope="global")
     task = make_vit(config)
     model = task.build_model()
@@ -232,7 +232,7 @@ def test_synflow_is_refused(tiny_vit, make_vit):
 
 
 def test_second_derivatives_match_differences_of_the_gradient(tiny_vit, make_vit):
-    """What sharpness is made of: the Hessian times a direction, against central differences in float64."""
+    """The Hessian times a direction, which sharpness needs, against central differences in float64."""
     task = make_vit(tiny_vit())
     model = task.build_model().double().eval()
     images, labels = next(task.batches("train", 64))
@@ -278,7 +278,7 @@ def test_training_starts_from_the_checkpoint(tiny_vit, checkpoint, no_network):
     assert not torch.equal(heads[0], heads[2])
     pixels = data.images.train_images[data.images.split()[1][:5]] / 16
     batch = next(iter(task.batches("validation", 5)))
-    np.testing.assert_allclose(batch[0], (pixels - 0.4) / 0.2, atol=1e-6)  # the checkpoint's, not the dataset's
+    np.testing.assert_allclose(batch[0], (pixels - 0.4) / 0.2, atol=1e-6)  # the checkpoint's mean and std
     with torch.no_grad():
         expected = theirs.vit(batch[0]).last_hidden_state
         torch.testing.assert_close(model.eval().vit(batch[0]).last_hidden_state, expected)
