@@ -46,8 +46,8 @@ class ConcaveMaskLottery(PruningSchedule):
             raise ValueError(f"pruning_sched: rounds must be a whole number >= 1, got {rounds:g}")
         if config.regularizer != "concave_mask" or config.lam == 0:
             raise ValueError(
-                "pruning_schedule: must have the regularizer concave_mask and lam > 0 with concave_mask (they train the "
-                f"mask), got {config.regularizer} with lam {config.lam:g}"
+                "pruning_schedule: must have the regularizer concave_mask and lam > 0 with concave_mask (they train "
+                f"the mask), got {config.regularizer} with lam {config.lam:g}"
             )
         self.select, self.alpha = select, alpha
         self.rewind_epoch = self.check_rewind_epoch(rewind_epoch)
