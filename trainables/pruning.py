@@ -22,7 +22,7 @@ import sparsity
 from sparsity import masks
 from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
 from trainables.config import TrialConfig, construct
-from trainables.data.images import one_line
+from trainables.errors import one_line
 from trainables.task import Task
 
 __all__ = ["Evaluation", "evaluate_pruned", "load_pruned", "save_pruned"]

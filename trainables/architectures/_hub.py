@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from trainables.config import expanded
-from trainables.data.images import one_line
+from trainables.errors import one_line
 
 __all__ = ["checkpoint_folder"]
 

@@ -7,8 +7,8 @@ import torch
 
 from trainables.architectures._base import check_counts
 from trainables.architectures._hub import checkpoint_folder
-from trainables.data.images import one_line
 from trainables.data.tokens import TRAINED_END
+from trainables.errors import one_line
 
 __all__ = ["causal_lm"]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from trainables.architectures._base import check_counts
 from trainables.config import expanded
-from trainables.data.images import one_line
+from trainables.errors import one_line
 
 __all__ = ["unet"]
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from trainables.architectures._base import check_counts
 from trainables.architectures._hub import checkpoint_folder
-from trainables.data.images import one_line
+from trainables.errors import one_line
 
 __all__ = ["vit"]
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from trainables.data.errors import DataError
-from trainables.data.images import one_line
+from trainables.errors import one_line
 
 __all__ = ["ARCHIVE_SUFFIXES", "read_archive"]
 

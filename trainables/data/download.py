@@ -10,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from trainables.data.errors import DataError
-from trainables.data.images import one_line
+from trainables.errors import one_line
 
 __all__ = ["cached_download"]
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 
 from trainables.data.errors import DataError
-from trainables.data.images import one_line
+from trainables.errors import one_line
 
 __all__ = ["decode_image"]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainables.data.splits import split_indices
 
-__all__ = ["Images", "one_line"]
+__all__ = ["Images"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,3 @@ class Images:
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices (training, validation) into `train_images`; see `split_indices`."""
         return split_indices(len(self.train_images), self.validation_fraction, train_size)
-
-
-def one_line(error):
-    """An exception as text for inside an error message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

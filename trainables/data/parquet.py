@@ -8,7 +8,7 @@ import numpy as np
 
 from trainables.data.errors import DataError
 from trainables.data.image_files import decode_image
-from trainables.data.images import one_line
+from trainables.errors import one_line
 
 __all__ = ["check_labels", "find_parquet", "no_data", "read_columns", "read_parquet"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from trainables.data.images import one_line
 from trainables.data.questions import Question
+from trainables.errors import one_line
 
 __all__ = [
     "TRAINED_END",

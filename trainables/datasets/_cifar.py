@@ -6,8 +6,9 @@ import numpy as np
 
 from trainables.data.download import cached_download
 from trainables.data.errors import DataError
-from trainables.data.images import Images, one_line
+from trainables.data.images import Images
 from trainables.data.parquet import find_parquet, no_data, read_parquet
+from trainables.errors import one_line
 
 __all__ = ["load_cifar"]
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.errors import DataError
-from trainables.data.images import Images, one_line
+from trainables.data.images import Images
 from trainables.datasets._cifar import load_cifar
+from trainables.errors import one_line
 
 __all__ = ["cifar100"]
 

@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 from trainables.data.errors import DataError
-from trainables.data.images import one_line
 from trainables.data.questions import Question, Questions
+from trainables.errors import one_line
 
 __all__ = ["commonsense"]
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from trainables.data.errors import DataError
 from trainables.data.image_files import decode_image
-from trainables.data.images import Images, one_line
+from trainables.data.images import Images
 from trainables.data.parquet import check_labels, find_parquet, no_data, read_columns
 from trainables.data.splits import split_indices
+from trainables.errors import one_line
 
 __all__ = ["folder"]
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from trainables.data.archives import ARCHIVE_SUFFIXES, read_archive
 from trainables.data.errors import DataError
-from trainables.data.images import one_line
 from trainables.data.slices import Slices, examination_statistics
 from trainables.data.splits import SPLITS, split_patients
+from trainables.errors import one_line
 
 __all__ = ["lgg"]
 
