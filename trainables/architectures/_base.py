@@ -1,4 +1,4 @@
-"""What the networks share: the check of their sizes, torchvision's ResNets for small images, and initialization."""
+"""What the networks share: checks, initialization, ResNets for small images."""
 
 from typing import Any
 
@@ -23,9 +23,9 @@ def check_counts(where: str, **counts: Any) -> None:
 
 
 def init_residual(model: nn.Module) -> nn.Module:
-    """Initialize all convolutions from Kaiming's normal distribution (fan_out, gain of ReLU), in place.
+    """Initialize all convolutions from Kaiming's normal distribution, in place.
 
-    BatchNorm and linear layers keep torch's initialization.
+    The variant is fan_out with the gain of ReLU. BatchNorm and linear layers keep torch's initialization.
 
     Returns:
         The model.

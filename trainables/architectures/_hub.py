@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the Hugging Face hub, from a local folder or downloaded once."""
+"""Checkpoints in the layout of the Hugging Face hub, local or downloaded."""
 
 import json
 import re
@@ -14,9 +14,10 @@ HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?"  # such as google/vit-base-patch32-224-in21
 
 
 def checkpoint_folder(where: str, name: str) -> Path:
-    """Find the folder with a checkpoint's config.json and *.safetensors, downloading it if necessary.
+    """Find the folder with a checkpoint, downloading it if necessary.
 
-    A complete checkpoint in the hub's cache is used without a network request.
+    The folder holds config.json and *.safetensors. A complete checkpoint in the hub's cache is used without a network
+    request.
 
     Args:
         where: The argument that names the checkpoint, as "group: argument", for error messages.

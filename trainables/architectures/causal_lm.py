@@ -75,18 +75,18 @@ def causal_lm(
 
 
 def network_config(model: Any) -> dict[str, Any]:
-    """Return the dictionary from which `causal_lm(config=...)` builds the same network, as plain JSON values."""
+    """Return the `config` from which `causal_lm` builds the same network, as JSON."""
     return json.loads(model.config.to_json_string(use_diff=True))
 
 
 def base_folder(base: str) -> Path:
-    """Find the folder with the checkpoint of a base that is not tiny; see `checkpoint_folder`."""
+    """Find the checkpoint of a base that is not tiny; see `checkpoint_folder`."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     return checkpoint_folder(WHERE, base)
 
 
 def quiet() -> None:
-    """Turn off the progress bars and the advice of transformers. Call this before using the library."""
+    """Turn off the progress bars and the advice of transformers."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -94,7 +94,7 @@ def quiet() -> None:
 
 
 def short(error: Exception) -> str:
-    """Format an exception in at most 200 characters; some of transformers' list every kind of network."""
+    """Format an exception in 200 characters; transformers' may list all networks."""
     text = one_line(error)
     return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]} ..."
 

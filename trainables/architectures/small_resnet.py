@@ -7,12 +7,12 @@ __all__ = ["small_resnet"]
 
 
 def small_resnet(num_classes: int, in_channels: int = 3, *, width: int = 16, depth: int = 3) -> nn.Module:
-    """A residual network that trains in seconds on a CPU, for images of 8x8 pixels or more.
+    """A residual network that trains in seconds on a CPU.
 
-    A 3x3 stem, `depth` basic blocks, average pooling and one linear layer. The blocks are spread evenly over
-    min(depth, 3) stages; earlier stages take the remainder. The stages have `width`, 2 `width` and 4 `width` channels,
-    and each after the first halves the image. Where the shape changes, the shortcut is a 1x1 convolution (the paper's
-    option B).
+    It takes images of 8x8 pixels or more. A 3x3 stem, `depth` basic blocks, average pooling and one linear layer. The
+    blocks are spread evenly over min(depth, 3) stages; earlier stages take the remainder. The stages have `width`, 2
+    `width` and 4 `width` channels, and each after the first halves the image. Where the shape changes, the shortcut is
+    a 1x1 convolution (the paper's option B).
 
     It maps images (N, in_channels, H, W) to logits (N, num_classes).
 
@@ -41,7 +41,10 @@ def small_resnet(num_classes: int, in_channels: int = 3, *, width: int = 16, dep
 
 
 class BasicBlock(nn.Module):
-    """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))) with 3x3 convolutions, of which the first has the stride."""
+    """Basic block: relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))).
+
+    The convolutions are 3x3, and the first one has the stride.
+    """
 
     def __init__(self, in_channels, channels, *, stride):
         super().__init__()

@@ -19,11 +19,11 @@ def unet(
     encoder_weights: str | None = None,
     decoder_width: int = 16,
 ) -> nn.Module:
-    """UNet with a classification network as its encoder, from segmentation-models-pytorch (smp).
+    """UNet with a classification network as its encoder.
 
-    The skip connections come from the five stages of the encoder. Each of the five decoder blocks doubles the size
-    (nearest neighbour), appends the skip connection, and applies two 3x3 convolutions with BatchNorm and ReLU. A last
-    3x3 convolution computes the logits.
+    It is that of segmentation-models-pytorch (smp). The skip connections come from the five stages of the encoder. Each
+    of the five decoder blocks doubles the size (nearest neighbour), appends the skip connection, and applies two 3x3
+    convolutions with BatchNorm and ReLU. A last 3x3 convolution computes the logits.
 
     It maps images (N, in_channels, H, W) to logits (N, num_classes, H, W), with H and W of at least 32.
 

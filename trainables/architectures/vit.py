@@ -42,11 +42,11 @@ def vit(
     mlp_size: int | None = None,
     dropout: float = 0.0,
 ) -> "VisionTransformer":
-    """Vision Transformer of the transformers library with random weights; ViT-B/32 at 224x224 by default.
+    """Vision Transformer with random weights; ViT-B/32 at 224x224 by default.
 
-    One linear layer maps the output of the class token to the logits. ViT-B/32 has 87,532,132 parameters for 100
-    classes (the paper's table 1). The network resizes images of another size to image_size x image_size, bilinear, with
-    antialiasing where they shrink.
+    The network is that of the transformers library. One linear layer maps the output of the class token to the logits.
+    ViT-B/32 has 87,532,132 parameters for 100 classes (the paper's table 1). The network resizes images of another size
+    to image_size x image_size, bilinear, with antialiasing where they shrink.
 
     It maps images (N, in_channels, H, W) to logits (N, num_classes).
 

@@ -58,9 +58,10 @@ def wide_resnet(
 
 
 class WideBlock(nn.Module):
-    """shortcut + conv(dropout(relu(bn(conv(y))))) with y = relu(bn(x)) and 3x3 convolutions; the first has the stride.
+    """Pre-activation block: shortcut + conv(dropout(relu(bn(conv(y))))), y = relu(bn(x)).
 
-    The shortcut is x or, where the shape changes, a 1x1 convolution of y.
+    The convolutions are 3x3, and the first one has the stride. The shortcut is x or, where the shape changes, a 1x1
+    convolution of y.
     """
 
     def __init__(self, in_channels, channels, *, stride, dropout):

@@ -1,4 +1,4 @@
-"""What datasets return, and the tools that read, split, download and generate data.
+"""What datasets return, and tools to read, split, download and generate data.
 
 Every dataset returns one of three values, in memory as plain NumPy arrays or text:
 

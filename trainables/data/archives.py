@@ -25,7 +25,7 @@ class _Member(NamedTuple):
 
 
 def read_archive(archive: Path, suffix: str) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Read the files of an archive whose names end with `suffix`, in the order in which they are stored.
+    """Read the files of an archive whose names end with `suffix`, in stored order.
 
     Args:
         archive: A zip file, or a tar file (plain or compressed with gzip, bzip2 or xz).

@@ -1,4 +1,7 @@
-"""Cached copies of downloaded datasets, in `$XDG_CACHE_HOME/sparsity-sweeps/` (`~/.cache` by default)."""
+"""Cached copies of downloaded datasets.
+
+The cache is `$XDG_CACHE_HOME/sparsity-sweeps/` (`~/.cache` by default).
+"""
 
 import os
 import shutil

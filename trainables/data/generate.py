@@ -1,4 +1,4 @@
-"""Generate a small dataset in the format of a real one, to try a sweep without downloading the data.
+"""Generate a small dataset in the format of a real one, to try a sweep with.
 
     python -m trainables.data.generate svhn FOLDER --num-train 2000
 
@@ -157,7 +157,8 @@ FORMATS = {
 }  # write, number of classes
 
 
-def main():
+def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m trainables.data.generate",
         description=__doc__,

@@ -12,7 +12,9 @@ __all__ = ["Images"]
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A dataset of labelled images, in memory as plain uint8 so that Ray can share one copy on a node.
+    """A dataset of labelled images, in memory as plain uint8.
+
+    Ray shares one copy among all trials of a node.
 
     Attributes:
         train_images: uint8 (N, C, H, W), from 0 (black) to `max_value` (white).
@@ -36,5 +38,5 @@ class Images:
     validation_fraction: float
 
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices (training, validation) into `train_images`; see `split_indices`."""
+        """Return (training, validation) indices of `train_images`; see `split_indices`."""
         return split_indices(len(self.train_images), self.validation_fraction, train_size)

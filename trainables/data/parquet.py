@@ -53,7 +53,7 @@ def _parquet_files(folder: Path, name: str) -> list[Path]:
 def no_data(
     where: str, root: Path, native: str, folders: Sequence[str], advice: str, *, test: str = "test"
 ) -> DataError:
-    """Build the error for a folder that holds neither a dataset's own files nor parquet files.
+    """Build the error for a folder without a dataset's own files and parquet files.
 
     Args:
         where: The dataset.

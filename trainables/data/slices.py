@@ -47,7 +47,7 @@ class Slices:
 def examination_statistics(
     images: np.ndarray, examinations: Sequence[str], max_value: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean and standard deviation of each slice's examination per channel.
+    """Compute mean and standard deviation per examination and channel.
 
     Args:
         images: uint8 (N, C, S, S).

@@ -1,4 +1,4 @@
-"""Fixed splits: the same examples validate in every run, whatever the seed of the trial."""
+"""Fixed splits: every run validates and tests on the same examples."""
 
 import hashlib
 from collections.abc import Iterable

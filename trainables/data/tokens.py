@@ -85,7 +85,7 @@ class EncodedQuestions:
 
     @property
     def correct(self) -> np.ndarray:
-        """The row of `responses` that is the correct response of each question, int64 (N,)."""
+        """The row of `responses` that is correct for each question, int64 (N,)."""
         return self.candidates[np.arange(len(self.answers)), self.answers]
 
 

@@ -15,8 +15,8 @@ file is found by its name; there is no list to add it to.
 - Further arguments are keyword-only with defaults. Users set them by `--data size=64`. A value out of range raises a
   ValueError: `NAME: size must be a whole number >= 1, got 0`.
 - Return `trainables.data.images.Images` for classification (tasks `cnn` and `vit`), `trainables.data.slices.Slices` for
-  segmentation (task `unet`) or `trainables.data.questions.Questions` for language models (task `lora`). Their docstrings
-  give the type, shape and range of every field.
+  segmentation (task `unet`) or `trainables.data.questions.Questions` for language models (task `lora`). Their
+  docstrings give the type, shape and range of every field.
 - The same arguments return the same arrays in the same order, in every process. Randomness, such as for a test split of
   your own, has a fixed seed (`trainables.data.splits.split_indices`).
 - Data that is missing, incomplete or unreadable raises a `trainables.data.errors.DataError`: one line that names the
@@ -24,8 +24,8 @@ file is found by its name; there is no list to add it to.
 - The docstring names the source of the data and says what `root` must hold.
 
 `pytest tests/trainables/datasets/test_datasets_contract.py` tests every file of this folder. It calls `NAME(None)`. If
-your dataset needs a folder, write a fixture in `tests/trainables/datasets/conftest.py` that returns a small one, and add
-its name to `FOLDERS` in the contract tests.
+your dataset needs a folder, write a fixture in `tests/trainables/datasets/conftest.py` that returns a small one, and
+add its name to `FOLDERS` in the contract tests.
 
 Try it: `python sweeps/digits.py --dataset NAME`.
 """

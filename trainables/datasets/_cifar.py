@@ -1,4 +1,4 @@
-"""What CIFAR-10 and CIFAR-100 share: torchvision's files and the search for files in a folder."""
+"""What CIFAR-10 and CIFAR-100 share: finding and reading their files."""
 
 from pathlib import Path
 

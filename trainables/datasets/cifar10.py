@@ -7,7 +7,9 @@ __all__ = ["cifar10"]
 
 
 def cifar10(root: str | Path | None = None) -> Images:
-    """CIFAR-10: 32x32 RGB images of ten classes, 50,000 for training and 10,000 for testing.
+    """CIFAR-10: 32x32 RGB images of ten classes.
+
+    50,000 images for training and 10,000 for testing.
 
     Args:
         root: Folder with the data, in the first of these formats that it holds. None downloads torchvision's files to

@@ -14,9 +14,10 @@ RECORD = 2 + 3 * 32 * 32  # bytes: superclass, class, then 1024 red, 1024 green 
 
 
 def cifar100(root: str | Path | None = None) -> Images:
-    """CIFAR-100: 32x32 RGB images of 100 classes, 50,000 for training and 10,000 for testing.
+    """CIFAR-100: 32x32 RGB images of 100 classes.
 
-    The labels are those of the 100 fine classes; the 20 superclasses are not used.
+    50,000 images for training and 10,000 for testing. The labels are those of the 100 fine classes; the 20 superclasses
+    are not used.
 
     Args:
         root: Folder with the data, in the first of these formats that it holds. None downloads torchvision's files to

@@ -9,10 +9,10 @@ __all__ = ["digits"]
 
 
 def digits(root: str | Path | None = None) -> Images:
-    """Handwritten digits: 8x8 grey images of ten classes, 1,438 for training and 359 for testing.
+    """Handwritten digits: 8x8 grey images of ten classes.
 
-    This is the copy inside scikit-learn, so nothing is downloaded. It has no test split of its own: a fixed random 20%
-    of the images are the test split. Pixels are from 0 to 16.
+    1,438 images for training and 359 for testing. This is the copy inside scikit-learn, so nothing is downloaded. It
+    has no test split of its own: a fixed random 20% of the images are the test split. Pixels are from 0 to 16.
 
     Args:
         root: Not used; every dataset has this argument.

@@ -28,11 +28,11 @@ def folder(
     augmentation: str = "crop_flip",
     validation_fraction: float = 0.1,
 ) -> Images:
-    """Your own images: `root/train/CLASS/*.png` and `root/test/CLASS/*.png`, or parquet files.
+    """Your own images, in one folder per class or in parquet files.
 
-    Image files end in .png, .jpg or .jpeg, in upper or lower case; other files are ignored. Classes are numbered in the
-    order of their names. The test folder may also be called val, valid or validation. Without one, a fixed random 20%
-    of the images are the test split.
+    Image files are `root/train/CLASS/*.png` and `root/test/CLASS/*.png`. They end in .png, .jpg or .jpeg, in upper or
+    lower case; other files are ignored. Classes are numbered in the order of their names. The test folder may also be
+    called val, valid or validation. Without one, a fixed random 20% of the images are the test split.
 
     Parquet files are those of the Hugging Face hub: `train.parquet` or `train-*.parquet`, and test likewise, in `root`
     or `root/data`, with the columns `image` or `img` and `label`, numbered from 0 (see `read_parquet`).

@@ -22,11 +22,12 @@ CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 
 
 def lgg(root: str | Path | None = None, *, image_size: int = 256) -> Slices:
-    """LGG brain MRI: 256x256 slices of 110 glioma patients with masks of the FLAIR abnormality.
+    """LGG brain MRI: slices of 110 glioma patients with masks of the lesion.
 
-    This is the copy on Kaggle, under CC BY-NC-SA 4.0. The channels are pre-contrast, FLAIR and post-contrast. Where a
-    patient lacks one of the contrasts, the publishers put FLAIR in its place. The splits are by patient, never by slice
-    (see `split_patients`), and include patients without a lesion.
+    Slices are 256x256, and the masks show the FLAIR abnormality. This is the copy on Kaggle, under CC BY-NC-SA 4.0. The
+    channels are pre-contrast, FLAIR and post-contrast. Where a patient lacks one of the contrasts, the publishers put
+    FLAIR in its place. The splits are by patient, never by slice (see `split_patients`), and include patients without a
+    lesion.
 
     Args:
         root: A folder with `kaggle_3m/<patient>_<date>/<patient>_<date>_<slice>.tif` and `..._mask.tif`; the folder

@@ -18,10 +18,10 @@ ADVICE = (
 
 
 def svhn(root: str | Path | None = None) -> Images:
-    """SVHN, cropped: 32x32 RGB images of house-number digits, 73,257 for training and 26,032 for testing.
+    """SVHN, cropped: 32x32 RGB images of the digits of house numbers.
 
-    The label is the digit. The 531,131 easier images of the "extra" split are not used. Training crops at random but
-    does not mirror, because a mirrored digit is not a digit.
+    73,257 images for training and 26,032 for testing. The label is the digit. The 531,131 easier images of the "extra"
+    split are not used. Training crops at random but does not mirror, because a mirrored digit is not a digit.
 
     Args:
         root: Folder with the data, in the first of these formats that it holds. None downloads the published files to

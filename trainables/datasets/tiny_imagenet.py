@@ -23,11 +23,12 @@ ADVICE = (
 
 
 def tiny_imagenet(root: str | Path | None = None) -> Images:
-    """Tiny-ImageNet: 64x64 RGB images of 200 ImageNet classes, 100,000 for training and 10,000 for testing.
+    """Tiny-ImageNet: 64x64 RGB images of 200 classes of ImageNet.
 
-    The labels of the published test split are secret. The test split here is the published validation split, and the
-    validation split here is a fixed tenth of the training images. Classes are numbered in the order of their WordNet
-    ids. Grey JPEG files become RGB. The images take 1.4 GB of memory.
+    100,000 images for training and 10,000 for testing. The labels of the published test split are secret. The test
+    split here is the published validation split, and the validation split here is a fixed tenth of the training images.
+    Classes are numbered in the order of their WordNet ids. Grey JPEG files become RGB. The images take 1.4 GB of
+    memory.
 
     Args:
         root: Folder with the data, in the first of these formats that it holds. None downloads the archive to

@@ -1,4 +1,4 @@
-"""The interface of learning-rate schedules, and the saving of the optimizer's learning rates."""
+"""The base class of learning-rate schedules."""
 
 from typing import Any
 

@@ -4,4 +4,4 @@ __all__ = ["Constant"]
 
 
 class Constant(LRSchedule):
-    """Constant learning rate: that of the optimizer. The control of the other schedules."""
+    """Constant learning rate, the control of the other schedules."""

@@ -8,7 +8,7 @@ VARIANTS = ("paper", "code")
 
 
 class DynamicTuning(LRSchedule):
-    """lr / 10 after one and two thirds of the epochs, and corrections by the loss in between.
+    """Two divisions by 10, and corrections by the loss in between.
 
     The schedule acts at the end of an epoch, by the number e of epochs finished, e = 1, 2, ..., max_epochs:
 

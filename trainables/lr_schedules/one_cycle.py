@@ -6,10 +6,11 @@ __all__ = ["OneCycle"]
 
 
 class OneCycle(LRSchedule):
-    """One cycle: from lr / div_factor up to lr, then down to lr / (div_factor * final_div_factor).
+    """One cycle: up to lr, then down to a small fraction of it.
 
-    Both parts follow half a cosine. This is torch's OneCycleLR with its names and defaults; the optimizer's learning
-    rate is its max_lr. Momentum is not cycled.
+    It begins at lr / div_factor and ends at lr / (div_factor * final_div_factor). Both parts follow half a cosine. This
+    is torch's OneCycleLR with its names and defaults; the optimizer's learning rate is its max_lr. Momentum is not
+    cycled.
 
     Args:
         optimizer: See `LRSchedule`.

@@ -1,4 +1,4 @@
-"""Pruning schedules, one per file: how often a network is trained, and what is removed in between.
+"""Pruning schedules, one per file: trainings, and what is removed in between.
 
 To add a schedule, write `NAME.py` in this folder with a class that derives from
 `trainables.pruning_schedule.PruningSchedule`, as the only entry of `__all__`. The file is found by its name; there is

@@ -7,7 +7,7 @@ __all__ = ["ConcaveMaskLottery"]
 
 
 class ConcaveMaskLottery(PruningSchedule):
-    """Lottery tickets by a relaxed mask: train it, remove the weights it closes, rewind, retrain.
+    """Train a relaxed mask, remove the weights it closes, rewind and retrain.
 
     The mask m and its penalty are those of the regularizer `concave_mask` (r = log, or l1 as a control). A dense
     training comes first. It gives the accuracy to compare with and the early checkpoint. Each round then trains twice:

@@ -9,10 +9,10 @@ __all__ = ["IterativeMagnitudePruning"]
 
 
 class IterativeMagnitudePruning(PruningSchedule):
-    """Iterative magnitude pruning: train, remove a fraction of the remaining weights, rewind, repeat.
+    """Iterative magnitude pruning: train, remove a fraction, rewind, repeat.
 
-    Weights are removed by the scores of the trial's criterion. Every round trains for all of `max_epochs` with the
-    whole learning-rate schedule, whatever epoch the weights were rewound to.
+    Each round removes the remaining weights with the lowest scores of the trial's criterion. Every round trains for all
+    of `max_epochs` with the whole learning-rate schedule, whatever epoch the weights were rewound to.
 
     Args:
         config: The trial's configuration.
@@ -53,7 +53,7 @@ class IterativeMagnitudePruning(PruningSchedule):
 
 
 def rounds(levels: tuple[float, ...], fraction: float) -> Iterator[float]:
-    """Yield the sparsity after each round, ascending, so that all levels are met exactly.
+    """Yield the sparsity after each round, ascending; all levels are met exactly.
 
     Args:
         levels: Sparsities, ascending from 0.

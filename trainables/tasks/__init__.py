@@ -1,4 +1,4 @@
-"""Tasks, one per file: a kind of problem with its data, loss, metrics and prunable weights.
+"""Tasks, one per file: data, loss, metrics and prunable weights of a problem.
 
 To add a task, write `NAME.py` in this folder with a class that derives from `trainables.task.Task`, as the only entry
 of `__all__`. The file is found by its name; there is no list to add it to. A task for another dataset of images is

@@ -1,4 +1,4 @@
-"""Low-rank adapters: add them to a network, merge them, and penalize the merged weights."""
+"""Low-rank adapters: adding, merging, and penalizing the merged weights."""
 
 import contextlib
 import warnings
@@ -15,7 +15,7 @@ __all__ = ["MergedWeights", "add_adapters", "find_projections", "logits_only_at"
 
 
 def add_adapters(network: Any, settings: LoRASettings, device: torch.device) -> nn.Module:
-    """Freeze a network and add LoRA factors to its projections, as float32 parameters.
+    """Freeze a network and add LoRA factors, in float32, to its projections.
 
     The state dict of the result holds the factors only, and loads without the frozen weights: these come from the
     checkpoint of the base.
@@ -88,7 +88,7 @@ def find_projections(model: Any, names: list[str]) -> dict[str, Any]:
 
 
 def merge_adapters(model: Any, settings: LoRASettings) -> nn.Module:
-    """Merge the adapters of a model: the plain network with weights W0 + (alpha / r) B A, all in float32.
+    """Merge the adapters into the plain network, in float32: W0 + (alpha / r) B A.
 
     Args:
         model: A network with adapters. It is changed in place.
@@ -103,7 +103,7 @@ def merge_adapters(model: Any, settings: LoRASettings) -> nn.Module:
 
 
 class MergedWeights:
-    """The weights W0 + (alpha / r) B A of the adapted layers, as tensors for a penalty.
+    """The merged weights W0 + (alpha / r) B A, as tensors for a penalty.
 
     They are differentiable functions of A and B, so that the gradient of the penalty reaches these. `update` recomputes
     them in place, because a regularizer holds the tensors for the whole training.
@@ -135,7 +135,9 @@ class MergedWeights:
 
 @contextlib.contextmanager
 def logits_only_at(head: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Compute the logits at some positions only: those of a whole prompt would be the largest tensor of all.
+    """Compute the logits at some positions only, within this context.
+
+    The logits of whole prompts would be the largest tensor of all.
 
     Args:
         head: The layer that maps hidden states to logits.

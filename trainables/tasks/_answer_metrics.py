@@ -1,4 +1,4 @@
-"""Metrics of answers: what guessing reaches, whether a network ignores the question, and a figure of accuracies."""
+"""Metrics of answers beyond accuracy, and a figure of accuracies."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ __all__ = ["chance", "draw_accuracy", "ignores_question", "majority"]
 
 
 def chance(questions: EncodedQuestions, rows: np.ndarray) -> np.ndarray:
-    """Expected accuracy of a random guess for each of `rows`: 1 / number of candidates, float64 (n,)."""
+    """Expected accuracy of a random guess, 1 / number of candidates, float64 (n,)."""
     return 1 / (questions.candidates[rows] >= 0).sum(1)
 
 
 def majority(questions: EncodedQuestions, rows: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Whether the most frequent answer of the training questions is correct for each of `rows`, bool (n,).
+    """Whether the most frequent training answer is correct for each row, bool (n,).
 
     Frequencies are counted among training questions with the same candidates. Without any, the guess is the first one.
 
@@ -37,7 +37,7 @@ def majority(questions: EncodedQuestions, rows: np.ndarray, training: np.ndarray
 
 
 def ignores_question(candidates: np.ndarray, chosen: np.ndarray, correct: np.ndarray) -> bool:
-    """Whether the choices depend on the lists of candidates only, never on the question.
+    """Whether the choices depend on the candidates only, never on the question.
 
     This is so if, for every list of candidates whose questions have different correct answers, the same candidate is
     always chosen, and there is at least one such list. A list that only one question has shows nothing.
@@ -54,7 +54,7 @@ def ignores_question(candidates: np.ndarray, chosen: np.ndarray, correct: np.nda
 
 
 def draw_accuracy(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], levels: Sequence[str]) -> Any:
-    """Draw accuracies as bars with their standard errors, and chance and majority as lines.
+    """Draw accuracies with standard errors as bars, chance and majority as lines.
 
     Args:
         metrics: {split: {task: {"num", "chance", "majority", level: {"acc", "standard_error"}}}}.

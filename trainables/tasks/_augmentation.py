@@ -10,7 +10,9 @@ PADDING = 4  # pixels of zeros around an image before a crop
 
 
 def crop_flip(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
-    """Crop images from their zero-padded versions, and mirror some of them, the whole batch in one gather.
+    """Crop images from their zero-padded versions, and mirror some of them.
+
+    The whole batch takes one gather.
 
     Args:
         images: (N, C, H, W).

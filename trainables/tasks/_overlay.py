@@ -13,9 +13,10 @@ __all__ = ["draw_overlay"]
 def draw_overlay(
     names: Sequence[str], channel: str, images: np.ndarray, truth: np.ndarray, predicted: Mapping[str, np.ndarray]
 ) -> Any:
-    """Draw slices with the true lesion and the prediction of each network, one row per slice.
+    """Draw slices with the true lesion and the prediction of each network.
 
-    The edge of the lesion is green, the prediction orange. Its F1 and Hausdorff distance stand below it.
+    Each slice has a row. The edge of the lesion is green, the prediction orange. Its F1 and Hausdorff distance stand
+    below it.
 
     Args:
         names: Names of the n slices.

@@ -48,13 +48,15 @@ class Batcher:
         self.responses = torch.tensor(questions.responses.values, device=device)
 
     def num_cut(self, rows: np.ndarray) -> np.ndarray:
-        """Count the tokens by which the prompts and correct responses of `rows` exceed the cutoff, int64 (n,)."""
+        """Tokens by which prompt and correct response exceed the cutoff, int64 (n,)."""
         questions = self.questions
         lengths = questions.prompts.lengths[rows] + questions.responses.lengths[questions.correct[rows]]
         return np.maximum(lengths - self.cutoff, 0)
 
     def batch(self, rows: np.ndarray, responses: np.ndarray, num_cut: np.ndarray) -> Batch:
-        """Assemble a batch. Only positions and lengths are copied to the device: the tokens are there.
+        """Assemble a batch.
+
+        Only positions and lengths are copied to the device, where the tokens already are.
 
         Args:
             rows: int64 (N,), the questions whose prompts to use.
@@ -77,7 +79,7 @@ class Batcher:
         return Batch(tokens, (p - 1 + k).minimum(p + r - 2), labels, lengths, response)
 
     def parts(self, batch: Batch, num: int) -> list[tuple[float, Batch]]:
-        """Divide a batch into at most `num` parts, each padded only to its own longest row.
+        """Divide a batch into at most `num` parts, each padded to its longest row.
 
         Returns:
             The parts, each with its fraction of the batch's labels, which the loss is the mean over.

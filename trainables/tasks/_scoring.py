@@ -1,4 +1,4 @@
-"""Scores of candidate answers: the log-probabilities that a language model gives to their tokens."""
+"""Scores of candidate answers: the log-probabilities of their tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ EVALUATION_BATCH = 64  # questions
 
 
 class SharedRows:
-    """Chooses the rows (a prompt with one response) of a batch that give the scores of all candidates.
+    """Chooses the rows of a batch that give the scores of all candidates.
 
-    A position depends only on the tokens before it. The row with response S therefore scores every response whose
-    tokens, without the last one, are the beginning of S. Mostly one row per question suffices.
+    A row is a prompt with one response. A position depends only on the tokens before it. The row with response S
+    therefore scores every response whose tokens, without the last one, are the beginning of S. Mostly one row per
+    question suffices.
 
     Args:
         responses: All responses, each with the end-of-text token, which is not scored.
@@ -130,7 +131,7 @@ class CandidateScorer:
 
     @torch.no_grad()
     def predict(self, model: nn.Module, rows: np.ndarray) -> Predictions:
-        """Choose an answer for each of some questions. The model's mode is restored afterwards."""
+        """Choose an answer for each question, and restore the mode of the model."""
         was_training = model.training
         model.eval()
         questions, device = self.questions, self.batcher.device

@@ -1,4 +1,7 @@
-"""Metrics of binary segmentation, defined for empty masks too. A mask is True on the pixels of the lesion."""
+"""Metrics of binary segmentation, which are defined for empty masks too.
+
+A mask is True on the pixels of the lesion.
+"""
 
 import math
 
@@ -9,7 +12,7 @@ __all__ = ["counts", "hausdorff", "tversky"]
 
 
 def counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Count the pixels of each image: true positives, false positives, false negatives.
+    """Count true positives, false positives and false negatives of each image.
 
     Args:
         predicted: bool (N, H, W).
@@ -23,9 +26,10 @@ def counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def tversky(counts: np.ndarray, alpha: float = 0.5, beta: float = 0.5) -> np.ndarray:
-    """Tversky index TP / (TP + alpha FP + beta FN): in [0, 1], 1 is best. With 1/2 and 1/2 it is F1, also called Dice.
+    """Tversky index TP / (TP + alpha FP + beta FN): in [0, 1], 1 is best.
 
-    Without a lesion and without a predicted one it is 1: nothing is missed.
+    With alpha = beta = 1/2 it is F1, also called Dice. Without a lesion and without a predicted one it is 1: nothing is
+    missed.
 
     Args:
         counts: (..., 3), as `counts` returns them.

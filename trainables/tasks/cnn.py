@@ -177,7 +177,9 @@ class CNN(Task):
 
 
 def channel_statistics(images: np.ndarray, max_value: int) -> tuple[list[float], list[float]]:
-    """Compute the mean and standard deviation of each channel of images scaled to [0, 1], from exact counts of values.
+    """Compute mean and standard deviation of each channel of images in [0, 1].
+
+    They are computed from exact counts of pixel values.
 
     Args:
         images: uint8 (N, C, H, W).

@@ -1,4 +1,4 @@
-"""Language models fine-tuned with LoRA on questions with candidate answers; adapters are merged before pruning."""
+"""Language models fine-tuned with LoRA on questions with candidate answers."""
 
 import contextlib
 import json
@@ -55,7 +55,9 @@ class LoadedQuestions:
 
 
 class LoRA(Task):
-    """Fine-tuning of a language model with LoRA; adapters are merged before pruning and evaluation.
+    """Fine-tuning of a language model with LoRA on questions.
+
+    The adapters are merged into the network before it is pruned, evaluated or saved.
 
     Loss: cross-entropy in nats, the mean over the tokens of the batch's correct responses, end of text included.
     Prompts have no loss. A training prompt that exceeds `cutoff` loses tokens after its first one (LLaMA's
@@ -157,7 +159,7 @@ class LoRA(Task):
         return {f"{name}.weight": getattr(layer, "base_layer", layer).weight for name, layer in layers.items()}
 
     def regularized(self, model: nn.Module) -> dict[str, Tensor]:
-        """The factors A and B or, with regularize=merged, the weights W0 + (alpha / r) B A."""
+        """The factors A and B, or the merged weights with regularize=merged."""
         if self.settings.regularize == "factors" or self.config.regularizer == "none":
             return super().regularized(model)
         merged = MergedWeights(find_projections(model, self.settings.names))
@@ -188,7 +190,10 @@ class LoRA(Task):
         return max(1, len(self.rows["train"]) // batch_size)
 
     def batches(self, split: str, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        """Prompts with their correct responses, cut to `cutoff`; a shuffled batch has its longest prompts first."""
+        """Prompts with their correct responses, cut to `cutoff`.
+
+        A shuffled batch has its longest prompts first, so that its parts need little padding.
+        """
         rows = self.rows[split]
         if seed is not None:
             rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).numpy()]
@@ -206,7 +211,7 @@ class LoRA(Task):
         return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
 
     def forward(self, model: Any, batch: Batch) -> Tensor:
-        """Logits (N, P, vocabulary) at the positions that predict a token of the response."""
+        """Logits (N, P, vocabulary) at the positions that predict the response."""
         # In evaluation mode, a criterion or the sharpness may need second derivatives, which the fused attention
         # kernels do not have.
         second = torch.is_grad_enabled() and not model.training
@@ -236,7 +241,7 @@ class LoRA(Task):
         }
 
     def illustrate(self, models: Mapping[float, nn.Module], folder: Path) -> None:
-        """Write accuracy.png and accuracy.json: accuracies by task with standard errors, chance and majority."""
+        """Write accuracy.png and accuracy.json: accuracies by task, chance, majority."""
         metrics: dict[str, Any] = {}
         for split in self.splits_read:
             rows = self.rows[split]

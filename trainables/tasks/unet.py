@@ -270,7 +270,7 @@ class UNet(Task):
 
 
 def choose_rows(slices: Slices, split: str, size: int | None) -> np.ndarray:
-    """Choose slices of a split, evenly spaced: neighbouring slices look alike, and patients are few.
+    """Choose evenly spaced slices of a split, because neighbours look alike.
 
     Args:
         slices: The dataset.

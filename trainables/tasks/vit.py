@@ -1,4 +1,4 @@
-"""Image classification with Vision Transformers, pruned in the linear layers of the encoder."""
+"""Image classification with Vision Transformers, pruned in their linear layers."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class LoadedViT(LoadedImages):
 
 
 class ViT(CNN):
-    """Image classification with a Vision Transformer, optionally with a pretrained encoder.
+    """Image classification with a Vision Transformer, optionally pretrained.
 
     Differs from `CNN` in the network, which resizes the images itself, and in the prunable weights: those of the
     encoder's linear layers, see `ViTSettings`.
