@@ -29,7 +29,8 @@ from torch import Tensor
 import sparsity
 from benchmarks._measure import RESULTS, device_name, slug
 from trainables.config import TrialConfig
-from trainables.data.images import DataError, Images
+from trainables.data.errors import DataError
+from trainables.data.images import Images
 from trainables.loop import Training, load_task
 from trainables.runner import TrialRunner
 from trainables.step import batchnorm_frozen, train_step
@@ -325,11 +326,11 @@ def make_unet(device: str, small: bool) -> Training:
 
 
 def make_lora(device: str, small: bool) -> Training:
-    """Batches of 16 in 4 parts, as the paper's, each record 256 tokens long, of which the last 9 are the answer."""
+    """Batches of 16 in 4 parts, as the paper's, each question 256 tokens long, of which the last 9 are the answer."""
     import peft  # noqa: F401 -- the task imports it once it builds the network
 
-    from trainables.tasks._tokens import Encoded, Ragged
-    from trainables.tasks.lora import LoadedRecords
+    from trainables.data.tokens import EncodedQuestions, Ragged
+    from trainables.tasks.lora import LoadedQuestions
 
     tiny = {
         "vocab_size": 64,
@@ -348,16 +349,16 @@ def make_lora(device: str, small: bool) -> Training:
     rng = np.random.default_rng(0)
     rows = [rng.integers(1, network["vocab_size"], length - 9).tolist() for _ in range(num)]
     answers = [[*rng.integers(1, network["vocab_size"], 8).tolist(), 0] for _ in range(2)]
-    records = Encoded(
+    questions = EncodedQuestions(
         prompts=Ragged.of(rows),
-        table=Ragged.of(answers),
-        responses=np.tile(np.arange(2), (num, 1)),
+        responses=Ragged.of(answers),
+        candidates=np.tile(np.arange(2), (num, 1)),
         answers=rng.integers(0, 2, num),
         tasks=np.zeros(num, np.int64),
         task_names=["random"],
     )
     half = np.arange(num // 2)
-    data = LoadedRecords(records, half, half + num // 2, half + num // 2, length, "", 0, "")
+    data = LoadedQuestions(questions, half, half + num // 2, half + num // 2, length, "", 0, "")
     return Training(load_task(config, data=data, device=device), config)
 
 

@@ -33,7 +33,12 @@ def page() -> str:
         rows = [f"\n## {kind.capitalize()}\n", "| name | what it is | source | cost |", "| --- | --- | --- | --- |"]
         for name in sparsity.choices(package):
             text = inspect.getdoc(sparsity.find(package, name)) or ""
-            cells = [f"`{name}`", first_sentence(text), section(text, "Source"), section(text, "Cost")]
+            cells = [
+                f"`{name}`",
+                first_sentence(text),
+                section(text, "Reference") if "Reference: " in text else section(text, "Source"),
+                section(text, "Cost"),
+            ]
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         parts.append("\n".join(rows) + "\n")
     return "".join(parts)

@@ -29,10 +29,10 @@ from trainables.architectures.unet import unet
 from trainables.architectures.vit import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.data.generate import generate
+from trainables.data.tokens import read_tokenizer
 from trainables.loop import load_task
 from trainables.result import read_result
 from trainables.runner import TrialRunner
-from trainables.tasks._tokens import read_tokenizer
 
 
 class Bomb:

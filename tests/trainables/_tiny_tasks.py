@@ -33,7 +33,7 @@ def tiny_config(architecture: str, **fields) -> TrialConfig:
         "task_args": TASK_ARGS.get(task, {}),
         "dataset": DATASETS[task],
         "architecture": architecture,
-        "model": MODELS[architecture],
+        "model": MODELS.get(architecture, {}),
         "train_size": 16,
         "eval_size": 16,
         "opt": {"lr": 0.001},

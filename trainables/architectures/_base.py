@@ -1,21 +1,36 @@
-"""What the networks share: the check of their sizes, torchvision's residual networks, and their initialization."""
+"""What the networks share: checks, initialization, ResNets for small images."""
+
+from typing import Any
 
 from torch import nn
 
 __all__ = ["check_counts", "init_residual", "small_image_resnet"]
 
 
-def check_counts(where, **counts):
-    """ValueError unless every one of the named values is a whole number of at least 1."""
+def check_counts(where: str, **counts: Any) -> None:
+    """Check that arguments are whole numbers of at least 1.
+
+    Args:
+        where: The function whose arguments they are, for the error message.
+        **counts: The arguments.
+
+    Raises:
+        ValueError: For the first that is not.
+    """
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{where}: {name} must be a whole number >= 1, got {value!r}")
 
 
-def init_residual(model):
-    """Draw every convolution from Kaiming's normal distribution, fan_out, gain of ReLU (He et al. 2015), in place.
+def init_residual(model: nn.Module) -> nn.Module:
+    """Initialize all convolutions from Kaiming's normal distribution, in place.
 
-    BatchNorm starts at scale 1 and shift 0 and linear layers as torch draws them, both without doing anything here.
+    The variant is fan_out with the gain of ReLU. BatchNorm and linear layers keep torch's initialization.
+
+    Returns:
+        The model.
+
+    Reference: He, Zhang, Ren & Sun, "Delving Deep into Rectifiers", ICCV 2015.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -23,14 +38,24 @@ def init_residual(model):
     return model
 
 
-def small_image_resnet(name, num_classes, in_channels, width):
-    """torchvision's residual network `name` with a 3x3 stride-1 stem, no max-pool, and width / 64 of the channels."""
+def small_image_resnet(name: str, num_classes: int, in_channels: int, width: int) -> nn.Module:
+    """Build torchvision's ResNet `name` with a 3x3 stride-1 stem and no max-pooling.
+
+    Args:
+        name: Name of the function in torchvision.models.
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        width: Channels of the stem. All other channels are scaled by width / 64.
+
+    Raises:
+        ValueError: If a count is below 1.
+    """
     check_counts(name, num_classes=num_classes, in_channels=in_channels, width=width)
-    from torchvision import models
+    from torchvision import models  # lazy: importing torchvision takes a second
 
     model = getattr(models, name)(weights=None, num_classes=num_classes)
     if width != 64:
-        model.conv1 = nn.Identity()  # as its 3 input channels are not to be scaled
+        model.conv1 = nn.Identity()  # its 3 input channels must not be scaled; it is replaced below
         _rescale(model, width)
     model.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, stride=1, padding=1, bias=False)
     model.maxpool = nn.Identity()
@@ -38,7 +63,7 @@ def small_image_resnet(name, num_classes, in_channels, width):
 
 
 def _rescale(module, width):
-    """Put layers of width / 64 times the channels, which are multiples of 64, in the place of those in the module."""
+    """Replace the layers of a module by layers with width / 64 times the channels, which are multiples of 64."""
     for name, layer in module.named_children():
         if isinstance(layer, nn.Conv2d):
             before, after = (channels * width // 64 for channels in (layer.in_channels, layer.out_channels))

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the Hugging Face hub: a folder of one's own, or the hub's, downloaded once."""
+"""Checkpoints in the layout of the Hugging Face hub, local or downloaded."""
 
 import json
 import re
@@ -10,15 +10,25 @@ from trainables.errors import one_line
 __all__ = ["checkpoint_folder"]
 
 FILES = ["*.json", "*.safetensors"]  # pickled weights are neither downloaded nor opened
-HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?"  # as google/vit-base-patch32-224-in21k
+HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?"  # such as google/vit-base-patch32-224-in21k
 
 
 def checkpoint_folder(where: str, name: str) -> Path:
-    """The folder with a checkpoint's config.json and *.safetensors: `name` if it is a folder, else what the hub has.
+    """Find the folder with a checkpoint, downloading it if necessary.
 
-    What is whole in the hub's cache is taken from there, without a word to the network; else it is downloaded into it.
-    where: the argument that the messages are about, "group: argument", as --group argument=... gives it.
-    ValueError, one line and at once, where there is no such checkpoint, no network, or no weights as safetensors.
+    The folder holds config.json and *.safetensors. A complete checkpoint in the hub's cache is used without a network
+    request.
+
+    Args:
+        where: The argument that names the checkpoint, as "group: argument", for error messages.
+        name: A folder, or a name on the hub.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If there is no such checkpoint, no network, or no weights as safetensors. It is raised at once,
+            without the half minute for which a download retries.
     """
     folder = expanded(name, where)
     if not folder.is_dir():
@@ -31,18 +41,20 @@ def checkpoint_folder(where: str, name: str) -> Path:
 def _hub_folder(where: str, name: str) -> Path:
     if not re.fullmatch(HUB_NAME, name):
         raise ValueError(f"{where} must be a folder or a name on the Hugging Face hub, got {name!r}: no such folder")
-    import huggingface_hub as hub
+    import huggingface_hub as hub  # lazy: a local folder does not need it
 
     try:
         cached = Path(hub.snapshot_download(name, local_files_only=True))
         if not _lacking(cached):
             return cached
-    except (FileNotFoundError, ValueError):  # not there, or no name that the hub knows: it says which below
+    except (FileNotFoundError, ValueError):  # not cached, or not a valid name: the request below says which
         pass
     try:
-        hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json"))  # fails at once; a download tries half a minute
+        hub.get_hf_file_metadata(
+            hub.hf_hub_url(name, "config.json")
+        )  # fails at once; a download retries for half a minute
         return Path(hub.snapshot_download(name, allow_patterns=FILES))
-    except Exception as error:  # the hub's client has some twenty types, and its connection's own
+    except Exception as error:  # the hub's client raises some twenty types, its HTTP library more
         flag = f"--{where.replace(': ', ' ')}=FOLDER"
         raise ValueError(
             f"{where} must be a folder, or in the Hugging Face hub's cache, or downloadable, got {name!r} "
@@ -51,9 +63,9 @@ def _hub_folder(where: str, name: str) -> Path:
 
 
 def _lacking(folder: Path) -> str:
-    """A file that a checkpoint needs and the folder does not have, or ""."""
+    """Return the name of a file that a checkpoint needs and the folder lacks, or ""."""
     needed = ["config.json", "*.safetensors"]
-    index = folder / "model.safetensors.index.json"  # of weights in several files
+    index = folder / "model.safetensors.index.json"  # exists if the weights are in several files
     if index.is_file():
         try:
             needed += sorted(set(json.loads(index.read_text())["weight_map"].values()))

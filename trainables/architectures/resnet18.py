@@ -1,15 +1,26 @@
+from torch import nn
+
 from trainables.architectures._base import small_image_resnet
 
 __all__ = ["resnet18"]
 
 
-def resnet18(num_classes, in_channels=3, *, width=64):
-    """ResNet-18 for small images: torchvision's, with a 3x3 stride-1 stem and no max-pool, so 32x32 ends at 4x4.
+def resnet18(num_classes: int, in_channels: int = 3, *, width: int = 64) -> nn.Module:
+    """ResNet-18 for small images: a 3x3 stride-1 stem and no max-pooling.
 
-    Source: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", CVPR 2016; the stem is that of its
-    section 4.2 (CIFAR-10), the four stages of 64 to 512 channels are those of its table 1. 11,173,962 parameters for
-    ten classes.
-    width: channels of the stem and the first stage; the others have 2, 4 and 8 times as many.
-    images (N, in_channels, H, W) -> logits (N, num_classes). ValueError for a count below 1.
+    torchvision's network with the stem of the paper's section 4.2 (CIFAR-10) before the four stages of 64 to 512
+    channels of its table 1. A 32x32 image is 4x4 before the average pooling. 11,173,962 parameters for ten classes.
+
+    It maps images (N, in_channels, H, W) to logits (N, num_classes).
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        width: Channels of the stem and the first stage. The other stages have 2, 4 and 8 times as many.
+
+    Raises:
+        ValueError: If a count is below 1.
+
+    Reference: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
     """
     return small_image_resnet("resnet18", num_classes, in_channels, width)

@@ -6,14 +6,26 @@ from trainables.architectures._base import check_counts, init_residual
 __all__ = ["small_resnet"]
 
 
-def small_resnet(num_classes, in_channels=3, *, width=16, depth=3):
-    """A residual network small enough to train in seconds on a CPU, for images from 8x8 on.
+def small_resnet(num_classes: int, in_channels: int = 3, *, width: int = 16, depth: int = 3) -> nn.Module:
+    """A residual network that trains in seconds on a CPU.
 
-    A 3x3 stem, `depth` basic blocks, the mean over positions, one linear layer. The blocks are spread evenly over
-    min(depth, 3) stages, earlier stages taking the rest; the stages have `width`, 2 `width` and 4 `width` channels, and
-    each after the first halves the image. Basic block and stem: He, Zhang, Ren & Sun, CVPR 2016, section 4.2, with the
-    1x1 convolution as shortcut where the shape changes (their option B).
-    images (N, in_channels, H, W) -> logits (N, num_classes). ValueError for a count below 1.
+    It takes images of 8x8 pixels or more. A 3x3 stem, `depth` basic blocks, average pooling and one linear layer. The
+    blocks are spread evenly over min(depth, 3) stages; earlier stages take the remainder. The stages have `width`, 2
+    `width` and 4 `width` channels, and each after the first halves the image. Where the shape changes, the shortcut is
+    a 1x1 convolution (the paper's option B).
+
+    It maps images (N, in_channels, H, W) to logits (N, num_classes).
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        width: Channels of the first stage.
+        depth: Number of blocks.
+
+    Raises:
+        ValueError: If a count is below 1.
+
+    Reference: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
     """
     check_counts("small_resnet", num_classes=num_classes, in_channels=in_channels, width=width, depth=depth)
     num_stages = min(depth, 3)
@@ -29,7 +41,10 @@ def small_resnet(num_classes, in_channels=3, *, width=16, depth=3):
 
 
 class BasicBlock(nn.Module):
-    """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))), 3x3 convolutions, the first one with the stride."""
+    """Basic block: relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))).
+
+    The convolutions are 3x3, and the first one has the stride.
+    """
 
     def __init__(self, in_channels, channels, *, stride):
         super().__init__()

@@ -22,31 +22,51 @@ FIELDS = {  # argument -> field of transformers' ViTConfig
     "num_heads": "num_attention_heads",
     "mlp_size": "intermediate_size",
 }
-SAME = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}  # transformers' defaults, without a argument
+FIXED_FIELDS = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "qkv_bias": True,
+}  # transformers' defaults, which `vit` has no arguments for
 WHERE = "model: pretrained"
 
 
 def vit(
-    num_classes,
-    in_channels=3,
+    num_classes: int,
+    in_channels: int = 3,
     *,
-    image_size=224,
-    patch_size=32,
-    hidden_size=768,
-    num_layers=12,
-    num_heads=12,
-    mlp_size=None,
-    dropout=0.0,
-):
-    """Vision Transformer, transformers' implementation, with random weights; by default ViT-B/32 at 224x224.
+    image_size: int = 224,
+    patch_size: int = 32,
+    hidden_size: int = 768,
+    num_layers: int = 12,
+    num_heads: int = 12,
+    mlp_size: int | None = None,
+    dropout: float = 0.0,
+) -> "VisionTransformer":
+    """Vision Transformer with random weights; ViT-B/32 at 224x224 by default.
 
-    Source: Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021,
-    table 1; one linear layer takes the class token's output. 87,532,132 parameters for 100 classes.
-    image_size, patch_size: pixels, the former a multiple of the latter. Images of another size are resized to
-        image_size x image_size, bilinear, antialiased where they shrink: that is part of the network.
-    hidden_size: a multiple of num_heads. mlp_size: units between the two linear layers of a block (FFN); 4 hidden_size
-        by default. dropout: in [0, 1), behind the embeddings and behind attention and FFN in each block.
-    images (N, in_channels, H, W) -> logits (N, num_classes). ValueError for a count below 1 and sizes that do not fit.
+    The network is that of the transformers library. One linear layer maps the output of the class token to the logits.
+    ViT-B/32 has 87,532,132 parameters for 100 classes (the paper's table 1). The network resizes images of another size
+    to image_size x image_size, bilinear, with antialiasing where they shrink.
+
+    It maps images (N, in_channels, H, W) to logits (N, num_classes).
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels, a multiple of patch_size.
+        patch_size: Height and width of a patch in pixels.
+        hidden_size: Width of the network, a multiple of num_heads.
+        num_layers: Number of blocks.
+        num_heads: Number of attention heads.
+        mlp_size: Units between the two linear layers of a block's FFN; 4 hidden_size by default.
+        dropout: Probability of zeroing an activation, in [0, 1), after the embeddings and after the attention and the
+            FFN of each block.
+
+    Raises:
+        ValueError: If a count is below 1, the sizes do not fit together, or dropout is out of range.
+
+    Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR
+    2021.
     """
     sizes = {
         "image_size": image_size,
@@ -62,7 +82,7 @@ def vit(
             raise ValueError(f"vit: {whole} must be a multiple of {part} {sizes[part]}, got {sizes[whole]}")
     if not 0 <= dropout < 1:
         raise ValueError(f"vit: dropout must be in [0, 1), got {dropout}")
-    from transformers import ViTConfig
+    from transformers import ViTConfig  # lazy: takes seconds to import
 
     fields = {FIELDS[name]: size for name, size in sizes.items()} | {"num_labels": num_classes}
     config = ViTConfig(num_channels=in_channels, hidden_dropout_prob=dropout, **fields)
@@ -70,9 +90,15 @@ def vit(
 
 
 class VisionTransformer(nn.Module):
-    """images (N, C, H, W) -> logits (N, num_classes). Its weights have the names of ViTForImageClassification's."""
+    """Encoder and classifier: images (N, C, H, W) to logits (N, num_classes).
 
-    def __init__(self, config):
+    Weights have the names that transformers' ViTForImageClassification gives them.
+
+    Args:
+        config: transformers' ViTConfig.
+    """
+
+    def __init__(self, config: Any):
         super().__init__()
         from transformers import ViTForImageClassification
 
@@ -87,8 +113,11 @@ class VisionTransformer(nn.Module):
         return self.classifier(self.vit(images).last_hidden_state[:, 0])
 
     def projections(self) -> dict[str, list[nn.Linear]]:
-        """The linear layers of the encoder's blocks by what they do, first block first: query, key, value, and the
-        projection behind them, of attention; both of the FFN."""
+        """Return the linear layers of the blocks by role, first block first.
+
+        Returns:
+            The layers of "query", "key", "value" and "projection" (the output of attention), and both of each "ffn".
+        """
         from transformers.models.vit.modeling_vit import ViTAttention, ViTMLP
 
         found: dict[str, list[nn.Linear]] = {"query": [], "key": [], "value": [], "projection": [], "ffn": []}
@@ -105,11 +134,14 @@ class VisionTransformer(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A pretrained encoder, in a form that trials can share.
+    """A pretrained encoder as arrays, which trials can share.
 
-    sizes: the arguments of `vit` that make it. weights: float32, by their names in `VisionTransformer.vit`.
-    mean, std: what it normalizes images by, per channel, of pixels in [0, 1]: what its preprocessor_config.json says,
-    or 0.5, as of all of Google's ViTs, where it has none.
+    Attributes:
+        sizes: The arguments of `vit` that build it.
+        weights: float32, by their names in `VisionTransformer.vit`.
+        mean: Mean that images are normalized with, per channel, of pixels in [0, 1]: that of its
+            preprocessor_config.json, or 0.5, as for all of Google's ViTs, without this file.
+        std: Standard deviation, as `mean`.
     """
 
     sizes: dict[str, int]
@@ -119,10 +151,15 @@ class Checkpoint:
 
 
 def read_checkpoint(pretrained: str) -> Checkpoint:
-    """The encoder of a pretrained ViT; its classification head, if it has one, is left out.
+    """Read the encoder of a pretrained ViT, without its classification head.
 
-    pretrained: a folder, as transformers' `save_pretrained` writes it, or a name on the hub: see `checkpoint_folder`.
-    ValueError, one line: that function's, and for what is no ViT, damaged, incomplete, or not what `vit` makes.
+    Args:
+        pretrained: A folder that transformers' `save_pretrained` wrote, or a name on the hub (see
+            `checkpoint_folder`).
+
+    Raises:
+        ValueError: If there is no such checkpoint, or it is no ViT, damaged, incomplete, or has fields that `vit` does
+            not support.
     """
     folder = checkpoint_folder(WHERE, pretrained)
     try:
@@ -131,22 +168,22 @@ def read_checkpoint(pretrained: str) -> Checkpoint:
         preprocessing = json.loads(file.read_text()) if file.exists() else {}
         kind = fields.get("model_type")
         config, weights, lacking = _read_encoder(folder, fields) if kind == "vit" else (None, {}, [])
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
+    except Exception as error:  # transformers raises many types for damaged files
         raise ValueError(f"{WHERE} must be readable, got {folder} ({one_line(error)})") from error
     if config is None:
         raise ValueError(f"{WHERE} must be a ViT (model_type vit in config.json), got {folder} of model_type {kind}")
     if lacking:
         got = f"{folder} without {lacking[0]} or of another shape ({len(lacking)} in all)"
         raise ValueError(f"{WHERE} must have every weight of the encoder that its config.json describes, got {got}")
-    for name, value in SAME.items():
+    for name, value in FIXED_FIELDS.items():
         if (got := getattr(config, name)) != value:
-            raise ValueError(f"{WHERE} must have {name} {value} (vit makes no other), got {folder} with {got}")
+            raise ValueError(f"{WHERE} must have {name} {value} (vit supports no other), got {folder} with {got}")
     mean, std = (preprocessing.get(name) or [0.5] * config.num_channels for name in ("image_mean", "image_std"))
     return Checkpoint({argument: getattr(config, field) for argument, field in FIELDS.items()}, weights, mean, std)
 
 
 def _read_encoder(folder: Path, fields: dict[str, Any]) -> tuple[Any, dict[str, np.ndarray], list[str]]:
-    """transformers' configuration, the weights, and the names of those that are not there in their shape."""
+    """Read transformers' configuration, the weights, and the names of weights that are missing or of another shape."""
     from transformers import ViTConfig, ViTModel
     from transformers.utils import logging
 
@@ -158,7 +195,7 @@ def _read_encoder(folder: Path, fields: dict[str, Any]) -> tuple[Any, dict[str, 
         folder,
         config=config,
         add_pooling_layer=False,
-        dtype=torch.float32,  # not the checkpoint's own
+        dtype=torch.float32,  # whatever the checkpoint's own type
         use_safetensors=True,
         local_files_only=True,
         ignore_mismatched_sizes=True,

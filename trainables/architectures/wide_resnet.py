@@ -6,17 +6,30 @@ from trainables.architectures._base import check_counts, init_residual
 __all__ = ["wide_resnet"]
 
 
-def wide_resnet(num_classes, in_channels=3, *, depth=28, widen_factor=10, dropout=0.0):
-    """WRN-depth-widen_factor, a wide residual network; WRN-28-10 by default.
+def wide_resnet(
+    num_classes: int, in_channels: int = 3, *, depth: int = 28, widen_factor: int = 10, dropout: float = 0.0
+) -> nn.Module:
+    """Wide residual network WRN-depth-widen_factor; WRN-28-10 by default.
 
-    A 3x3 stem of 16 channels, three stages of (depth - 4) / 6 pre-activation basic blocks with 16, 32 and 64 times
-    widen_factor channels, each after the first halving the image, then BatchNorm, ReLU, the mean over positions and one
-    linear layer. Source: Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016 (arXiv 1605.07146), table 1 and
-    the authors' code. 36,479,194 parameters for ten classes (36.5M in its table 5).
-    dropout: probability that an activation between the two convolutions of a block is zeroed in training; 0.3 in the
-        paper's runs with it, 0 in those without.
-    images (N, in_channels, H, W) -> logits (N, num_classes). ValueError for a count below 1, a depth that is not
-    6 n + 4 with n >= 1, or a dropout outside [0, 1).
+    A 3x3 stem of 16 channels, then three stages of (depth - 4) / 6 pre-activation basic blocks with 16, 32 and 64 times
+    widen_factor channels, then BatchNorm, ReLU, average pooling and one linear layer. Each stage after the first halves
+    the image. WRN-28-10 has 36,479,194 parameters for ten classes (36.5M in the paper's table 5).
+
+    It maps images (N, in_channels, H, W) to logits (N, num_classes).
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        depth: Number of convolutions, 6 n + 4 with n >= 1.
+        widen_factor: Factor of the channels of all three stages.
+        dropout: Probability of zeroing an activation between the two convolutions of a block in training. The paper
+            uses 0.3 in its runs with dropout.
+
+    Raises:
+        ValueError: If a count is below 1, depth is not 6 n + 4, or dropout is outside [0, 1).
+
+    Reference: Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016, arXiv 1605.07146, table 1, and the authors'
+    code.
     """
     counts = {"num_classes": num_classes, "in_channels": in_channels, "widen_factor": widen_factor}
     check_counts("wide_resnet", **counts, depth=depth)
@@ -45,9 +58,10 @@ def wide_resnet(num_classes, in_channels=3, *, depth=28, widen_factor=10, dropou
 
 
 class WideBlock(nn.Module):
-    """shortcut + conv(dropout(relu(bn(conv(y))))), y = relu(bn(x)), 3x3 convolutions, the first one with the stride.
+    """Pre-activation block: shortcut + conv(dropout(relu(bn(conv(y))))), y = relu(bn(x)).
 
-    The shortcut is x, or, where the shape changes, a 1x1 convolution of y.
+    The convolutions are 3x3, and the first one has the stride. The shortcut is x or, where the shape changes, a 1x1
+    convolution of y.
     """
 
     def __init__(self, in_channels, channels, *, stride, dropout):

@@ -1,24 +1,42 @@
-"""What CIFAR-10 and CIFAR-100 share: the files that torchvision downloads, and where a folder may hold which files."""
+"""What CIFAR-10 and CIFAR-100 share: finding and reading their files."""
 
 from pathlib import Path
 
 import numpy as np
 
-from trainables.data.download import downloaded
-from trainables.data.images import DataError, Images, find_parquet, no_data, read_parquet
+from trainables.data.download import cached_download
+from trainables.data.errors import DataError
+from trainables.data.images import Images
+from trainables.data.parquet import find_parquet, no_data, read_parquet
 from trainables.errors import one_line
 
-__all__ = ["cifar"]
+__all__ = ["load_cifar"]
 
 ADVICE = "leave --data-root out to download it, name another folder or run python -m sweeps.digits, which needs no data"
 
 
-def cifar(name, root, *, batches, first, subfolder, num_classes, label="label", other=None, read_other=None):
-    """The data set `name`, whose torchvision class has that name in capitals, from wherever `root` holds it.
+def load_cifar(name, root, *, batches, first, subfolder, num_classes, label="label", other=None, read_other=None):
+    """Load a CIFAR dataset in whichever format a folder holds it.
 
-    Looked for in this order: torchvision's folder `batches`, with the file `first` in it; `read_other(root)`, arrays of
-    files that messages call `other`, or None if they are not there; parquet files in `root`, `root/data` or
-    `root/subfolder`, with the labels in the column `label`. root = None: a copy downloaded by torchvision.
+    The formats are tried in this order: torchvision's folder `batches`; the format that `read_other` reads; parquet
+    files in `root`, `root/data` or `root/subfolder`.
+
+    Args:
+        name: The dataset; its torchvision class has this name in capitals.
+        root: Folder with the data, or None for a copy that torchvision downloads.
+        batches: Name of torchvision's folder.
+        first: A file in it, which identifies the folder whatever its name.
+        subfolder: Folder of parquet files in the dataset's repository on the Hugging Face hub.
+        num_classes: Number of classes.
+        label: Name of the column of labels in parquet files.
+        other: Name of the files that `read_other` reads, for error messages.
+        read_other: Called with `root`; returns the images and labels of both splits, or None if there are no files.
+
+    Returns:
+        The dataset, as `Images`.
+
+    Raises:
+        DataError: If the data is missing, incomplete or unreadable.
     """
     arrays = _from_torchvision(name, _downloaded(name, batches)) if root is None else None
     root = Path(root or "").expanduser()
@@ -48,16 +66,16 @@ def cifar(name, root, *, batches, first, subfolder, num_classes, label="label", 
 
 
 def _from_torchvision(name, folder):
-    """Read torchvision's files, which are pickles: torchvision opens them only after their md5 sums match."""
+    """Read torchvision's files. They are pickles, which torchvision opens only if their md5 sums match."""
     folder = folder.resolve()
     source = _source(name)
-    located = type(source.__name__, (source,), {"base_folder": folder.name})  # torchvision fixes the folder's name
+    located = type(source.__name__, (source,), {"base_folder": folder.name})  # torchvision hard-codes the folder's name
     try:
         splits = [located(folder.parent, train=train) for train in (True, False)]
     except (RuntimeError, OSError) as error:
         raise DataError(
-            f"{name}: {folder} must hold torchvision's files with the md5 sums that it knows, got missing, cut or "
-            f"changed ones ({one_line(error)}): {ADVICE}"
+            f"{name}: {folder} must hold torchvision's files with the md5 sums that it knows, got missing, truncated "
+            f"or changed ones ({one_line(error)}): {ADVICE}"
         ) from error
     return [(np.ascontiguousarray(split.data.transpose(0, 3, 1, 2)), np.array(split.targets)) for split in splits]
 
@@ -65,7 +83,7 @@ def _from_torchvision(name, folder):
 def _downloaded(name, batches):
     source = _source(name)
 
-    def is_whole(folder):
+    def is_complete(folder):
         from torchvision.datasets.utils import check_integrity
 
         sums = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
@@ -74,10 +92,10 @@ def _downloaded(name, batches):
     def download(folder):
         source(folder, download=True)
 
-    return downloaded(name, batches, url=source.url, download=download, is_whole=is_whole)
+    return cached_download(name, batches, url=source.url, download=download, is_complete=is_complete)
 
 
 def _source(name):
-    from torchvision import datasets
+    from torchvision import datasets  # lazy: importing torchvision takes a second
 
     return getattr(datasets, name.upper())

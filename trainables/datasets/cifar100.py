@@ -1,32 +1,46 @@
+from pathlib import Path
+
 import numpy as np
 
-from trainables.data.images import DataError
-from trainables.datasets._cifar import cifar
+from trainables.data.errors import DataError
+from trainables.data.images import Images
+from trainables.datasets._cifar import load_cifar
 from trainables.errors import one_line
 
 __all__ = ["cifar100"]
 
 BINARY = "cifar-100-binary"
-RECORD = 2 + 3 * 32 * 32  # bytes: superclass, class, then 1024 reds, 1024 greens, 1024 blues
+RECORD = 2 + 3 * 32 * 32  # bytes: superclass, class, then 1024 red, 1024 green and 1024 blue values
 
 
-def cifar100(root=None):
-    """CIFAR-100, 32x32 RGB images of a hundred classes: 50,000 to train on and 10,000 to test on.
+def cifar100(root: str | Path | None = None) -> Images:
+    """CIFAR-100: 32x32 RGB images of 100 classes.
 
-    Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. The labels are those of the
-    hundred (fine) classes; the twenty superclasses are not used.
-    root: a folder, in which this looks for, in this order,
-        `cifar-100-python/` as torchvision downloads it (or `root` is that folder), checked against its md5 sums;
-        `cifar-100-binary/` (or `root` is that folder), the publisher's binary version: `train.bin` and `test.bin`;
-        `train.parquet` and `test.parquet`, or the hub's `train-*.parquet` and `test-*.parquet`, in `root`,
-        `root/data` or `root/cifar100`, with the columns of `uoft-cs/cifar100`: `img` and `fine_label` (see
-        `read_parquet`).
-        None: the copy in `$XDG_CACHE_HOME/sparsity-sweeps/cifar100` (`~/.cache` by default), downloaded on first use.
-    DataError if there is no data, if it is incomplete or unreadable, or if it cannot be downloaded.
+    50,000 images for training and 10,000 for testing. The labels are those of the 100 fine classes; the 20 superclasses
+    are not used.
+
+    Args:
+        root: Folder with the data, in the first of these formats that it holds. None downloads torchvision's files to
+            `$XDG_CACHE_HOME/sparsity-sweeps/cifar100` (`~/.cache` by default) on first use.
+
+            - `cifar-100-python/` as torchvision downloads it, or `root` is that folder. The md5 sums are checked.
+            - `cifar-100-binary/`, the publisher's binary version, with `train.bin` and `test.bin`, or `root` is that
+              folder.
+            - `train.parquet` and `test.parquet`, or the hub's `train-*.parquet` and `test-*.parquet`, in `root`,
+              `root/data` or `root/cifar100`, with the columns `img` and `fine_label` of `uoft-cs/cifar100` (see
+              `read_parquet`).
+
+    Returns:
+        The dataset. A tenth of the training images is held out for validation.
+
+    Raises:
+        DataError: If the data is missing, incomplete or unreadable, or cannot be downloaded.
+
+    Reference: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
     batches = {"batches": "cifar-100-python", "first": "train"}
     binary = {"other": f"{BINARY}/", "read_other": _from_binary}
-    return cifar("cifar100", root, **batches, **binary, subfolder="cifar100", num_classes=100, label="fine_label")
+    return load_cifar("cifar100", root, **batches, **binary, subfolder="cifar100", num_classes=100, label="fine_label")
 
 
 def _from_binary(root):
@@ -38,17 +52,17 @@ def _from_binary(root):
 
 
 def _read_binary(file):
-    """The images (N, 3, 32, 32) and the fine labels (N,) of one file of the binary version.
+    """Read one file of the binary version: images (N, 3, 32, 32) and fine labels (N,).
 
-    The sum of the whole is not known here, so its contents are checked: whole records, labels in range, and each class
-    in one superclass, which tells a file whose records are shifted or whose two labels are swapped.
+    No checksum of these files is published, so their contents are checked: whole records, labels in range, and each
+    class in one superclass. The last check detects shifted records and swapped labels.
     """
     try:
         data = np.fromfile(file, np.uint8)
     except OSError as error:
         raise DataError(f"{file}: must be a readable file, got {one_line(error)}") from error
     if not len(data) or len(data) % RECORD:
-        raise DataError(f"{file}: must be whole records of {RECORD} bytes, at least one, got {len(data)} bytes")
+        raise DataError(f"{file}: must hold one or more whole records of {RECORD} bytes, got {len(data)} bytes")
     records = data.reshape(-1, RECORD)
     for column, name, num in ((0, "coarse", 20), (1, "fine", 100)):
         bad = np.flatnonzero(records[:, column] >= num)

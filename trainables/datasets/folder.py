@@ -5,42 +5,56 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainables.data.images import (
-    DataError,
-    Images,
-    check_labels,
-    decode,
-    find_parquet,
-    no_data,
-    read_columns,
-    split,
-)
+from trainables.data.errors import DataError
+from trainables.data.image_files import decode_image
+from trainables.data.images import Images
+from trainables.data.parquet import check_labels, find_parquet, no_data, read_columns
+from trainables.data.splits import split_indices
 from trainables.errors import one_line
 
 __all__ = ["folder"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-TEST = ("test", "val", "valid", "validation")  # what the split that is not trained on may be called; the first there is
-TEST_FRACTION = 0.2  # of all images, where there is none
+TEST = ("test", "val", "valid", "validation")  # names of the test split; the first one that exists is taken
+TEST_FRACTION = 0.2  # of all images, where there is no test split
 AUGMENTATIONS = ("none", "crop", "crop_flip")
 
 
-def folder(root=None, *, image_size=None, channels=3, augmentation="crop_flip", validation_fraction=0.1):
-    """Your own images, from a folder: `root/train/CLASS/*.png` and `root/test/CLASS/*.png`, or parquet files.
+def folder(
+    root: str | Path | None = None,
+    *,
+    image_size: int | None = None,
+    channels: int = 3,
+    augmentation: str = "crop_flip",
+    validation_fraction: float = 0.1,
+) -> Images:
+    """Your own images, in one folder per class or in parquet files.
 
-    Files of images end in .png, .jpg or .jpeg, in capitals or not; others are passed over. Classes are numbered in the
-    order of their names. The test folder may also be called val, valid or validation; where there is none, a fixed 20%
-    of the images are the test split. The validation split is a fixed share of the training images.
-    Parquet files are the Hugging Face hub's: `train.parquet` or `train-*.parquet`, and test likewise, in `root` or
-    `root/data`, with the columns `image` or `img` and `label`, numbers from 0 (see `read_parquet`).
-    image_size: every image is resized to so many pixels square, bilinear and antialiased, whatever its aspect. None:
-        images stay as they are, and must all be of the size of the first.
-    channels: 3 makes every image RGB, 1 grey. Images must have at most 8 bits a channel.
-    augmentation: "none", "crop" (moved by up to 4 pixels, zeros come in) or "crop_flip" (and mirrored, half of them).
-    validation_fraction: share of the training images to validate on, in (0, 1).
-    All images are in memory, channels * image_size^2 bytes each.
-    ValueError for a bad argument. DataError if there is no data, a file (it is named) is no such image, a class has no
-    image, or the splits do not have the same classes.
+    Image files are `root/train/CLASS/*.png` and `root/test/CLASS/*.png`. They end in .png, .jpg or .jpeg, in upper or
+    lower case; other files are ignored. Classes are numbered in the order of their names. The test folder may also be
+    called val, valid or validation. Without one, a fixed random 20% of the images are the test split.
+
+    Parquet files are those of the Hugging Face hub: `train.parquet` or `train-*.parquet`, and test likewise, in `root`
+    or `root/data`, with the columns `image` or `img` and `label`, numbered from 0 (see `read_parquet`).
+
+    All images are kept in memory, channels * image_size^2 bytes each.
+
+    Args:
+        root: Folder with the images.
+        image_size: Height and width, in pixels, that every image is resized to (bilinear with antialiasing, without
+            keeping the aspect ratio). None keeps the size, which must then be the same for all images.
+        channels: 3 converts every image to RGB, 1 to grey. Images must have at most 8 bits a channel.
+        augmentation: Augmentation of training images: "none", "crop" (shifted by up to 4 pixels, padded with zeros) or
+            "crop_flip" (the same, and half of them mirrored).
+        validation_fraction: Fraction of the training images held out for validation, in (0, 1).
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        DataError: If there is no data, a file is not such an image, a class has no image, or the splits have different
+            classes.
     """
     if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
         raise ValueError(f"folder: image_size must be a whole number of pixels >= 1, got {image_size!r}")
@@ -56,13 +70,13 @@ def folder(root=None, *, image_size=None, channels=3, augmentation="crop_flip", 
     samples = _in_folders(root) if (root / "train").is_dir() else _in_parquet(root)
     num_classes = 1 + max(sample.label for sample in samples["train"])
     if "test" not in samples:
-        parts = split(len(samples["train"]), TEST_FRACTION)
+        parts = split_indices(len(samples["train"]), TEST_FRACTION)
         train, test = ([samples["train"][i] for i in part] for part in parts)
         samples = {"train": train, "test": test}
     num_validation = round(len(samples["train"]) * validation_fraction)
     if not 0 < num_validation < len(samples["train"]):
-        got = f"{len(samples['train'])} to train and validate on, of which {num_validation} to validate on"
-        raise DataError(f"folder: {root} must hold images enough for each split, got {got}")
+        got = f"{len(samples['train'])} images, {num_validation} of them for validation"
+        raise DataError(f"folder: {root} must hold images for both training and validation, got {got}")
     size = (image_size, image_size) if image_size else _size(samples["train"][0])
     train, test = (_read(samples[name], (channels, *size), resize=bool(image_size)) for name in ("train", "test"))
     return Images(
@@ -78,8 +92,10 @@ def folder(root=None, *, image_size=None, channels=3, augmentation="crop_flip", 
 
 
 class Sample(NamedTuple):
-    where: str
-    data: Path | bytes | None  # None stands in a parquet file for an image that is not there
+    """An encoded image and its label."""
+
+    where: str  # as error messages name it
+    data: Path | bytes | None  # None is a missing image in a parquet file
     label: int
 
     def read(self):
@@ -94,16 +110,16 @@ def _in_folders(root):
     classes = {name: sorted(path.name for path in _visible(root / name) if path.is_dir()) for name in names}
     if len(classes["train"]) < 2:
         raise DataError(
-            f"folder: {root / 'train'} must hold a folder for each class, two or more, got {classes['train']}"
+            f"folder: {root / 'train'} must hold a folder for each of two or more classes, got {classes['train']}"
         )
     for name in names[1:]:
         differ = sorted(set(classes["train"]) ^ set(classes[name]))
         if differ:
             raise DataError(
-                f"folder: {root / 'train'} and {root / name} must hold the same classes, got {differ} in one only"
+                f"folder: {root / 'train'} and {root / name} must hold the same classes, got {differ} in only one"
             )
     samples: dict[str, list[Sample]] = {}
-    for part, name in zip(("train", "test"), names, strict=False):  # one name where there is no test folder
+    for part, name in zip(("train", "test"), names, strict=False):  # no second name if there is no test folder
         samples[part] = []
         for label, class_name in enumerate(classes[name]):
             files = sorted(path for path in _visible(root / name / class_name) if path.suffix.lower() in SUFFIXES)
@@ -144,7 +160,7 @@ def _in_parquet(root):
 
 
 def _size(sample):
-    """(height, width) of an image."""
+    """Read the (height, width) of an image."""
     from PIL import Image
 
     data = sample.read()
@@ -156,14 +172,14 @@ def _size(sample):
 
 
 def _read(samples, shape, *, resize):
-    """Images (N, *shape) and labels (N,)."""
+    """Decode images (N, *shape) and return them with their labels (N,)."""
     images = np.empty((len(samples), *shape), np.uint8)
-    advice = "" if resize else ": --data image_size=N makes all images N pixels square"
+    advice = "" if resize else ": --data image_size=N resizes all images to N x N pixels"
 
     def read_one(i):
         sample = samples[i]
-        images[i] = decode(sample.read(), shape, where=sample.where, convert=True, resize=resize, advice=advice)
+        images[i] = decode_image(sample.read(), shape, where=sample.where, convert=True, resize=resize, advice=advice)
 
-    with ThreadPoolExecutor() as pool:  # a photo's decoder does not hold the GIL
-        list(pool.map(read_one, range(len(samples))))  # raises the first error in the samples' order
+    with ThreadPoolExecutor() as pool:  # decoding a photo releases the GIL
+        list(pool.map(read_one, range(len(samples))))  # the list raises the first error, in the order of the samples
     return images, np.array([label for _, _, label in samples], np.int64)

@@ -5,9 +5,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from trainables.data.archives import SUFFIXES, read_archive
-from trainables.data.images import DataError
-from trainables.data.slices import SPLITS, Slices, split_patients, statistics
+from trainables.data.archives import ARCHIVE_SUFFIXES, read_archive
+from trainables.data.errors import DataError
+from trainables.data.slices import Slices, examination_statistics
+from trainables.data.splits import SPLITS, split_patients
 from trainables.errors import one_line
 
 __all__ = ["lgg"]
@@ -15,30 +16,43 @@ __all__ = ["lgg"]
 FOLDER = "kaggle_3m"
 PAGE = "https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation"
 NAME = re.compile(r"(?P<stem>.+_(?P<number>\d+))(?P<mask>_mask)?\.tif")
-DATE = re.compile(r"_\d{8}$")  # of the examination, behind the patient's name: two of them are one patient
+DATE = re.compile(r"_\d{8}$")  # of an examination, after the patient's name; a patient may have two
 MAX_VALUE = 255
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 
 
-def lgg(root=None, *, image_size=256):
-    """LGG brain MRI: slices of 110 patients with lower-grade glioma, 256x256, and masks of the FLAIR abnormality.
+def lgg(root: str | Path | None = None, *, image_size: int = 256) -> Slices:
+    """LGG brain MRI: slices of 110 glioma patients with masks of the lesion.
 
-    Source: Buda, Saha & Mazurowski, "Association of genomic subtypes of lower-grade gliomas with shape features
-    automatically extracted by a deep learning algorithm", Computers in Biology and Medicine 109, 2019; the copy on
-    Kaggle, under CC BY-NC-SA 4.0. Channels: pre-contrast, FLAIR and post-contrast; where a patient lacks one of the
-    contrasts, the publishers put FLAIR in its place.
-    root: a folder with `kaggle_3m/<patient>_<date>/<patient>_<date>_<slice>.tif` and `..._mask.tif`, that folder
-        itself, an archive of it (zip, tar, tar.gz, tar.xz; read in place), or a folder with one such archive.
-    image_size: pixels a side that slices are resized to, once: images bilinear with antialiasing, masks by the nearest
-        pixel. At least 32, as a UNet halves it five times.
-    Split by patient, never by slice: see `split_patients`. A patient without a lesion is one like any other.
-    DataError, one line, where there is no data; for a mask without its image or the other way round; for a file that
-    is damaged, no greyscale mask of 0 and 255, or of another size than the first; and for a split without any lesion.
+    Slices are 256x256, and the masks show the FLAIR abnormality. This is the copy on Kaggle, under CC BY-NC-SA 4.0. The
+    channels are pre-contrast, FLAIR and post-contrast. Where a patient lacks one of the contrasts, the publishers put
+    FLAIR in its place. The splits are by patient, never by slice (see `split_patients`), and include patients without a
+    lesion.
+
+    Args:
+        root: A folder with `kaggle_3m/<patient>_<date>/<patient>_<date>_<slice>.tif` and `..._mask.tif`; the folder
+            `kaggle_3m` itself; an archive of it (zip, tar, tar.gz or tar.xz, read in place); or a folder with one such
+            archive.
+        image_size: Height and width, in pixels, that slices are resized to: images bilinear with antialiasing, masks by
+            nearest neighbour. At least 32, because a UNet halves it five times.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: If image_size < 32.
+        DataError: If there is no data, an image has no mask or a mask no image, a file is damaged or of another size
+            than the first, a mask has other values than 0 and 255, or a split has no lesion.
+
+    Reference: Buda, Saha & Mazurowski, "Association of genomic subtypes of lower-grade gliomas with shape features
+    automatically extracted by a deep learning algorithm", Computers in Biology and Medicine 109, 2019.
     """
     if not isinstance(image_size, int) or image_size < 32:
         raise ValueError(f"lgg: image_size must be a whole number >= 32 (it is halved five times), got {image_size!r}")
     if root is None:
-        raise DataError(f"lgg: --data-root must name a folder that holds {FOLDER}/ or its archive, from {PAGE}")
+        raise DataError(
+            f"lgg: --data-root must name a folder that holds {FOLDER}/ or its archive, from {PAGE}, got none"
+        )
     root = Path(root).expanduser()
     images, masks = _read(_files(root), image_size)
     for one, other, suffix in ((images, masks, "_mask"), (masks, images, "")):
@@ -54,7 +68,7 @@ def lgg(root=None, *, image_size=256):
     keys = sorted(images)
     patients = np.array([DATE.sub("", folder) for folder, _, _ in keys])
     pixels = np.stack([images.pop(key) for key in keys])
-    mean, std = statistics(pixels, [folder for folder, _, _ in keys], MAX_VALUE)
+    mean, std = examination_statistics(pixels, [folder for folder, _, _ in keys], MAX_VALUE)
     slices = Slices(
         images=pixels,
         masks=np.stack([masks.pop(key) for key in keys]),
@@ -70,12 +84,12 @@ def lgg(root=None, *, image_size=256):
     for name in SPLITS:
         if not slices.masks[slices.rows(name)].any():
             of = ", ".join(slices.split[name])
-            raise DataError(f"lgg: the {name} split must have a slice with a lesion, got none in its patients {of}")
+            raise DataError(f"lgg: the {name} split must have a slice with a lesion, got none for its patients {of}")
     return slices
 
 
 def _files(root: Path) -> Iterator[tuple[str, PurePosixPath, bytes]]:
-    """Every .tif of the patients' folders: how to name it in a message, its path, its bytes."""
+    """Read every .tif file of the patients: its name in error messages, its path, its contents."""
     if root.is_file():
         yield from _archived(root)
         return
@@ -85,7 +99,7 @@ def _files(root: Path) -> Iterator[tuple[str, PurePosixPath, bytes]]:
             for file in files:
                 yield str(file), PurePosixPath(file), _bytes(file)
             return
-    archives = sorted(file for file in root.glob("*") if file.name.endswith(SUFFIXES))
+    archives = sorted(file for file in root.glob("*") if file.name.endswith(ARCHIVE_SUFFIXES))
     if len(archives) > 1:
         names = ", ".join(file.name for file in archives)
         raise DataError(f"lgg: {root} must hold {FOLDER}/ or one archive (name one as --data-root), got {names}")
@@ -94,10 +108,12 @@ def _files(root: Path) -> Iterator[tuple[str, PurePosixPath, bytes]]:
 
 
 def _archived(archive: Path) -> Iterator[tuple[str, PurePosixPath, bytes]]:
-    """Those of the first kaggle_3m in an archive: Kaggle's own zip has all of them twice."""
+    """Read the files of the first `kaggle_3m` in an archive: Kaggle's own zip holds every file twice."""
     top = None
     for path, content in read_archive(archive, ".tif"):
-        if len(path.parts) >= 3 and path.parts[-3] == FOLDER and not path.name.startswith("._"):  # a Mac's leavings
+        if (
+            len(path.parts) >= 3 and path.parts[-3] == FOLDER and not path.name.startswith("._")
+        ):  # metadata that macOS adds
             top = top or path.parents[1]
             if path.parents[1] == top:
                 yield f"{archive}, {path}", path, content
@@ -111,21 +127,21 @@ def _bytes(file: Path) -> bytes:
 
 
 def _read(files: Iterable[tuple[str, PurePosixPath, bytes]], image_size: int) -> tuple[dict, dict]:
-    """Images (3, S, S) and masks (S, S), uint8, by (folder, slice number, name without .tif)."""
+    """Decode and resize: images (3, S, S) and masks (S, S), uint8, by (folder, slice number, name without .tif)."""
     found: tuple[dict, dict] = ({}, {})
     size = None
     for where, path, content in files:
         name = NAME.fullmatch(path.name)
         if name is None:
-            raise DataError(f"{where}: must be named PATIENT_NUMBER.tif or PATIENT_NUMBER_mask.tif")
+            raise DataError(f"{where}: must be named PATIENT_NUMBER.tif or PATIENT_NUMBER_mask.tif, got {path.name}")
         image = _decode(content, "L" if name["mask"] else "RGB", where=where)
         size = size or image.size
         if image.size != size or size[0] != size[1]:
-            raise DataError(f"{where}: must be square and as large as the first slice, {size}, got {image.size}")
+            raise DataError(f"{where}: must be square and of the size of the first slice, {size}, got {image.size}")
         key = (path.parent.name, int(name["number"]), name["stem"])
         into = found[bool(name["mask"])]
         if key in into:
-            raise DataError(f"{where}: must be there once, got it twice")
+            raise DataError(f"{where}: must exist once, got it twice")
         into[key] = _mask(image, image_size, where=where) if name["mask"] else _image(image, image_size)
     return found
 
@@ -140,7 +156,7 @@ def _mask(image, size, *, where):
     from PIL import Image
 
     if others := set(np.unique(image).tolist()) - {0, MAX_VALUE}:
-        raise DataError(f"{where}: a mask must be of 0 and 255, got {min(others)}")
+        raise DataError(f"{where}: a mask must hold 0 and 255 only, got {min(others)}")
     return np.asarray(image.resize((size, size), Image.Resampling.NEAREST)) // MAX_VALUE
 
 
@@ -150,7 +166,7 @@ def _decode(content, mode, *, where):
     try:
         image = Image.open(io.BytesIO(content), formats=("TIFF",))
         image.load()
-    except Exception as error:  # whatever the decoder raises on bytes that are no image, it raises a dozen types
+    except Exception as error:  # Pillow's decoder raises a dozen types for damaged files
         raise DataError(f"{where}: must be a readable TIFF image, got {one_line(error)}") from error
     if image.mode != mode:
         raise DataError(

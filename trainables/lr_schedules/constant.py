@@ -1,7 +1,7 @@
-from trainables.lr_schedules._base import Schedule
+from trainables.lr_schedules._base import LRSchedule
 
 __all__ = ["Constant"]
 
 
-class Constant(Schedule):
-    """The lr stays what the optimizer was made with: the control arm."""
+class Constant(LRSchedule):
+    """Constant learning rate, the control of the other schedules."""

@@ -1,29 +1,38 @@
 from statistics import fmean
 
-from trainables.lr_schedules._base import Schedule
+from trainables.lr_schedules._base import LRSchedule
 
 __all__ = ["DynamicTuning"]
 
 VARIANTS = ("paper", "code")
 
 
-class DynamicTuning(Schedule):
-    """lr / 10 at one third and at two thirds of the epochs, and small corrections by the loss in between.
+class DynamicTuning(LRSchedule):
+    """Two divisions by 10, and corrections by the loss in between.
 
-    Source: Yun, Jo & Lee 2025, appendix C ("Dynamic Tuning", CNN classification), factors 0.7 and 1.06, after the code
+    The schedule acts at the end of an epoch, by the number e of epochs finished, e = 1, 2, ..., max_epochs:
+
+    - e = max_epochs // 3 and e = 2 * max_epochs // 3 (if >= 1): divide the learning rate by 10.
+    - e = 25, 30, 35, ...: multiply it by 0.7 if the loss rises, else by 1.06, as `variant` says.
+
+    Both act if they fall on one epoch. A run of up to 24 epochs has the two divisions only. The paper leaves open
+    whether "after epoch 20, every five epochs" begins at 20 or 25 and how to round a third; both are taken from the
+    code.
+
+    Args:
+        optimizer: See `LRSchedule`.
+        max_epochs: See `LRSchedule`.
+        steps_per_epoch: See `LRSchedule`.
+        variant: How losses are compared. "paper": x 0.7 if the mean loss of the last 5 epochs exceeds that of the last
+            10, else x 1.06; the loss of an epoch is the mean over its batches. "code": the loss of an epoch is that of
+            its last batch, the epoch that has just ended is left out (epochs e - 5 to e - 1 against e - 10 to e - 1),
+            and equal means change nothing.
+
+    Raises:
+        ValueError: If variant is neither.
+
+    Reference: Yun, Jo & Lee 2025, arXiv 2511.14282, appendix C ("Dynamic Tuning", CNN classification), after the code
     of Lu et al., "Learning pruning-friendly networks via Frank-Wolfe", ICLR 2022 (VITA-Group, train_prune.py).
-    It acts at the end of an epoch, on the number of epochs finished by then, e = 1, 2, ..., max_epochs:
-        e = max_epochs // 3 and e = 2 * max_epochs // 3 (from 1 on): lr / 10;
-        e = 25, 30, 35, ...: a correction by the losses of earlier epochs.
-    Where both fall on one epoch both act. So a run of up to 24 epochs has the two divisions only. The sentence of the
-    paper leaves open whether "after epoch 20, every five epochs" starts at 20 or 25, and where to round a third to; we
-    take both from the code.
-    variant: what the correction compares.
-        "paper": x0.7 if the mean loss of the last 5 epochs exceeds that of the last 10, else x1.06. An epoch's loss is
-            the mean over its batches.
-        "code": as the code does it. An epoch's loss is that of its last batch alone; the epoch that has just ended is
-            left out, so the means are those of epochs e - 5 to e - 1 and e - 10 to e - 1; equal means change nothing.
-    ValueError for another variant.
     """
 
     def __init__(self, optimizer, *, max_epochs, steps_per_epoch, variant="paper"):
@@ -31,8 +40,8 @@ class DynamicTuning(Schedule):
         if variant not in VARIANTS:
             raise ValueError(f"DynamicTuning: variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         self.variant = variant
-        self.finished = 0  # epochs
-        self.losses = []  # of the last 11 epochs, the newest last
+        self.finished = 0  # number of epochs
+        self.losses = []  # of the last 11 epochs, oldest first
 
     def after_epoch(self, loss, last_loss):
         self.finished += 1
@@ -41,7 +50,7 @@ class DynamicTuning(Schedule):
             self.scale_lr(0.1)
         if self.finished > 20 and self.finished % 5 == 0:
             losses = self.losses[1:] if self.variant == "paper" else self.losses[:-1]
-            recent, all_ten = fmean(losses[-5:]), fmean(losses)  # fmean: equal losses have equal means, exactly
+            recent, all_ten = fmean(losses[-5:]), fmean(losses)  # fmean is exact: equal losses have equal means
             if recent > all_ten:
                 self.scale_lr(0.7)
             elif recent < all_ten or self.variant == "paper":

@@ -1,18 +1,29 @@
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainables.lr_schedules._base import Schedule
+from trainables.lr_schedules._base import LRSchedule
 
 __all__ = ["LinearWarmup"]
 
 
-class LinearWarmup(Schedule):
-    """Straight up to lr in num_warmup_steps steps, then straight down to 0 at the end of the run.
+class LinearWarmup(LRSchedule):
+    """Linear warm-up to lr, then linear decay to 0 at the end of the run.
 
-    lr of step t = lr * (t + 1) / (W + 1) for t < W, lr * (T - t) / (T - W) from there on, with W the warm-up steps and
-    T those of the whole run. The peak is step W; a run of up to W steps ends before it.
-    Source: the schedule that Yun, Jo & Lee 2025, appendix C, use for language models, with W = 100, and that
-    transformers calls "linear"; its first step has lr 0 (t / W), ours 1 / (W + 1) of lr, so no step is without effect.
-    num_warmup_steps: a whole number >= 0. ValueError otherwise.
+    The learning rate of step t is lr * (t + 1) / (W + 1) for t < W and lr * (T - t) / (T - W) afterwards, with W
+    warm-up steps and T steps in the whole run. It is highest at step W; a run of W steps or fewer ends before that.
+
+    transformers calls this schedule "linear". Its first step has a learning rate of 0 (t / W); here it is lr / (W + 1),
+    so that no step is without effect.
+
+    Args:
+        optimizer: See `LRSchedule`.
+        max_epochs: See `LRSchedule`.
+        steps_per_epoch: See `LRSchedule`.
+        num_warmup_steps: W, a whole number >= 0.
+
+    Raises:
+        ValueError: If num_warmup_steps is below 0.
+
+    Reference: Yun, Jo & Lee 2025, arXiv 2511.14282, appendix C (language models), with W = 100.
     """
 
     def __init__(self, optimizer, *, max_epochs, steps_per_epoch, num_warmup_steps=100):

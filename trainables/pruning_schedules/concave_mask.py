@@ -7,21 +7,31 @@ __all__ = ["ConcaveMaskLottery"]
 
 
 class ConcaveMaskLottery(PruningSchedule):
-    """In rounds: train a relaxed mask m with the weights, remove those with the lowest m, rewind and retrain the rest.
+    """Train a relaxed mask, remove the weights it closes, rewind and retrain.
 
-    Source: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
+    The mask m and its penalty are those of the regularizer `concave_mask` (r = log, or l1 as a control). A dense
+    training comes first. It gives the accuracy to compare with and the early checkpoint. Each round then trains twice:
+    with the mask, to decide what is removed, and without mask and penalty, so that the network is comparable with one
+    of `imp` at the same sparsity.
+
+    Args:
+        config: The trial's configuration.
+        select: "threshold" removes weights with m < alpha, as in the paper, so that the mask decides how many remain.
+            Each sparsity of the configuration reports the first network that is at least as sparse; if none is, the
+            last network is pruned further without retraining. "rank" has a round for each sparsity of the configuration
+            and removes the weights with the lowest m down to it, by |w| where m is equal.
+        alpha: Threshold of m, in (0, 1).
+        rounds: Number of rounds, at least 1, for "threshold".
+        rewind_epoch: See `PruningSchedule`.
+
+    Raises:
+        ValueError: If an argument is out of range, the regularizer is another, or lam is 0 (nothing would close the
+            mask).
+
+    Reference: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
     2025, arXiv 2501.11135.
 
-    The mask and its penalty are the regularizer `concave_mask` (r = log, or l1 as control). A dense training comes
-    first: it gives the accuracy to compare with, and the early checkpoint. Each round's second training has neither
-    mask nor penalty, so that its network is comparable with `imp`'s of the same sparsity.
-    select: "threshold" removes weights with m < alpha, as the source does, so the mask decides how many are left. Each
-        of the configuration's sparsities reports the first network that is at least as sparse; above the last network's
-        sparsity, that network is pruned once more, without retraining. "rank" has a round for each of the
-        configuration's sparsities and removes the weights with the lowest m down to it, by |w| where m is equal.
-    alpha: in (0, 1), in units of m. rounds: at least 1, for "threshold" only. rewind_epoch: see `PruningSchedule`.
     Cost: 2 x rounds + 1 trainings.
-    ValueError for a argument out of bounds, another regularizer, or lam = 0 (nothing would close the mask).
     """
 
     def __init__(
@@ -31,13 +41,13 @@ class ConcaveMaskLottery(PruningSchedule):
         if select not in ("threshold", "rank"):
             raise ValueError(f"pruning_sched: select must be one of threshold, rank, got {select!r}")
         if not 0 < alpha < 1:
-            raise ValueError(f"pruning_sched: alpha must be in (0, 1), a value of the mask, got {alpha:g}")
+            raise ValueError(f"pruning_sched: alpha must be in (0, 1) (a value of the mask), got {alpha:g}")
         if rounds < 1 or rounds != int(rounds):
             raise ValueError(f"pruning_sched: rounds must be a whole number >= 1, got {rounds:g}")
         if config.regularizer != "concave_mask" or config.lam == 0:
             raise ValueError(
-                "pruning_schedule: must have the regularizer concave_mask and lam > 0 for concave_mask (it is what makes the "
-                f"mask), got {config.regularizer} with lam {config.lam:g}"
+                "pruning_schedule: must have the regularizer concave_mask and lam > 0 with concave_mask (they train "
+                f"the mask), got {config.regularizer} with lam {config.lam:g}"
             )
         self.select, self.alpha = select, alpha
         self.rewind_epoch = self.check_rewind_epoch(rewind_epoch)

@@ -9,18 +9,27 @@ __all__ = ["IterativeMagnitudePruning"]
 
 
 class IterativeMagnitudePruning(PruningSchedule):
-    """Train, remove a fraction of what is left by the criterion's scores, rewind the rest, and so on: lottery tickets.
+    """Iterative magnitude pruning: train, remove a fraction, rewind, repeat.
 
-    Source: Frankle & Carbin, "The lottery ticket hypothesis: finding sparse, trainable neural networks", ICLR 2019,
-    with 20% a round; rewinding to an early checkpoint: Frankle, Dziugaite, Roy & Carbin, "Linear mode connectivity and
-    the lottery ticket hypothesis", ICML 2020.
+    Each round removes the remaining weights with the lowest scores of the trial's criterion. Every round trains for all
+    of `max_epochs` with the whole learning-rate schedule, whatever epoch the weights were rewound to.
 
-    A round here is trained for all of `max_epochs`, with the whole schedule, whatever the epoch it was rewound to.
-    fraction: in (0, 1), removed of what is left, a round: between two of the configuration's sparsities as nearly as a
-        whole number of equal rounds allows, so that each of them has a network that was trained at exactly it.
-    rewind_epoch: see `PruningSchedule`.
-    Cost: as many trainings as it takes rounds to reach the highest sparsity, and one: 13 + 1 to 0.95.
-    ValueError for a fraction or an epoch out of bounds, an n:m scope (it has one level only), highest sparsity 0.
+    Args:
+        config: The trial's configuration.
+        fraction: Fraction of the remaining weights that a round removes, in (0, 1). It is adjusted, equally for all
+            rounds between two sparsities of the configuration, so that each of these sparsities has a network that was
+            trained at exactly it.
+        rewind_epoch: See `PruningSchedule`.
+
+    Raises:
+        ValueError: If an argument is out of range, the scope is n:m (which has one sparsity only), or the highest
+            sparsity is 0.
+
+    Reference: Frankle & Carbin, "The lottery ticket hypothesis: finding sparse, trainable neural networks", ICLR 2019,
+    with 20% per round. Rewinding to an early epoch: Frankle, Dziugaite, Roy & Carbin, "Linear mode connectivity and the
+    lottery ticket hypothesis", ICML 2020.
+
+    Cost: as many trainings as rounds to the highest sparsity, plus one: 13 + 1 to 0.95.
     """
 
     def __init__(self, config, *, fraction: float = 0.2, rewind_epoch: int = 0):
@@ -28,11 +37,13 @@ class IterativeMagnitudePruning(PruningSchedule):
         if not 0 < fraction < 1:
             raise ValueError(f"pruning_sched: fraction must be in (0, 1), got {fraction:g}")
         if ":" in config.scope:
-            raise ValueError(f"scope: must be global or uniform for imp (it removes in rounds), got {config.scope}")
+            raise ValueError(
+                f"scope: must be global or uniform with imp (n:m has one sparsity only), got {config.scope}"
+            )
         self.rewind_epoch = self.check_rewind_epoch(rewind_epoch)
         self.sparsities = tuple(rounds(config.levels, fraction))
         if not self.sparsities:
-            raise ValueError("sparsity: must be above 0 somewhere for imp (nothing is removed), got 0")
+            raise ValueError("sparsity: one must be above 0 with imp (else it removes nothing), got 0")
         self.num_phases = len(self.sparsities) + 1
 
     def next_masks(self, phase, kept, scores, gates):
@@ -42,7 +53,12 @@ class IterativeMagnitudePruning(PruningSchedule):
 
 
 def rounds(levels: tuple[float, ...], fraction: float) -> Iterator[float]:
-    """The sparsity after each round, ascending; `levels`, ascending from 0, are all met exactly."""
+    """Yield the sparsity after each round, ascending; all levels are met exactly.
+
+    Args:
+        levels: Sparsities, ascending from 0.
+        fraction: Fraction of the remaining weights to remove per round, approximately.
+    """
     for low, high in itertools.pairwise(levels):
         shrink = (1 - high) / (1 - low)
         num = max(1, round(math.log(shrink) / math.log(1 - fraction)))

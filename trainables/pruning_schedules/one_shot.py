@@ -4,7 +4,7 @@ __all__ = ["OneShot"]
 
 
 class OneShot(PruningSchedule):
-    """Train once, prune once at each sparsity, do not retrain: what this project's sweeps search for, as a rule.
+    """One-shot pruning: train once, prune once at each sparsity, do not retrain.
 
     Cost: one training.
     """

@@ -1,9 +1,10 @@
-"""Image classification with convolutional networks: global magnitude pruning over the convolutions."""
+"""Image classification with convolutional networks, pruned in their convolutions."""
 
 import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,44 +13,64 @@ from torch import Tensor, nn
 
 import sparsity
 from trainables.config import TrialConfig, check_name, construct
-from trainables.data.images import Images, split
+from trainables.data.images import Images
+from trainables.data.splits import split_indices
 from trainables.task import Task
+from trainables.tasks._augmentation import PADDING, crop_flip
 
 __all__ = ["CNN"]
 
 EVALUATION_BATCH = 512
-PADDING = 4  # pixels of zeros around an image that is cropped
 
 
 @dataclass(frozen=True)
 class LoadedImages:
-    """A dataset as the trials of a node share it: the arrays, and the training split's statistics per channel."""
+    """A dataset of images, which the trials of a node share.
+
+    Attributes:
+        images: The dataset.
+        mean: Mean of each channel over the training images, of pixels scaled to [0, 1].
+        std: Standard deviation, as `mean`.
+    """
 
     images: Images
     mean: list[float]
     std: list[float]
 
 
+@dataclass(frozen=True)
+class CNNSettings:
+    """The task `cnn` has no settings."""
+
+
 class CNN(Task):
-    """Cross-entropy on images; metrics `acc` (fraction right) and `loss` (nats, mean over images).
+    """Image classification with cross-entropy.
 
-    A network that assigns every image of a split to one class is `collapsed`.
+    Images stay on the device as uint8 (N, C, H, W). Each batch is scaled to [0, 1] and normalized by the mean and
+    standard deviation of each channel over the training images. Training images are cropped and mirrored at random if
+    the dataset says so.
 
-    Data: uint8 (N, C, H, W), kept on the device as it is; a batch is scaled to [0, 1], normalized by the mean and
-    standard deviation of the training split per channel, and, where the dataset says so, cropped and flipped at random.
+    Metrics:
+        - `acc`: the fraction of images classified correctly.
+        - `loss`: cross-entropy in nats, the mean over images.
+        - `collapsed`: 1 if the network puts all images of a split into one class.
     """
 
     objective = "acc"
+    settings_class: ClassVar[type] = CNNSettings
 
     @classmethod
-    def load(cls, config: TrialConfig, root: str | None = None) -> "LoadedImages":
+    def load(cls, config: TrialConfig, root: str | None = None) -> LoadedImages:
         check_name("trainables.datasets", config.dataset, "dataset")
         images = construct("data", sparsity.find("trainables.datasets", config.dataset), root, arguments=config.data)
-        train, _ = images.split(config.train_size)  # says now whether train_size can be had
+        if not isinstance(images, Images):
+            raise ValueError(f"dataset: must be one of labelled images, such as cifar10, got {config.dataset!r}")
+        train, _ = images.split(config.train_size)
         return LoadedImages(images, *channel_statistics(images.train_images[train], images.max_value))
 
-    def __init__(self, config: TrialConfig, data: "LoadedImages", device: str | torch.device = "cpu"):
+    def __init__(self, config: TrialConfig, data: LoadedImages, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
+        self.settings: Any = construct("task_args", self.settings_class, arguments=config.task_args)
         self.data = data.images
         self.mean, self.std = data.mean, data.std
         self._mean, self._std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (data.mean, data.std))
@@ -61,25 +82,25 @@ class CNN(Task):
         self.splits = {"train": (images, labels, train), "validation": (images, labels, validation[: self.eval_size])}
 
     def _tensors(self, *arrays: np.ndarray) -> list[Tensor]:
-        """Views of the arrays on a CPU (they may lie read-only in memory that all trials of a node share)."""
+        """Move arrays to the device. On a CPU, the tensors are views of memory that all trials of a node share."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return [torch.from_numpy(array).to(self.device) for array in arrays]
 
     def _split(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """All images, all labels, and the rows of them that make the split."""
-        if name == "test" and "test" not in self.splits:  # only a confirmation reads it
+        """Return all images, all labels, and the rows of both that belong to a split."""
+        if name == "test" and "test" not in self.splits:  # moved to the device on first use: most trials do not read it
             images, labels = self._tensors(self.data.test_images, self.data.test_labels)
             rows = torch.arange(len(labels))
-            if self.eval_size is not None:  # at random: images may be stored by class
-                rows = torch.from_numpy(split(len(labels), 0.0, min(self.eval_size, len(labels)))[0])
+            if self.eval_size is not None:  # a random subset: images may be stored by class
+                rows = torch.from_numpy(split_indices(len(labels), 0.0, min(self.eval_size, len(labels)))[0])
             self.splits["test"] = (images, labels, rows.to(self.device))
         return self.splits[name]
 
     def build_model(self) -> nn.Module:
         build = sparsity.find("trainables.architectures", self.architecture)
         model = construct("model", build, **self.shape, arguments=self.model_arguments)
-        return model.to(self.device, memory_format=torch.channels_last)  # what convolutions are fastest in
+        return model.to(self.device, memory_format=torch.channels_last)  # the fastest layout for convolutions
 
     def describe_model(self) -> dict:
         return {
@@ -98,7 +119,7 @@ class CNN(Task):
                 yield self._normalize(images[chosen]), labels[chosen]
             return
         generator = torch.Generator().manual_seed(seed)
-        # All of the epoch's random numbers go to the device at once: no step waits for a copy.
+        # The random numbers of the whole epoch are copied to the device at once, so that no step waits for a copy.
         rows = rows[torch.randperm(len(rows), generator=generator).to(self.device)]
         shifts = torch.randint(0, 2 * PADDING + 1, (len(rows), 2), generator=generator).to(self.device)
         mirrored = 0.5 if self.data.augmentation == "crop_flip" else 0.0
@@ -130,11 +151,13 @@ class CNN(Task):
         model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        classes = []  # predicted and true, (2, n) of each batch
+        classes = []  # predicted and true classes of each batch, (2, n)
         total = 0
         for batch in self.batches(split, EVALUATION_BATCH):
             logits, labels = self.forward(model, batch), batch[1]
-            predicted = logits.argmax(1).masked_fill_(logits.isnan().any(1), -1)  # argmax takes a nan for the largest
+            predicted = logits.argmax(1).masked_fill_(
+                logits.isnan().any(1), -1
+            )  # argmax treats nan as the largest value
             correct += (predicted == labels).sum()
             classes.append(torch.stack([predicted, labels]))
             loss += F.cross_entropy(logits, labels, reduction="sum").double()
@@ -144,7 +167,7 @@ class CNN(Task):
         same = (lowest == highest).tolist()
         return {
             "acc": correct.item() / total,
-            # A pruned network can overflow; the metric stays a number.
+            # A pruned network can overflow, but metrics must be finite.
             "loss": min(torch.nan_to_num(loss, nan=torch.inf).item() / total, 1e9),
             "collapsed": float(same == [True, False]),
         }
@@ -154,28 +177,23 @@ class CNN(Task):
 
 
 def channel_statistics(images: np.ndarray, max_value: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of (N, C, H, W) images scaled to [0, 1], from exact counts."""
+    """Compute mean and standard deviation of each channel of images in [0, 1].
+
+    They are computed from exact counts of pixel values.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        max_value: The pixel value that is scaled to 1.
+
+    Returns:
+        The mean and the standard deviation of each channel; the standard deviation of a constant channel is set to 1.
+    """
     levels = np.arange(256) / max_value
     mean, std = [], []
-    blocks = np.array_split(images, 1 + len(images) // 4096)  # bincount makes eight bytes of one
+    blocks = np.array_split(images, 1 + len(images) // 4096)  # in blocks: bincount takes eight bytes per pixel
     for channel in range(images.shape[1]):
         totals = sum(np.bincount(block[:, channel].ravel(), minlength=256) for block in blocks)
         counts = totals / images[:, channel].size
         mean.append(float(counts @ levels))
         std.append(float(np.sqrt(counts @ (levels - mean[-1]) ** 2)) or 1.0)
     return mean, std
-
-
-def crop_flip(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
-    """Each image of (N, C, H, W), with PADDING zeros around it, cropped to its size from row and column shifts[i], from
-    0 to 2 PADDING, and then mirrored where flips[i].
-
-    The whole batch at once: one gather, whatever the number of images.
-    """
-    n, _, height, width = images.shape
-    rows = shifts[:, :1] + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device).expand(n, width)
-    columns = shifts[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)
-    padded = F.pad(images, (PADDING,) * 4)
-    batch = torch.arange(n, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Image classification with Vision Transformers: uniform magnitude pruning over the encoder's linear layers."""
+"""Image classification with Vision Transformers, pruned in their linear layers."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainables.architectures.vit import VisionTransformer, read_checkpoint
-from trainables.config import TrialConfig, construct
+from trainables.config import TrialConfig
 from trainables.tasks.cnn import CNN, LoadedImages
 
 __all__ = ["ViT"]
@@ -23,10 +23,18 @@ PRUNED = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """prune: what pruning may remove of the encoder's blocks: "all" is query, key, value, projection and both FFN
-    layers; "q", "qk" and "qkv" are those of the WCR paper's section D.2. (Its QKV rows there hold the same numbers as
-    its table 1, which is said to be of all.) ValueError for another.
+class ViTSettings:
+    """Settings of the task `vit`, set by `--task-arg`.
+
+    Attributes:
+        prune: The layers of the encoder's blocks that pruning may remove weights of. "all": query, key, value,
+            projection and both FFN layers. "q", "qk" and "qkv": the settings of section D.2 of the WCR paper, whose QKV
+            rows have the numbers of its table 1, which is said to be about all layers.
+
+    Raises:
+        ValueError: If prune is none of these.
+
+    Reference: Yun, Jo & Lee 2025, arXiv 2511.14282.
     """
 
     prune: str = "all"
@@ -38,51 +46,59 @@ class Settings:
 
 @dataclass(frozen=True)
 class LoadedViT(LoadedImages):
-    """Beside the images, a pretrained encoder that all trials of a node share: the arguments that make it, and its
-    weights by name. Both are empty where the network starts from random weights."""
+    """A dataset of images and a pretrained encoder, which the trials of a node share.
+
+    Attributes:
+        sizes: The arguments of `vit` that build the encoder; empty without a pretrained one.
+        weights: Its weights, float32, by name; empty without a pretrained one.
+    """
 
     sizes: dict[str, int] = field(default_factory=dict)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class ViT(CNN):
-    """As `CNN`, with a Vision Transformer, which resizes the images itself, and, if asked, a pretrained encoder in it.
+    """Image classification with a Vision Transformer, optionally pretrained.
 
-    The model's argument `pretrained` is a folder with a checkpoint, or a name on the Hugging Face hub; without it, or with
-    "", all weights are random. The checkpoint decides the network's sizes and how images are normalized. Its weights
-    are read once, as float32, and given to every trial; the classifier starts at random, by the trial's seed.
+    Differs from `CNN` in the network, which resizes the images itself, and in the prunable weights: those of the
+    encoder's linear layers, see `ViTSettings`.
+
+    The argument `pretrained` of the model is a folder with a checkpoint or a name on the Hugging Face hub. Without it,
+    or with "", all weights are random. The checkpoint decides the sizes of the network and the normalization of images.
+    It is read once, as float32, and shared by all trials; the classifier has random weights, by the seed of the trial.
     """
+
+    settings_class = ViTSettings
 
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> LoadedViT:
         pretrained = config.model.get("pretrained", "")
         if not isinstance(pretrained, str):
             raise ValueError(f"model: pretrained must be a folder or a name on the Hugging Face hub, got {pretrained}")
-        checkpoint = read_checkpoint(pretrained) if pretrained else None  # its faults are said before images are read
+        checkpoint = read_checkpoint(pretrained) if pretrained else None  # before reading images: errors show sooner
         loaded = super().load(config, root)
         if checkpoint is None:
             return LoadedViT(loaded.images, loaded.mean, loaded.std)
         for name in checkpoint.sizes.keys() & config.model.keys():
             raise ValueError(
-                f"model: {name} must be left out with pretrained, which decides it (--model pretrained= starts from "
+                f"model: {name} must be left out with pretrained (the checkpoint decides it; --model pretrained= means "
                 f"random weights), got {config.model[name]}"
             )
-        channels, taken = loaded.images.train_images.shape[1], len(checkpoint.mean)
-        if taken != channels:
+        channels, expected = loaded.images.train_images.shape[1], len(checkpoint.mean)
+        if expected != channels:
             raise ValueError(
-                f"model: pretrained must take images of {channels} channels, as {config.dataset} has, got {pretrained} "
-                f"for {taken}"
+                f"model: pretrained must be for images of {channels} channels (those of {config.dataset}), got "
+                f"{pretrained} for {expected}"
             )
         return LoadedViT(loaded.images, checkpoint.mean, checkpoint.std, checkpoint.sizes, checkpoint.weights)
 
     def __init__(self, config: TrialConfig, data: LoadedViT, device: str | torch.device = "cpu"):
         if config.criterion == "synflow":
             raise ValueError(
-                "criterion: must not be synflow with vit (it sums over paths of absolute weights; behind LayerNorm and "
-                "softmax they have no sum, and its scores get signs), got synflow"
+                "criterion: must not be synflow with vit (it sums over paths of absolute weights, which LayerNorm and "
+                "softmax break: scores become negative), got synflow"
             )
         super().__init__(config, data, device)
-        self.settings = construct("task_args", Settings, arguments=config.task_args)
         self.pretrained = data.weights
         self.model_arguments = {
             name: value for name, value in config.model.items() if name != "pretrained"
@@ -97,8 +113,8 @@ class ViT(CNN):
         return model
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        # Who wants gradients in evaluation mode (a criterion, sharpness) may want their gradients too, which the fused
-        # kernels of attention do not have.
+        # In evaluation mode, a criterion or the sharpness may need second derivatives, which the fused attention
+        # kernels do not have.
         second = torch.is_grad_enabled() and not model.training
         with sdpa_kernel(SDPBackend.MATH) if second else contextlib.nullcontext():
             return super().forward(model, batch)
@@ -110,7 +126,9 @@ class ViT(CNN):
         return {f"{name}.weight": m.weight for name, m in model.named_modules() if m in chosen}
 
     def regularized(self, model: nn.Module) -> dict[str, Tensor]:
-        """Weights of linear layers and of the patches' convolution. Position embeddings and the class token are added
-        to activations, as biases are, and left out."""
+        """The weights of linear layers and of the patch convolution.
+
+        Position embeddings and the class token are left out: like biases, they are added to activations.
+        """
         layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
         return {f"{name}.weight": m.weight for name, m in layers.items() if m.weight.requires_grad}

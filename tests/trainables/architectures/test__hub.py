@@ -14,7 +14,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """An empty cache, no name that can be looked up and no connection that can be made; gives what was tried."""
+    """An empty cache and no internet. Returns the list of attempted connections."""
     tried = []
 
     def refused(*args, **kwargs):
@@ -29,7 +29,7 @@ def asked(monkeypatch, tmp_path):
 
 @pytest.fixture
 def cached(asked, tmp_path):
-    """The hub's cache with someone/model, in its documented layout: refs/main names the commit in snapshots/."""
+    """The hub's cache with someone/model in its documented layout: refs/main names the commit in snapshots/."""
     repo = tmp_path / "hub" / "models--someone--model"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(COMMIT)
@@ -45,7 +45,7 @@ def write_checkpoint(folder):
 
 
 def write_shards(folder, *names):
-    """An index of two files, of which those named are there."""
+    """Write an index of two files, and those of them that are named."""
     (folder / "model.safetensors").unlink()
     weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
@@ -53,7 +53,7 @@ def write_shards(folder, *names):
         (folder / name).write_bytes(b"")
 
 
-def test_a_folder_is_itself(asked, tmp_path):
+def test_a_folder_is_used_without_a_request(asked, tmp_path):
     write_checkpoint(tmp_path / "mine")
     assert checkpoint_folder("model: pretrained", str(tmp_path / "mine")) == tmp_path / "mine"
     write_shards(tmp_path / "mine", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -62,7 +62,7 @@ def test_a_folder_is_itself(asked, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_folder_without_its_files(tmp_path, name):
+def test_refuses_a_folder_without_its_files(tmp_path, name):
     write_checkpoint(tmp_path / "mine")
     (tmp_path / "mine" / name).rename(tmp_path / "mine" / "pytorch_model.bin")
     lacking = {"config.json": r"config\.json", "model.safetensors": r"\*\.safetensors"}[name]
@@ -71,7 +71,7 @@ def test_a_folder_without_its_files(tmp_path, name):
         checkpoint_folder("model: pretrained", str(tmp_path / "mine"))
 
 
-def test_a_folder_without_one_of_several_files(tmp_path):
+def test_refuses_a_folder_without_one_of_several_files(tmp_path):
     write_checkpoint(tmp_path / "mine")
     write_shards(tmp_path / "mine", "model-00001-of-00002.safetensors")
     with pytest.raises(ValueError, match=r"^model: base must .*, got \S+ without model-00002-of-00002\.safetensors$"):
@@ -79,7 +79,7 @@ def test_a_folder_without_one_of_several_files(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 1}'])
-def test_a_damaged_index(tmp_path, text):
+def test_refuses_a_damaged_index(tmp_path, text):
     write_checkpoint(tmp_path / "mine")
     (tmp_path / "mine" / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ValueError, match=r"got \S+ without a readable model\.safetensors\.index\.json$"):
@@ -87,31 +87,31 @@ def test_a_damaged_index(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./folder", "~/no/such/folder", "a/b/c", "a b"])
-def test_a_path_that_is_not_there(asked, name):
+def test_refuses_a_missing_path(asked, name):
     expected = f"^model: base must be a folder or a name on the Hugging Face hub, got '{re.escape(name)}'"
     with pytest.raises(ValueError, match=f"{expected}: no such folder$"):
         checkpoint_folder("model: base", name)
     assert not asked
 
 
-def test_the_cache_is_enough(cached, asked):
+def test_a_complete_cache_is_used_without_a_request(cached, asked):
     assert checkpoint_folder("model: base", "someone/model") == cached
     assert not asked
 
 
-def test_without_the_network_it_is_one_line_at_once(asked):
+def test_without_internet_fails_at_once_in_one_line(asked):
     message = (
         r"model: base must be a folder, or in .*, or downloadable, got 'someone/model' \(.*\): .* --model base=FOLDER"
     )
     begin = time.monotonic()
     with pytest.raises(ValueError, match=f"^{message}$") as caught:
         checkpoint_folder("model: base", "someone/model")
-    assert time.monotonic() - begin < 10  # the hub's own client tries for half a minute
+    assert time.monotonic() - begin < 10  # the hub's client retries for half a minute
     assert "\n" not in str(caught.value)
     assert asked
 
 
-def test_a_cache_that_is_not_whole_is_not_enough(cached, asked):
+def test_an_incomplete_cache_is_not_used(cached, asked):
     write_shards(cached, "model-00001-of-00002.safetensors")
     with pytest.raises(ValueError, match="downloadable, got 'someone/model'"):
         checkpoint_folder("model: base", "someone/model")
@@ -119,14 +119,14 @@ def test_a_cache_that_is_not_whole_is_not_enough(cached, asked):
 
 
 @pytest.mark.parametrize("name", ["no--name", "no..name", "someone/model."])
-def test_a_name_that_the_hub_does_not_allow(asked, name):
+def test_refuses_an_invalid_name(asked, name):
     with pytest.raises(ValueError, match=rf"^model: base must .*, got '{re.escape(name)}' \(HFValidationError: .*\)"):
         checkpoint_folder("model: base", name)
     assert not asked
 
 
-def test_what_is_downloaded(asked, monkeypatch, tmp_path):
-    """The hub is asked for JSON and safetensors; a repository without the latter is refused."""
+def test_downloads_json_and_safetensors_only(asked, monkeypatch, tmp_path):
+    """A repository without safetensors is refused."""
     calls = []
 
     def download(name, **options):

@@ -1,4 +1,4 @@
-"""What holds for every file of trainables/architectures/ that makes a classifier of images."""
+"""The contract of every file of trainables/architectures/ that builds an image classifier."""
 
 import functools
 import importlib
@@ -7,26 +7,22 @@ import pkgutil
 import pytest
 import torch
 
+from tests.trainables._tiny_tasks import MODELS
 from trainables import architectures
 
-OTHERS = {"causal_lm", "unet"}  # they have tests of their own
+OTHERS = {"causal_lm", "unet"}  # tested in files of their own
 NAMES = [
     module.name
     for module in pkgutil.iter_modules(architectures.__path__)
     if not module.name.startswith("_") and module.name not in OTHERS
 ]
-SMALL = {  # arguments that make the large ones quick to build
-    "resnet50": {"width": 8},
-    "vit": {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "mlp_size": 64},
-    "wide_resnet": {"depth": 10, "widen_factor": 1},
-}
 
 
 @pytest.fixture(params=NAMES)
 def build(request):
     module = importlib.import_module(f"trainables.architectures.{request.param}")
     assert module.__all__ == [request.param]
-    return functools.partial(getattr(module, request.param), **SMALL.get(request.param, {}))
+    return functools.partial(getattr(module, request.param), **MODELS.get(request.param, {}))
 
 
 @pytest.mark.parametrize(("in_channels", "size"), [(1, 8), (3, 32)])
@@ -40,11 +36,11 @@ def test_forward_and_backward(build, in_channels, size):
         assert parameter.grad.isfinite().all(), name
 
 
-def test_takes_rgb_unless_told_otherwise(build):
+def test_takes_rgb_images_by_default(build):
     assert build(10)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_seed_fixes_the_weights(build):
+def test_the_seed_determines_the_weights(build):
     def weights(seed):
         torch.manual_seed(seed)
         return build(10).state_dict()

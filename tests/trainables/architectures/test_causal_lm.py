@@ -12,7 +12,7 @@ SMALL = {"vocab_size": 300, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint as transformers writes it, in bfloat16."""
+    """A checkpoint that transformers wrote, in bfloat16."""
     path = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
     causal_lm(base="tiny-llama", **SMALL).to(torch.bfloat16).save_pretrained(path)
@@ -22,18 +22,18 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(("base", "num_biases"), [("tiny-qwen2", 64 + 32 + 32), ("tiny-llama", 0)])
 def test_tiny_networks_have_the_weights_counted_by_hand(base, num_biases):
     model = causal_lm(base=base)
-    attention = 64 * 64 + 2 * 64 * 32 + 64 * 64  # 4 heads of 16, 2 of keys and values
+    attention = 64 * 64 + 2 * 64 * 32 + 64 * 64  # 4 heads of width 16, 2 heads of keys and values
     ffn = 3 * 64 * 256
-    expected = 2048 * 64 + 2 * (attention + ffn + 2 * 64 + num_biases) + 64  # the head is the embedding
+    expected = 2048 * 64 + 2 * (attention + ffn + 2 * 64 + num_biases) + 64  # the head shares the embedding
     assert sum(p.numel() for p in model.parameters()) == expected
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     logits = model(torch.tensor([[1, 2, 3]])).logits
     assert logits.shape == (1, 3, 2048)
-    assert logits.std() > 1  # a frozen network of transformers' own initial scale has 0.16
+    assert logits.std() > 1  # with the initialization of transformers it is 0.16
 
 
 def test_published_networks_have_their_published_sizes():
-    """From their configurations on the hub (config.json), without memory for the weights."""
+    """Built on the meta device from their config.json on the hub."""
     shared = {"tie_word_embeddings": True, "max_position_embeddings": 131072}
     qwen = {
         "model_type": "qwen2",
@@ -60,7 +60,7 @@ def test_published_networks_have_their_published_sizes():
 
 
 @pytest.mark.parametrize("base", ["tiny-qwen2", "tiny-llama"])
-def test_its_configuration_makes_it_again(base):
+def test_the_configuration_rebuilds_the_network(base):
     model = causal_lm(base=base, **SMALL)
     config = network_config(model)
     again = causal_lm(config=json.loads(json.dumps(config)))
@@ -75,11 +75,11 @@ def test_a_checkpoint_is_read_as_float32(folder):
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
     state = model.state_dict()
     assert all(torch.equal(state[name], tensor.float()) for name, tensor in stored.items())
-    again = causal_lm(config=network_config(model))  # of a configuration that says bfloat16
+    again = causal_lm(config=network_config(model))  # although the configuration says bfloat16
     assert {p.dtype for p in again.parameters()} == {torch.float32}
 
 
-def test_seed_fixes_the_weights():
+def test_the_seed_determines_the_weights():
     def weights(seed):
         torch.manual_seed(seed)
         return torch.nn.utils.parameters_to_vector(causal_lm(base="tiny-qwen2", **SMALL).parameters())
@@ -99,13 +99,13 @@ def test_seed_fixes_the_weights():
         ({"config": {"model_type": "nothing"}}, r"model: config must be that of a causal language model, got .*"),
     ],
 )
-def test_refuses(arguments, message):
+def test_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$") as error:
         causal_lm(**arguments)
     assert len(str(error.value)) < 400
 
 
-def test_a_checkpoint_that_is_none_gets_one_line(folder, tmp_path):
+def test_refuses_bad_checkpoints_in_one_line(folder, tmp_path):
     def copied(name):
         copy = tmp_path / name
         copy.mkdir()
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_is_none_gets_one_line(folder, tmp_path):
     assert "must be a causal language model" in message(other)
 
 
-def test_without_the_network_a_name_is_refused_at_once(monkeypatch, tmp_path):
+def test_without_internet_a_name_is_refused_at_once(monkeypatch, tmp_path):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

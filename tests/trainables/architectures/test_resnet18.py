@@ -8,7 +8,7 @@ from trainables.architectures.resnet18 import resnet18
 
 def test_parameter_count():
     # Weights and norm scales: stem 3*64*9 + 128; stages, two blocks of two 3x3 convolutions each and, from the second
-    # stage on, a 1x1 shortcut; 512 * 10 + 10. It is the count usually given for the CIFAR form of ResNet-18.
+    # stage on, a 1x1 shortcut; 512 * 10 + 10. This is the usual count for the CIFAR version of ResNet-18.
     def stage(before, after):
         shortcut = 0 if before == after else before * after + 2 * after
         return 9 * (before * after + 3 * after**2) + 4 * 2 * after + shortcut
@@ -48,10 +48,10 @@ def test_width_scales_every_stage(width):
         resnet18(10, width=0)
 
 
-def test_default_width_starts_from_the_weights_that_it_always_had():
+def test_the_default_width_has_the_recorded_initial_weights():
     torch.manual_seed(0)
     model = resnet18(10)
-    # Drawn before there was a width and written down: the same seed goes on giving the same run.
+    # Recorded before `width` existed: the same seed must keep giving the same run.
     expected = [0.12636622786521912, 0.040844179689884186, -0.020315496250987053]
     drawn = [model.conv1.weight[0, 0, 0, 0], model.layer1[0].conv1.weight[0, 0, 0, 0], model.fc.weight[0, 0]]
     assert [weight.item() for weight in drawn] == pytest.approx(expected, rel=1e-6)

@@ -9,7 +9,7 @@ BLOCKS = (3, 4, 6, 3)
 
 def test_parameter_count():
     # Stem 3*64*9 + 128; a bottleneck block: 1x1 to c, 3x3 of c, 1x1 to 4 c, each with its norm's scales; the first of a
-    # stage has a 1x1 shortcut. It is the count usually given for the CIFAR form of ResNet-50.
+    # stage has a 1x1 shortcut. This is the usual count for the CIFAR version of ResNet-50.
     count, before = 3 * 64 * 9 + 128 + 2048 * 10 + 10, 64
     for stage, num_blocks in enumerate(BLOCKS):
         c = 64 * 2**stage
@@ -30,11 +30,11 @@ def test_32x32_is_4x4_before_pooling(width):
 
 
 @pytest.mark.parametrize("width", [1, 6, 8])
-def test_forward_is_the_one_written_down_by_hand(width):
+def test_forward_matches_one_written_by_hand(width):
     torch.manual_seed(0)
     model = resnet50(7, 2, width=width).eval()
     state = model.state_dict()
-    for name in state:  # statistics and scales that differ
+    for name in state:  # statistics and scales other than 0 and 1
         if name.endswith(("running_mean", "running_var", "bn1.weight", "bn2.weight", "bn3.weight")):
             state[name].uniform_(0.5, 1.5)
     x = images = torch.randn(3, 2, 16, 16)

@@ -6,7 +6,7 @@ from trainables.architectures.small_resnet import BasicBlock, small_resnet
 
 def test_parameter_count_of_the_default():
     stem = 9 * 16 + 32
-    block_1 = 2 * 9 * 16 * 16 + 64  # no shortcut: the shape stays
+    block_1 = 2 * 9 * 16 * 16 + 64  # no shortcut convolution: the shape is unchanged
     block_2 = 9 * 16 * 32 + 9 * 32 * 32 + 128 + (16 * 32 + 64)
     block_3 = 9 * 32 * 64 + 9 * 64 * 64 + 256 + (32 * 64 + 128)
     linear = 64 * 10 + 10
@@ -15,7 +15,7 @@ def test_parameter_count_of_the_default():
 
 
 @pytest.mark.parametrize(
-    ("depth", "shapes"),  # (channels, height) behind each block, for width 4 and an 8x8 image
+    ("depth", "shapes"),  # (channels, height) after each block, for width 4 and an 8x8 image
     [
         (1, [(4, 8)]),
         (2, [(4, 8), (8, 4)]),

@@ -14,7 +14,7 @@ def total(model):
 
 
 def test_default_is_the_papers_resnet50_unet():
-    """Its encoder is torchvision's ResNet-50, 25,557,032 parameters less the 2,049,000 of the classifier."""
+    """The encoder is torchvision's ResNet-50: 25,557,032 parameters without the 2,049,000 of the classifier."""
     with torch.device("meta"):
         model = unet()
         assert total(model) == 32_521_105
@@ -23,7 +23,7 @@ def test_default_is_the_papers_resnet50_unet():
 
 
 @pytest.mark.parametrize(("in_channels", "num_classes", "size"), [(3, 1, 64), (1, 4, 32), (3, 1, 40)])
-def test_logits_have_the_images_size(in_channels, num_classes, size):
+def test_logits_have_the_size_of_the_images(in_channels, num_classes, size):
     model = unet(num_classes, in_channels, **SMALL)
     logits = model(torch.randn(2, in_channels, size, size))
     assert logits.shape == (2, num_classes, size, size)
@@ -40,7 +40,7 @@ def test_decoder_width(width):
     assert channels == [count for factor in (16, 8, 4, 2, 1) for count in (factor * width,) * 2]
 
 
-def test_seed_fixes_the_weights():
+def test_the_seed_determines_the_weights():
     def weights(seed):
         torch.manual_seed(seed)
         return nn.utils.parameters_to_vector(unet(**SMALL).parameters())
@@ -50,7 +50,7 @@ def test_seed_fixes_the_weights():
     assert not torch.equal(one, other)
 
 
-def test_refuses():
+def test_refuses_bad_arguments():
     for argument in ("num_classes", "in_channels", "decoder_width"):
         with pytest.raises(ValueError, match=f"^unet: {argument} must be a whole number >= 1, got 0$"):
             unet(**{**SMALL, argument: 0})
@@ -68,7 +68,7 @@ def same_encoder(model, state):
 
 @pytest.mark.parametrize("form", ["safetensors", "pth"])
 def test_weights_from_a_file(tmp_path, form):
-    """torchvision's state dict, classifier and all."""
+    """torchvision's state dict, including the classifier."""
     from torchvision.models import resnet18
 
     state = resnet18(weights=None).state_dict()
@@ -81,7 +81,7 @@ def test_weights_from_a_file(tmp_path, form):
     assert torch.equal(two.encoder.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
 
 
-def test_weights_that_do_not_fit(tmp_path):
+def test_refuses_weights_that_do_not_fit(tmp_path):
     file = tmp_path / "weights.safetensors"
     for content in ({"a": torch.zeros(1)}, None):
         file.write_bytes(b"no weights") if content is None else save_file(content, file)
@@ -102,7 +102,7 @@ def test_a_pickle_is_not_opened(tmp_path):
         unet(**SMALL, encoder_weights=str(tmp_path / "weights.pth"))
 
 
-def test_unknown_weights():
+def test_refuses_unknown_weights():
     with pytest.raises(
         ValueError, match=r"^unet: encoder_weights of resnet18 must be a file or one of imagenet, .*'no'$"
     ):
@@ -111,7 +111,7 @@ def test_unknown_weights():
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that is not there and has nothing in its cache; what is asked of it is listed."""
+    """An empty cache and no internet. Returns the list of requests."""
     asked = []
 
     def fail(url, **more):
@@ -123,7 +123,7 @@ def hub(monkeypatch):
     return asked
 
 
-def test_an_offline_hub_is_one_clear_line_at_once(hub):
+def test_without_internet_fails_at_once_in_one_line(hub):
     with pytest.raises(
         ValueError, match=r"^unet: encoder_weights imagenet must be downloadable from smp-hub/"
     ) as error:
@@ -133,7 +133,7 @@ def test_an_offline_hub_is_one_clear_line_at_once(hub):
     assert len(hub) == 1
 
 
-def test_nothing_is_asked_of_the_hub_unless_told_to(hub):
+def test_makes_no_request_without_encoder_weights(hub):
     unet(**SMALL)
     assert not hub
 

@@ -15,7 +15,7 @@ TINY = {"image_size": 16, "patch_size": 8, "hidden_size": 12, "num_layers": 2, "
 
 @pytest.fixture(scope="module")
 def original():
-    """A ViT of transformers' own with a head for 7 classes, which `checkpoint` is the folder of."""
+    """The network in `checkpoint`: a ViT of transformers with a classifier of 7 classes."""
     torch.manual_seed(3)
     config = transformers.ViTConfig(
         image_size=16,
@@ -40,7 +40,7 @@ def checkpoint(original, tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No name can be looked up and no connection made. Gives the addresses that were tried."""
+    """No internet. Returns the list of attempted addresses."""
     tried = []
 
     def refused(*args, **kwargs):
@@ -62,13 +62,13 @@ def test_parameter_count_of_vit_b_32():
     block = 4 * (768 * 768 + 768) + (768 * 3072 + 3072) + (3072 * 768 + 768) + 2 * (768 + 768)
     embeddings = 3 * 32 * 32 * 768 + 768 + 768 + (7 * 7 + 1) * 768
     by_hand = embeddings + 12 * block + (768 + 768) + 768 * 100 + 100
-    with torch.device("meta"):  # shapes without numbers
+    with torch.device("meta"):  # shapes without memory
         model = vit(100)
     assert sum(p.numel() for p in model.parameters()) == by_hand == 87_532_132
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_forward_is_transformers_own():
+def test_forward_matches_transformers():
     torch.manual_seed(0)
     model = vit(5, 1, **TINY).eval()
     theirs = transformers.ViTForImageClassification(
@@ -83,7 +83,7 @@ def test_forward_is_transformers_own():
             num_labels=5,
         )
     ).eval()
-    theirs.load_state_dict(model.state_dict())  # the same names, none missing and none left over
+    theirs.load_state_dict(model.state_dict())  # all names are the same
     images = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(model(images), theirs(images).logits)
@@ -92,7 +92,7 @@ def test_forward_is_transformers_own():
 
 @pytest.mark.parametrize("shape", [(8, 8), (13, 13), (40, 40), (24, 32)])
 def test_images_of_other_sizes_are_resized_as_pillow_does(shape):
-    """Pillow's bilinear filter widens where an image shrinks, which is what antialiasing means here."""
+    """Pillow's bilinear filter is antialiased where an image shrinks."""
     model = vit(5, 1, **TINY).eval()
     seen = []
     model.vit.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -103,7 +103,7 @@ def test_images_of_other_sizes_are_resized_as_pillow_does(shape):
 
 
 def test_projections_are_the_linear_layers_of_the_blocks():
-    """By their shapes and places: with a mlp_size of its own, no two roles of a block can be mixed up unnoticed."""
+    """By shape and position. mlp_size differs from the other sizes, so that a confusion of roles shows."""
     model = vit(5, **TINY)
     found = model.projections()
     assert {role: [tuple(layer.weight.shape) for layer in layers] for role, layers in found.items()} == {
@@ -117,7 +117,7 @@ def test_projections_are_the_linear_layers_of_the_blocks():
 
 
 @pytest.mark.parametrize("role", ["query", "key", "value", "projection"])
-def test_projections_are_named_by_what_they_do(role):
+def test_projections_have_the_right_roles(role):
     """Attention without query or key is a plain mean of the values; without value or projection it adds nothing.
 
     Biases start at 0.
@@ -133,7 +133,7 @@ def test_projections_are_named_by_what_they_do(role):
     assert out.any() == (role in ("query", "key"))
 
 
-def test_dropout_is_in_training_alone():
+def test_dropout_acts_in_training_only():
     model = vit(5, **TINY, dropout=0.5)
     images = torch.randn(2, 3, 16, 16)
     assert not torch.equal(model(images), model(images))
@@ -151,7 +151,7 @@ def test_dropout_is_in_training_alone():
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
     ],
 )
-def test_refuses_sizes_that_do_not_fit(arguments, message):
+def test_refuses_bad_sizes(arguments, message):
     with pytest.raises(ValueError, match=f"^vit: {message}$"):
         vit(5, **{**TINY, **arguments})
 
@@ -177,8 +177,8 @@ def test_a_checkpoint_is_read_as_float32(original, checkpoint):
     original.to(torch.bfloat16)
 
 
-def test_the_published_layout_of_an_encoder_alone(original, checkpoint):
-    """As google/vit-base-patch32-224-in21k has it: no prefix, the names of older versions, a pooler, no processor."""
+def test_reads_the_published_layout_of_an_encoder(original, checkpoint):
+    """As google/vit-base-patch32-224-in21k: no prefix, names of older versions, a pooler, no preprocessor config."""
     older = {"layers.": "encoder.layer.", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
     older |= {f"{short}_proj": f"attention.{long}" for short, long in (("q", "query"), ("k", "key"), ("v", "value"))}
     older |= {"o_proj": "output.dense"}
@@ -237,7 +237,7 @@ def truncated(name):
         (truncated("preprocessor_config.json"), r"must be readable, got \S+ \(JSONDecodeError: .*\)"),
     ],
 )
-def test_what_is_no_checkpoint_of_a_vit_is_one_line(checkpoint, offline, damage, message):
+def test_refuses_bad_checkpoints_in_one_line(checkpoint, offline, damage, message):
     damage(checkpoint)
     with pytest.raises(ValueError, match=f"^model: pretrained {message}$") as caught:
         read_checkpoint(str(checkpoint))

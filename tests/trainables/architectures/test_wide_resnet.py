@@ -14,7 +14,7 @@ from trainables.architectures.wide_resnet import wide_resnet
     [(40, 1, 0.6), (40, 2, 2.2), (40, 4, 8.9), (22, 8, 17.2), (16, 8, 11.0), (16, 10, 17.1), (28, 10, 36.5)],
 )
 def test_parameter_count(depth, widen_factor, millions):
-    # A block from a to b channels: two 3x3 convolutions, norms before them, and a 1x1 shortcut where a is not b.
+    # A block from a to b channels: two 3x3 convolutions, norms before them, and a 1x1 shortcut if a differs from b.
     def block(a, b):
         return 9 * a * b + 9 * b * b + 2 * a + 2 * b + (0 if a == b else a * b)
 
@@ -41,8 +41,8 @@ def test_the_default_is_wrn_28_10():
 
 
 @pytest.mark.parametrize(("depth", "widen_factor"), [(10, 1), (16, 2)])
-def test_forward_is_the_one_written_down_by_hand(depth, widen_factor):
-    """Block by block as the paper's figure 1 (c, with a shortcut as in its authors' code) has it, on the parameters."""
+def test_forward_matches_one_written_by_hand(depth, widen_factor):
+    """Block by block as in figure 1c of the paper, with the shortcut of the authors' code."""
     torch.manual_seed(0)
     model = wide_resnet(7, 2, depth=depth, widen_factor=widen_factor).eval()
     for name, tensor in model.state_dict().items():
@@ -91,7 +91,7 @@ def test_starts_from_kaiming_normal_fan_out():
         assert conv.weight.std().item() == pytest.approx(expected, rel=0.1)
 
 
-def test_dropout_is_between_the_convolutions_and_in_training_alone():
+def test_dropout_acts_between_the_convolutions_in_training_only():
     torch.manual_seed(0)
     model = wide_resnet(10, depth=10, widen_factor=1, dropout=0.5)
     x = torch.randn(4, 3, 8, 8)
@@ -105,7 +105,7 @@ def test_dropout_is_between_the_convolutions_and_in_training_alone():
     model[1].dropout.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].min().item()))
     model[1].conv2.register_forward_hook(lambda module, inputs, output: seen.append("conv2"))
     model(x)
-    assert seen == [0.0, "conv2"]  # what it drops from has been rectified
+    assert seen == [0.0, "conv2"]  # its input has passed the ReLU
 
 
 @pytest.mark.parametrize(

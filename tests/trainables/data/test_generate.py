@@ -12,7 +12,7 @@ NUM_CLASSES = {"svhn": 10, "cifar100": 100, "tiny_imagenet": 200}
 
 
 @pytest.mark.parametrize("name", NUM_CLASSES)
-def test_loads_as_the_data_set_with_as_many_images_of_each_class(tmp_path, name):
+def test_the_dataset_reads_what_was_generated(tmp_path, name):
     num = NUM_CLASSES[name]
     generate(name, tmp_path / "new", num_train=num + 5, num_test=num)
     data = sparsity.find("trainables.datasets", name)(tmp_path / "new")
@@ -31,7 +31,7 @@ def test_the_seed_decides_the_images(tmp_path):
     assert made[0] == made[1] != made[2]
 
 
-def test_some_of_tiny_imagenets_files_are_grey_as_in_the_real_one(tmp_path):
+def test_some_files_of_tiny_imagenet_are_grey(tmp_path):
     from PIL import Image
 
     generate("tiny_imagenet", tmp_path, num_train=200, num_test=200)
@@ -39,8 +39,8 @@ def test_some_of_tiny_imagenets_files_are_grey_as_in_the_real_one(tmp_path):
     assert (modes.count("L"), modes.count("RGB")) == (4, 196)
 
 
-def test_hues_can_be_learned(tmp_path):
-    """A linear model of an image's colours tells the hue, of ten, far more often than chance; the shape, it cannot."""
+def test_a_linear_model_learns_the_hue(tmp_path):
+    """Chance is 0.1. The shape is beyond a linear model."""
     generate("cifar100", tmp_path, num_train=400, num_test=200)
     data = sparsity.find("trainables.datasets", "cifar100")(tmp_path)
 
@@ -55,7 +55,7 @@ def test_hues_can_be_learned(tmp_path):
     ("arguments", "error"),
     [
         (["full"], "generate: folder must not exist or be empty (nothing is overwritten), got full\n"),
-        (["new", "--num-test", "3"], "generate: num_test must be at least 100, one image a class, got 3\n"),
+        (["new", "--num-test", "3"], "generate: num_test must be at least 100 (one image per class), got 3\n"),
         (["new", "--num-train", "200"], ""),
     ],
 )
@@ -67,4 +67,4 @@ def test_command(tmp_path, arguments, error):
     assert (done.returncode, done.stderr) == (2 if error else 0, error)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
     assert (tmp_path / "new").exists() is (not error)
-    assert done.stdout == ("" if error else "new: 200 training and 500 test images, generated\n")
+    assert done.stdout == ("" if error else "new: 200 generated training images and 500 test images\n")

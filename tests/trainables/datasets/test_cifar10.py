@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.cifar10 import cifar10
 
 REAL = Path(os.environ.get("SPARSITY_SWEEPS_DATA") or Path(__file__).parents[4] / "shared" / "data") / "cifar10"
@@ -23,7 +23,7 @@ def test_real_data():
     assert data.test_images.shape == (10_000, 3, 32, 32)
     assert np.bincount(data.train_labels).tolist() == [5000] * 10
     assert np.bincount(data.test_labels).tolist() == [1000] * 10
-    # The means of CIFAR-10's channels as everybody normalizes by them; the copy here is re-encoded as JPEG.
+    # The usual means of the channels of CIFAR-10. This copy is re-encoded as JPEG.
     means = data.train_images.mean(axis=(0, 2, 3)) / 255
     assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=2e-3)
 
@@ -43,7 +43,7 @@ def test_finds_the_hubs_files(cifar10_folder, pixels, subfolder, suffix):
 
 def test_one_split_alone(cifar10_folder):
     (cifar10_folder / "test.parquet").unlink()
-    with pytest.raises(DataError, match=r"must hold both splits, got no test\.parquet nor test-\*\.parquet"):
+    with pytest.raises(DataError, match=r"must hold both splits, got neither test\.parquet nor test-\*\.parquet"):
         cifar10(cifar10_folder)
 
 
@@ -61,7 +61,7 @@ def test_no_data(tmp_path, name, what):
 
 @pytest.fixture
 def batches(tmp_path, pixels, monkeypatch):
-    """torchvision's layout, two images a file, with the md5 sums of these small files put in for the true ones."""
+    """torchvision's layout with two images per file; its md5 sums are replaced by those of these files."""
     folder = tmp_path / CIFAR10.base_folder
     folder.mkdir()
 
@@ -71,7 +71,7 @@ def batches(tmp_path, pixels, monkeypatch):
 
     sums = []
     for number, (name, _) in enumerate(CIFAR10.train_list + CIFAR10.test_list):
-        images = pixels[2 * number : 2 * number + 2].transpose(0, 3, 1, 2)  # a row: 1024 reds, 1024 greens, 1024 blues
+        images = pixels[2 * number : 2 * number + 2].transpose(0, 3, 1, 2)  # rows: 1024 red, green, blue values
         sums.append([name, write(name, {"data": images.reshape(2, 3072), "labels": [number, 9 - number]})])
     monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
     monkeypatch.setattr(CIFAR10, "test_list", sums[5:])
@@ -92,7 +92,7 @@ def test_reads_torchvisions_files(batches, pixels, name):
 
 
 class Bomb:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, file):
         self.file = file
@@ -106,7 +106,7 @@ def test_changed_pickles_are_not_opened(batches, tmp_path, file):
     trace = tmp_path / "was-opened"
     (batches / file).write_bytes(pickle.dumps(Bomb(trace)))
     with pytest.raises(
-        DataError, match="must hold torchvision's files with the md5 sums that it knows, got missing, cut"
+        DataError, match="must hold torchvision's files with the md5 sums that it knows, got missing, truncated"
     ):
         cifar10(tmp_path)
     assert not trace.exists()
@@ -114,7 +114,7 @@ def test_changed_pickles_are_not_opened(batches, tmp_path, file):
 
 def test_missing_batch(batches, tmp_path):
     (batches / "data_batch_3").unlink()
-    with pytest.raises(DataError, match="got missing, cut or changed ones"):
+    with pytest.raises(DataError, match="got missing, truncated or changed ones"):
         cifar10(tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_no_network(tmp_path, monkeypatch):
 
 @pytest.fixture
 def download(batches, tmp_path, monkeypatch):
-    """torchvision's download made a copy of `batches`; returns the list of folders that it was made into."""
+    """torchvision's download copies `batches`. Returns the list of folders that it was called with."""
     made = []
 
     def copy(self):

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR100
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.cifar100 import cifar100
 
-FINE = [0, 99, 7, 50, 1, 2, 3, 4, 5, 6]  # of the first ten images; of the last two: 98 and 0
+FINE = [0, 99, 7, 50, 1, 2, 3, 4, 5, 6]  # labels of the first ten images; the last two have 98 and 0
 
 
 @pytest.fixture
 def binary(tmp_path, pixels):
-    """The publisher's binary version: a byte for the superclass, one for the class, then three planes of 1024."""
+    """The binary version: a byte for the superclass, one for the class, then three planes of 1024."""
     folder = tmp_path / "cifar-100-binary"
     folder.mkdir()
     planes = pixels.transpose(0, 3, 1, 2)
@@ -29,7 +29,7 @@ def binary(tmp_path, pixels):
 
 @pytest.fixture
 def batches(tmp_path, pixels, monkeypatch):
-    """torchvision's layout, with the md5 sums of these small files put in for the true ones."""
+    """torchvision's layout; its md5 sums are replaced by those of these files."""
     folder = tmp_path / CIFAR100.base_folder
     folder.mkdir()
     planes = pixels.transpose(0, 3, 1, 2).reshape(12, 3072)
@@ -82,8 +82,8 @@ def test_a_parquet_file_of_cifar10_is_none(cifar10_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data[:-1], "must be whole records of 3074 bytes, at least one, got 30739 bytes"),
-        (lambda data: b"", "must be whole records of 3074 bytes, at least one, got 0 bytes"),
+        (lambda data: data[:-1], "must hold one or more whole records of 3074 bytes, got 30739 bytes"),
+        (lambda data: b"", "must hold one or more whole records of 3074 bytes, got 0 bytes"),
         (lambda data: b"\x14" + data[1:], "coarse labels must be from 0 to 19, got 20 in record 0"),
         (lambda data: data[:3075] + b"\x64" + data[3076:], "fine labels must be from 0 to 99, got 100 in record 1"),
         (lambda data: data[:3074] + b"\x01" + data[1:3074], "each fine label must have one coarse label, got 0 with "),
@@ -104,7 +104,7 @@ def test_one_file_of_the_binary_version_missing(binary):
 
 
 class Bomb:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, file):
         self.file = file

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.commonsense import commonsense
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"
@@ -26,7 +26,7 @@ def arc(number, answer="answer2"):
 
 
 def write(folder, **files):
-    """write(root, ARC_Easy__train=[...]): root/ARC-Easy/train.json."""
+    """Write records: ARC_Easy__train=[...] becomes ARC-Easy/train.json."""
     for name, records in files.items():
         file = folder / (name.replace("__", "/").replace("_", "-").replace("social-i-qa", "social_i_qa") + ".json")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def test_all_tasks_there_or_those_asked_for(folder, where):
 
 
 def test_the_joint_training_set_is_used_where_it_is_and_told_apart_by_its_candidates(folder):
-    forms = {  # the last lines of the five kinds, as the published files have them
+    forms = {  # the last lines of the five kinds in the published files
         "boolq": "question: is it?\n\nAnswer format: true/false",
         "piqa": "Solution1: a\n\nSolution2: b\n\nAnswer format: solution1/solution2",
         "hellaswag": "Ending4: d\n\nAnswer format: ending1/ending2/ending3/ending4",
@@ -103,7 +103,7 @@ def test_the_joint_training_set_is_used_where_it_is_and_told_apart_by_its_candid
     assert [len(r.responses) for r in data.train] == [2, 2, 4, 2, 3, 4]
     assert [r.responses[r.answer] for r in data.train] == [f"the correct answer is {answer}" for answer in answers]
     assert {r.task for r in data.test} == {"boolq", "social_i_qa", "ARC-Easy"}
-    assert len(commonsense(folder, tasks="ARC-Easy").train) == 20  # its own file
+    assert len(commonsense(folder, tasks="ARC-Easy").train) == 20  # not the joint training set
 
 
 def test_validation_is_a_tenth_and_2000_at_most(tmp_path):
@@ -120,18 +120,18 @@ def test_validation_is_a_tenth_and_2000_at_most(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({}, r"instruction must be text, got None"),
+        ({}, r"instruction must be non-empty text, got None"),
         ([], r"must be \{instruction, input, output, answer\}, got list"),
-        (record("", "true"), r"instruction must be text, got ''"),
-        (record("is it?\n\nAnswer format: true/false", 1), r"answer must be text, got 1"),
-        (record("is it?\n\nAnswer format: true/false", "true", output=" "), r"output must be text, got ' '"),
+        (record("", "true"), r"instruction must be non-empty text, got ''"),
+        (record("is it?\n\nAnswer format: true/false", 1), r"answer must be non-empty text, got 1"),
+        (record("is it?\n\nAnswer format: true/false", "true", output=" "), r"output must be non-empty text, got ' '"),
         (
             record("is it?\n\nAnswer format: true/false", "maybe"),
             r"answer must be one of its candidates true, false, got 'maybe'",
         ),
         (
             record("is it?", "true"),
-            r'instruction must end with its candidates, as "Answer format: true/false", got none',
+            r'instruction must end with its candidates, such as "Answer format: true/false", got none',
         ),
         (
             record("is it?\n\nAnswer format: true/", "true"),
@@ -155,7 +155,7 @@ def test_a_record_that_is_none_is_named(folder, entry, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "must be a list of records, got an empty one"),
+        ("[]", "must be a list of records, got an empty list"),
         ("{}", "must be a list of records, got dict"),
         ('[{"instruction": ', r"must be readable JSON, got JSONDecodeError: .*"),
         ("[" * 100_000, r"must be readable JSON, got RecursionError: .*"),
@@ -170,12 +170,12 @@ def test_a_file_that_is_none_is_named(folder, text, message):
 
 
 def test_without_data(folder, tmp_path):
-    with pytest.raises(DataError, match=r"^commonsense: --data-root must name a folder .*LLM-Adapters$"):
+    with pytest.raises(DataError, match=r"^commonsense: --data-root must name a folder .*LLM-Adapters, got none$"):
         commonsense()
     with pytest.raises(DataError, match=r"^commonsense: .* must hold train.json of a task, .*, got no such folder$"):
         commonsense(tmp_path / "nowhere")
     with pytest.raises(
-        DataError, match=r"must hold train.json of social_i_qa \(there or in dataset/, see .*\), got none$"
+        DataError, match=r"must hold train.json of social_i_qa \(in it or in dataset/, see .*\), got none$"
     ):
         commonsense(folder, tasks="social_i_qa")
     (folder / "boolq" / "test.json").unlink()
@@ -202,7 +202,7 @@ def test_the_published_files():
         task: (sum(r.task == task for r in data.train), sum(r.task == task for r in data.test))
         for task in sorted({r.task for r in data.test})
     }
-    assert count == {  # the test sizes are those of the benchmarks' own papers
+    assert count == {  # test sizes as in the papers of the benchmarks
         "ARC-Challenge": (1119, 1172),
         "ARC-Easy": (2251, 2376),
         "boolq": (9427, 3270),

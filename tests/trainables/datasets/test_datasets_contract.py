@@ -1,36 +1,46 @@
-"""What holds for every file of trainables/datasets/ that gives `Images`."""
+"""The contract of every file of trainables/datasets/."""
 
+import dataclasses
 import importlib
-import pkgutil
 
 import numpy as np
 import pytest
 
-from trainables import datasets
+import sparsity
+from trainables.data.images import Images
+from trainables.data.questions import Questions
+from trainables.data.slices import Slices
+from trainables.data.splits import SPLITS
 
-OTHERS = {"commonsense", "lgg"}  # text and segmentation have tests of their own
-NAMES = [m.name for m in pkgutil.iter_modules(datasets.__path__) if not m.name.startswith("_") and m.name not in OTHERS]
-NEEDS_FOLDER = {  # data set -> the fixture with a small copy of it; else nothing is read
+FOLDERS = {  # dataset -> the fixture with a small copy of it, for datasets that need a folder
     "cifar10": "cifar10_folder",
     "cifar100": "cifar100_folder",
+    "commonsense": "commonsense_folder",
     "folder": "image_folder",
+    "lgg": "lgg_folder",
     "svhn": "svhn_folder",
     "tiny_imagenet": "tiny_imagenet_folder",
 }
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=sparsity.choices("trainables.datasets"))
 def load(request):
-    """A function without arguments that loads the data set."""
+    """A function without arguments that loads the dataset."""
     module = importlib.import_module(f"trainables.datasets.{request.param}")
     assert module.__all__ == [request.param]
-    folder = NEEDS_FOLDER.get(request.param)
-    root = request.getfixturevalue(folder) if folder else None
+    fixture = FOLDERS.get(request.param)
+    root = request.getfixturevalue(fixture) if fixture else None
     return lambda: getattr(module, request.param)(root)
 
 
 def test_types_shapes_and_ranges(load):
     data = load()
+    checks = {Images: check_images, Slices: check_slices, Questions: check_questions}
+    assert type(data) in checks
+    checks[type(data)](data)
+
+
+def check_images(data):
     shape = data.train_images.shape[1:]
     assert len(shape) == 3
     for images, labels in ((data.train_images, data.train_labels), (data.test_images, data.test_labels)):
@@ -42,18 +52,42 @@ def test_types_shapes_and_ranges(load):
         assert labels.min() >= 0
         assert labels.max() < data.num_classes
     assert data.augmentation in ("none", "crop", "crop_flip")
+    check_split(data, len(data.train_images))
 
 
-def test_same_data_and_same_split_twice(load):
-    one, two = load(), load()
-    for field in ("train_images", "train_labels", "test_images", "test_labels"):
-        np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
-    for mine, theirs in zip(one.split(), two.split(), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+def check_slices(data):
+    num, channels, height, width = data.images.shape
+    assert height == width
+    assert data.images.dtype == data.masks.dtype == np.uint8
+    assert data.images.max() <= data.max_value
+    assert data.masks.shape == (num, height, width)
+    assert set(np.unique(data.masks)) == {0, 1}
+    assert data.mean.shape == data.std.shape == (num, channels)
+    assert (data.std > 0).all()
+    assert len(data.channels) == channels
+    assert 0 <= data.shown < channels
+    assert sorted(np.concatenate([data.rows(split) for split in SPLITS])) == list(range(num))
+    assert all(data.masks[data.rows(split)].any() for split in SPLITS)
 
 
-def test_training_and_validation_split_share_nothing_and_miss_nothing(load):
-    data = load()
+def check_questions(data):
+    for question in (*data.train, *data.test):
+        assert all(isinstance(text, str) and text for text in (question.prompt, question.task, *question.responses))
+        assert len(set(question.responses)) == len(question.responses) >= 2
+        assert 0 <= question.answer < len(question.responses)
+    assert data.cutoff >= 1
+    assert data.template
+    check_split(data, len(data.train))
+
+
+def check_split(data, num_train):
     training, validation = data.split()
-    assert sorted([*training, *validation]) == list(range(len(data.train_images)))
-    assert len(validation) == round(data.validation_fraction * len(data.train_images)) > 0
+    assert sorted([*training, *validation]) == list(range(num_train))
+    assert len(validation) == round(data.validation_fraction * num_train) > 0
+
+
+def test_the_data_is_the_same_every_time(load):
+    one, two = load(), load()
+    for field in dataclasses.fields(one):
+        mine, other = getattr(one, field.name), getattr(two, field.name)
+        assert np.array_equal(mine, other) if isinstance(mine, np.ndarray) else mine == other

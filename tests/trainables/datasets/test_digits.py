@@ -9,7 +9,7 @@ def test_is_scikit_learns_set():
     assert data.test_images.shape == (359, 1, 8, 8)
     assert data.max_value == data.train_images.max() == 16
     labels = np.concatenate([data.train_labels, data.test_labels])
-    counts = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # UCI's optdigits.names, its testing set
+    counts = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # from UCI's optdigits.names, testing set
     assert np.bincount(labels).tolist() == counts
 
 

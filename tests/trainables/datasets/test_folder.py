@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from trainables.config import TrialConfig
-from trainables.data.images import DataError, split
+from trainables.data.errors import DataError
+from trainables.data.splits import split_indices
 from trainables.datasets.folder import folder
 from trainables.tasks.cnn import CNN
 
@@ -30,7 +31,7 @@ def test_other_names_of_the_test_folder(image_folder, pixels, name):
     np.testing.assert_array_equal(folder(image_folder).test_images, planes(pixels[10:]))
 
 
-def test_files_that_are_no_images_are_passed_over(image_folder):
+def test_ignores_other_files(image_folder):
     for name in ("train/notes.txt", "train/.DS_Store", "train/ant/labels.csv", "train/ant/._0.png", "README.md"):
         (image_folder / name).write_text("x")
     (image_folder / "train" / ".ipynb_checkpoints").mkdir()
@@ -44,7 +45,7 @@ def test_without_a_test_folder_a_fixed_fifth_is_held_out(image_folder, pixels):
         (image_folder / "test" / name).rmdir()
     (image_folder / "test").rmdir()
     data = folder(image_folder, validation_fraction=0.25)
-    train, test = split(10, 0.2)
+    train, test = split_indices(10, 0.2)
     np.testing.assert_array_equal(data.train_images, planes(pixels[:10])[train])
     np.testing.assert_array_equal(data.test_images, planes(pixels[:10])[test])
     assert (data.train_labels.tolist(), data.test_labels.tolist()) == ((train // 5).tolist(), (test // 5).tolist())
@@ -58,12 +59,12 @@ def test_grey_and_rgb(image_folder, pixels, encode):
     data = folder(image_folder, channels=1)
     assert data.train_images.shape == (10, 1, 32, 32)
     np.testing.assert_array_equal(data.train_images[3, 0], grey)
-    luma = pixels[:3] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, which Pillow states
+    luma = pixels[:3] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow documents
     np.testing.assert_allclose(data.train_images[:3, 0], luma, atol=1)
 
 
 @pytest.mark.parametrize("mode", ["1", "LA", "P", "RGBA", "CMYK"])
-def test_other_kinds_of_images_of_8_bits(image_folder, mode):
+def test_converts_all_kinds_of_8_bit_images(image_folder, mode):
     image = Image.new("RGB", (32, 32), (255, 255, 255)).convert(mode)
     file = image_folder / "train" / "ant" / "0.png"
     image.save(file, format="JPEG" if mode == "CMYK" else "PNG")
@@ -71,7 +72,7 @@ def test_other_kinds_of_images_of_8_bits(image_folder, mode):
 
 
 def test_resizing_is_bilinear_and_antialiased(image_folder, encode):
-    """Shrunk by a whole factor s: each pixel is the mean of its neighbourhood, by a triangle 2 s pixels wide."""
+    """Shrunk by a factor s, a pixel is the mean of its neighbourhood, weighted by a triangle 2 s pixels wide."""
     values = np.random.default_rng(0).integers(0, 256, (96, 48, 3), dtype=np.uint8)
     (image_folder / "train" / "ant" / "0.png").write_bytes(encode(values))
 
@@ -83,12 +84,12 @@ def test_resizing_is_bilinear_and_antialiased(image_folder, encode):
 
     data = folder(image_folder, image_size=16)
     expected = np.einsum("ih,jw,hwc->cij", weights(96, 16), weights(48, 16), values)
-    np.testing.assert_allclose(data.train_images[0], expected, atol=1)  # Pillow rounds after each of the two directions
+    np.testing.assert_allclose(data.train_images[0], expected, atol=1)  # Pillow rounds after each direction
     assert data.train_images.shape == (10, 3, 16, 16)
     assert data.test_images.shape == (2, 3, 16, 16)
 
 
-def test_resizing_enlarges_too_and_leaves_what_has_the_size(image_folder, pixels):
+def test_resizing_enlarges_and_keeps_images_of_the_size(image_folder, pixels):
     np.testing.assert_array_equal(folder(image_folder, image_size=32).train_images, planes(pixels[:10]))
     flat = Image.new("RGB", (8, 8), (10, 20, 30))
     flat.save(image_folder / "train" / "ant" / "0.png")
@@ -97,18 +98,18 @@ def test_resizing_enlarges_too_and_leaves_what_has_the_size(image_folder, pixels
     assert (large[0] == np.array([10, 20, 30])[:, None, None]).all()
 
 
-def test_follows_the_cameras_note_on_orientation(image_folder):
+def test_applies_the_orientation_that_cameras_store(image_folder):
     image = Image.new("RGB", (32, 32), "white")
     image.paste("black", (0, 0, 16, 32))  # the left half
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter: the left half is the upper one
+    exif[0x0112] = 6  # a quarter turn clockwise: the left half is shown at the top
     image.save(image_folder / "train" / "ant" / "0.png", format="JPEG", exif=exif, quality=95)
     upright = folder(image_folder).train_images[0]
     assert upright[:, :14].max() < 20
     assert upright[:, 18:].min() > 235
 
 
-def test_works_with_a_cnn_and_its_knobs_come_from_the_configuration(image_folder):
+def test_the_task_cnn_passes_the_arguments_of_the_configuration(image_folder):
     config = TrialConfig(
         dataset="folder",
         data={"image_size": 8, "channels": 1, "augmentation": "crop", "validation_fraction": 0.3},
@@ -208,22 +209,22 @@ def too_few(root):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (remove_class, r"train and .*test must hold the same classes, got \['bee'\] in one only"),
-        (rename_class, r"train and .*test must hold the same classes, got \['bee', 'wasp'\] in one only"),
-        (add_class, r"train and .*test must hold the same classes, got \['cat'\] in one only"),
+        (remove_class, r"train and .*test must hold the same classes, got \['bee'\] in only one"),
+        (rename_class, r"train and .*test must hold the same classes, got \['bee', 'wasp'\] in only one"),
+        (add_class, r"train and .*test must hold the same classes, got \['cat'\] in only one"),
         (empty_class, r"train/bee must hold \.png, \.jpg, \.jpeg files, got none"),
-        (one_class, r"train must hold a folder for each class, two or more, got \['ant'\]"),
-        (no_classes, r"train must hold a folder for each class, two or more, got \[\]"),
+        (one_class, r"train must hold a folder for each of two or more classes, got \['ant'\]"),
+        (no_classes, r"train must hold a folder for each of two or more classes, got \[\]"),
         (no_image, r"train/bee/2\.png: image must be a readable JPEG or PNG, got UnidentifiedImageError"),
         (cut_image, r"train/bee/2\.png: image must be a readable JPEG or PNG, got OSError"),
         (first_is_no_image, r"train/ant/0\.png: image must be a readable JPEG or PNG, got UnidentifiedImageError"),
         (deep_image, r"train/bee/2\.png: image must have shape \(3, 32, 32\) .* and 8 bits a channel, got \(1, .* I"),
         (other_size, r"train/bee/2\.png: image must have shape \(3, 32, 32\) .*, got \(3, 32, 31\) RGB: --data image"),
         (a_folder_like_an_image, r"train/bee/9\.png: must be a readable file, got IsADirectoryError"),
-        (too_few, r"must hold images enough for each split, got 4 to train and validate on, of which 0 to validate on"),
+        (too_few, r"must hold images for both training and validation, got 4 images, 0 of them for validation"),
     ],
 )
-def test_what_is_wrong_is_named(image_folder, spoil, message):
+def test_bad_data_is_refused(image_folder, spoil, message):
     spoil(image_folder)
     with pytest.raises(DataError, match=message) as caught:
         folder(image_folder)
@@ -243,7 +244,7 @@ def test_no_data(tmp_path, name, what):
 
 @pytest.fixture
 def parquet(tmp_path, pixels, encode, write_parquet):
-    """A function that writes labels of train and test, in parquet files as the hub's, and returns the root."""
+    """A function that writes parquet files with the given training and test labels, and returns the root."""
 
     def write(train, test, name="test"):
         for split_name, labels, images in (("train", train, pixels), (name, test, pixels[::-1])):

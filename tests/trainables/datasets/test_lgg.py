@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.data.images import DataError
-from trainables.data.slices import split_patients, statistics
+from trainables.data.errors import DataError
 from trainables.datasets.lgg import lgg
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lgg-mri"
-# In the order of `printf TCGA_CS_00 | sha256sum`: 03, 01, 04, 00, 02. The first is to validate on, the next to test on.
+# In the order of `printf TCGA_CS_00 | sha256sum`: 03, 01, 04, 00, 02. The first validates, the next tests.
 SPLIT = {
     "train": ("TCGA_CS_00", "TCGA_CS_02", "TCGA_CS_04"),
     "validation": ("TCGA_CS_03",),
@@ -35,7 +34,7 @@ def name(patient, number, mask=False):
 
 @pytest.fixture
 def pixels():
-    """Images (5, 3, 32, 32, 3) by patient and position in NUMBERS, and their masks, a lesion in every second slice."""
+    """Images (5, 3, 32, 32, 3) by patient and position in NUMBERS, and their masks; the second slice has no lesion."""
     rng = np.random.default_rng(0)
     masks = (rng.random((5, 3, SIZE, SIZE)) < 0.2).astype(np.uint8) * 255
     masks[:, 1] = 0
@@ -44,7 +43,7 @@ def pixels():
 
 @pytest.fixture
 def files(pixels):
-    """What is in kaggle_3m: name -> content."""
+    """The contents of kaggle_3m, by name."""
     made = {"data.csv": b"Patient", "README.md": b"about"}
     for patient in range(5):
         for i, number in enumerate(NUMBERS):
@@ -88,7 +87,7 @@ def check_same(one, other):
 
 def test_pixels_patients_and_order(files, pixels, tmp_path):
     data = lgg(write_folder(tmp_path, files), image_size=SIZE)
-    order = [2, 0, 1]  # of NUMBERS, by number and not by text
+    order = [2, 0, 1]  # NUMBERS sorted as numbers, not as text
     expected = pixels[0][:, order].reshape(15, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(data.images, expected)
     np.testing.assert_array_equal(data.masks, pixels[1][:, order].reshape(15, SIZE, SIZE) == 255)
@@ -101,7 +100,7 @@ def test_pixels_patients_and_order(files, pixels, tmp_path):
     assert data.max_value == 255
 
 
-def test_mean_and_deviation_are_those_of_the_examination(files, pixels, tmp_path):
+def test_statistics_are_those_of_the_examination(files, pixels, tmp_path):
     for path in list(files):  # the second examination of patient 1 is half as bright
         if "_01_19960909" in path:
             image = np.asarray(Image.open(io.BytesIO(files[path])))
@@ -115,30 +114,21 @@ def test_mean_and_deviation_are_those_of_the_examination(files, pixels, tmp_path
             np.testing.assert_allclose(data.std[row], expected.std(axis=(0, 1, 2)), rtol=1e-9)
 
 
-def test_a_constant_channel_is_not_divided_by_zero():
-    images = np.full((4, 3, 32, 32), 51, np.uint8)
-    images[:, 1, 0] = 0
-    mean, std = statistics(images, ["a", "a", "b", "b"], 255)
-    np.testing.assert_allclose(mean[:, 0], 0.2)
-    assert std[:, [0, 2]].tolist() == [[1.0, 1.0]] * 4
-    assert (std[:, 1] < 1).all()
-
-
-def test_every_place_that_it_may_lie_in(files, tmp_path):
+def test_reads_folders_and_archives_in_all_layouts(files, tmp_path):
     roots = [write_folder(tmp_path / "a", files), tmp_path / "a" / "kaggle_3m"]
     roots.append(write_folder(tmp_path / "b", files, "lgg-mri-segmentation/kaggle_3m"))
     for kind in "cde":
         (tmp_path / kind).mkdir()
     roots += [write_tar(tmp_path / "c" / "some.tar.xz", files), tmp_path / "c"]
     roots += [write_zip(tmp_path / "d" / "some.zip", files), tmp_path / "d"]
-    # Kaggle's own archive has everything twice.
+    # Kaggle's own archive holds every file twice.
     roots.append(write_zip(tmp_path / "e" / "archive.zip", files, ("kaggle_3m", "lgg-mri-segmentation/kaggle_3m")))
     for root in roots[1:]:
         check_same(lgg(str(root), image_size=SIZE), lgg(roots[0], image_size=SIZE))
 
 
-def test_what_a_mac_adds_to_an_archive(files, tmp_path):
-    """Files of its own, named like the images."""
+def test_ignores_the_metadata_files_of_macos(files, tmp_path):
+    """They are named like the images."""
     with zipfile.ZipFile(tmp_path / "mac.zip", "w") as made:
         for path, content in files.items():
             made.writestr(f"__MACOSX/kaggle_3m/{path.replace('/', '/._')}", b"Mac OS X")
@@ -147,7 +137,7 @@ def test_what_a_mac_adds_to_an_archive(files, tmp_path):
 
 
 def test_resizing(files, tmp_path):
-    """Blocks of 2x2 equal pixels, halved, are the blocks. A mask stays of 0 and 1 at any size."""
+    """Blocks of 2x2 equal pixels become one pixel each. A mask has values 0 and 1 at any size."""
     blocks = np.random.default_rng(1).integers(0, 2, (32, 32), dtype=np.uint8)
     for path in files:
         if path.endswith("_mask.tif"):
@@ -163,8 +153,8 @@ def test_resizing(files, tmp_path):
     assert lgg(root, image_size=96).images.shape == (15, 3, 96, 96)
 
 
-def test_a_smaller_image_has_the_mean_of_what_it_covers(files, tmp_path):
-    """A ramp keeps its slope: a pixel of a quarter of the size lies in the middle of four."""
+def test_a_smaller_image_averages_the_pixels_it_covers(files, tmp_path):
+    """A ramp keeps its slope: a pixel of a quarter of the size is the mean of four."""
     ramp = np.broadcast_to(np.arange(128, dtype=np.uint8)[None, :, None], (128, 128, 3))
     for path in files:
         if path.endswith(".tif"):
@@ -176,7 +166,7 @@ def test_a_smaller_image_has_the_mean_of_what_it_covers(files, tmp_path):
 # ---- the split ---------------------------------------------------------------------------------------------------
 
 
-def test_split_is_by_patient_and_fixed(files, tmp_path):
+def test_the_split_is_by_patient_and_fixed(files, tmp_path):
     data = lgg(write_folder(tmp_path, files), image_size=SIZE)
     assert data.split == SPLIT
     for part, patients in SPLIT.items():
@@ -184,7 +174,7 @@ def test_split_is_by_patient_and_fixed(files, tmp_path):
     assert sorted(np.concatenate([data.rows(part) for part in SPLIT]).tolist()) == list(range(15))
 
 
-def test_two_examinations_of_a_patient_are_on_one_side(files, tmp_path):
+def test_all_examinations_of_a_patient_are_in_one_split(files, tmp_path):
     for path in list(files):
         files[path.replace("19960909", "20010101")] = files[path]
     data = lgg(write_folder(tmp_path, files), image_size=SIZE)
@@ -193,28 +183,7 @@ def test_two_examinations_of_a_patient_are_on_one_side(files, tmp_path):
     assert (data.patients == "TCGA_CS_03").sum() == len(data.rows("validation")) == 6
 
 
-def test_split_depends_on_the_names_alone():
-    names = [f"TCGA_HT_{i}" for i in range(110)]
-    split = split_patients(names)
-    assert {part: len(patients) for part, patients in split.items()} == {"train": 66, "validation": 22, "test": 22}
-    assert sorted(name for patients in split.values() for name in patients) == sorted(names)
-    assert split_patients([*names[::-1], *names]) == split
-    assert list(split["test"]) == sorted(split["test"])
-
-
-@pytest.mark.parametrize(("num", "sizes"), [(3, [1, 1, 1]), (4, [2, 1, 1]), (8, [4, 2, 2]), (16, [10, 3, 3])])
-def test_sizes_of_the_splits(num, sizes):
-    assert [len(part) for part in split_patients(f"P{i}" for i in range(num)).values()] == sizes
-
-
-def test_too_few_patients_to_split():
-    with pytest.raises(
-        DataError, match=r"^split: there must be at least 3 patients .*, got \['P1', 'P2'\]|\['P2', 'P1'\]$"
-    ):
-        split_patients(["P1", "P2", "P1"])
-
-
-def test_a_patient_without_a_lesion_is_one_like_any_other(files, tmp_path):
+def test_a_patient_without_a_lesion_is_kept(files, tmp_path):
     for number in NUMBERS:
         files[name(0, number, mask=True)] = tiff(np.zeros((SIZE, SIZE), np.uint8))
     data = lgg(write_folder(tmp_path, files), image_size=SIZE)
@@ -226,7 +195,7 @@ def test_a_patient_without_a_lesion_is_one_like_any_other(files, tmp_path):
 
 
 def broken(files, how):
-    """The files with one fault."""
+    """Add one fault to the files."""
     first, mask = name(1, 9), name(1, 9, mask=True)
     match how:
         case "no mask":
@@ -278,11 +247,11 @@ FAULTS = {
     "another format": r"_9.tif: must be a readable TIFF image, got UnidentifiedImageError",
     "grey image": r"_9.tif: must be of mode RGB \(an image\), got L$",
     "coloured mask": r"_9_mask.tif: must be of mode L \(a mask\), got RGB$",
-    "grey mask": r"_9_mask.tif: a mask must be of 0 and 255, got 77$",
-    "another size": r"_9.tif: must be square and as large as the first slice, \(32, 32\), got \(64, 32\)$",
-    "no square": r"must be square and as large as the first slice, \(64, 32\), got \(64, 32\)$",
-    "no number": r"overview_mask.tif: must be named PATIENT_NUMBER.tif or PATIENT_NUMBER_mask.tif$",
-    "no lesion to validate on": r"^lgg: the validation split .* got none in its patients TCGA_CS_03$",
+    "grey mask": r"_9_mask.tif: a mask must hold 0 and 255 only, got 77$",
+    "another size": r"_9.tif: must be square and of the size of the first slice, \(32, 32\), got \(64, 32\)$",
+    "no square": r"must be square and of the size of the first slice, \(64, 32\), got \(64, 32\)$",
+    "no number": r"overview_mask.tif: must be named PATIENT_NUMBER.tif or PATIENT_NUMBER_mask.tif, got overview_mask.tif$",
+    "no lesion to validate on": r"^lgg: the validation split .* got none for its patients TCGA_CS_03$",
     "two patients": r"^split: there must be at least 3 patients .*TCGA_CS_0",
     "nothing": r"must hold kaggle_3m/ or its archive, from https://\S+, got none$",
 }
@@ -290,7 +259,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("how", FAULTS)
 @pytest.mark.parametrize("place", ["folder", "tar", "zip"])
-def test_one_clear_line(files, tmp_path, how, place, recwarn):
+def test_bad_data_is_refused_in_one_line(files, tmp_path, how, place, recwarn):
     files = broken(files, how)
     if place == "folder":
         root = write_folder(tmp_path, files)
@@ -312,7 +281,7 @@ def test_no_data(tmp_path):
         lgg(tmp_path / "none")
 
 
-def test_which_archive(files, tmp_path):
+def test_refuses_a_folder_with_two_archives(files, tmp_path):
     write_tar(tmp_path / "one.tar.xz", files)
     write_zip(tmp_path / "two.zip", files)
     with pytest.raises(DataError, match=r"one archive \(name one as --data-root\), got one.tar.xz, two.zip$"):
@@ -320,17 +289,17 @@ def test_which_archive(files, tmp_path):
     assert len(lgg(tmp_path / "two.zip", image_size=SIZE).images) == 15
 
 
-def test_an_archive_with_a_file_twice(files, tmp_path):
+def test_refuses_an_archive_with_a_file_twice(files, tmp_path):
     with tarfile.open(tmp_path / "data.tar", "w") as tar:
         for _ in range(2):
             info = tarfile.TarInfo(f"kaggle_3m/{name(1, 9)}")
             info.size = len(files[name(1, 9)])
             tar.addfile(info, io.BytesIO(files[name(1, 9)]))
-    with pytest.raises(DataError, match=r"TCGA_CS_01_19960909_9.tif: must be there once, got it twice$"):
+    with pytest.raises(DataError, match=r"TCGA_CS_01_19960909_9.tif: must exist once, got it twice$"):
         lgg(tmp_path, image_size=SIZE)
 
 
-def test_a_hostile_archive(files, tmp_path):
+def test_refuses_a_hostile_archive(files, tmp_path):
     write_tar(tmp_path / "data.tar.xz", {**files, "../../evil.tif": b""})
     with pytest.raises(DataError, match=r"members must have paths below its top, got 'kaggle_3m/../../evil.tif'$"):
         lgg(tmp_path)
@@ -351,6 +320,6 @@ def test_real_slices():
     assert data.images.shape == (562, 3, 64, 64)
     assert len(set(data.patients)) == 16
     assert {part: len(patients) for part, patients in data.split.items()} == {"train": 10, "validation": 3, "test": 3}
-    assert data.masks.any(axis=(1, 2)).sum() == 198  # as many masks as are not empty in the files
+    assert data.masks.any(axis=(1, 2)).sum() == 198  # the number of masks that are not empty
     lesion, brain = data.images[:, 1][data.masks > 0].mean(), data.images[:, 1][data.images[:, 1] > 20].mean()
-    assert lesion > 1.3 * brain  # what is segmented is the bright part of FLAIR
+    assert lesion > 1.3 * brain  # the lesion is the bright part of FLAIR

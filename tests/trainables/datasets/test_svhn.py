@@ -9,7 +9,7 @@ import pytest
 import torchvision.datasets.svhn as torchvision_svhn
 from scipy.io import savemat
 
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.svhn import svhn
 from trainables.tasks.cnn import CNN, LoadedImages
 
@@ -69,7 +69,7 @@ def test_wrong_contents(mat_folder, pixels, write_mat, changes, got):
     write_mat("test_32x32.mat", pixels[10:], [1, 2], **changes)
     rules = {
         "X": "X must be uint8 of shape (32, 32, 3, number of images)",
-        "y": "y must be a label from 1 to 10 (the digit 0) for each of 2 images",
+        "y": "y must be a label from 1 to 10 (10 is the digit 0) for each of 2 images",
     }
     with pytest.raises(DataError, match=re.escape(f"test_32x32.mat: {rules[next(iter(changes))]}, got {got}") + "$"):
         svhn(mat_folder)
@@ -100,7 +100,7 @@ def test_no_data(tmp_path, name, what):
         assert choice in str(caught.value)
 
 
-def test_downloads_once_what_has_the_right_sums(mat_folder, tmp_path, monkeypatch):
+def test_downloads_once_and_checks_the_md5_sums(mat_folder, tmp_path, monkeypatch):
     made = []
 
     def copy(url, root, filename, md5):
@@ -139,8 +139,8 @@ def test_no_network(tmp_path, monkeypatch):
     assert not list((tmp_path / "sparsity-sweeps" / "svhn").iterdir())
 
 
-def test_training_moves_digits_and_never_mirrors_them(mat_folder, tiny):
-    """An image whose left half is white stays one, wherever it is moved: white is never right of black."""
+def test_training_crops_digits_and_never_mirrors_them(mat_folder, tiny):
+    """The left half is white. However the image is shifted, white is never to the right of black."""
     data = svhn(mat_folder)
     data.train_images[:, :, :, :16], data.train_images[:, :, :, 16:] = 255, 0
     task = CNN(tiny(dataset="svhn", train_size=None), LoadedImages(data, [0.0] * 3, [1.0] * 3))

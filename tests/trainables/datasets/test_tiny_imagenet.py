@@ -11,24 +11,24 @@ import torchvision.datasets.utils
 from PIL import Image
 
 import trainables.datasets.tiny_imagenet as module
-from trainables.data.images import DataError
+from trainables.data.errors import DataError
 from trainables.datasets.tiny_imagenet import tiny_imagenet
 
 WNIDS = ["n01443537", "n01629819", "n01641577"]
 
 
 def decoded(data):
-    """As Pillow reads it, RGB (3, 64, 64)."""
+    """Decode with Pillow, RGB (3, 64, 64)."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
 
 
 @pytest.fixture
 def files(encode):
-    """Path -> contents: two training images of each of three classes, one of them grey, and three of val."""
+    """Contents by path: two training images for each of three classes, one of them grey, and three of val."""
     images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     jpegs = [encode(image, "JPEG") for image in images]
     jpegs[3] = encode(images[3, :, :, 0], "JPEG")
-    files = {"wnids.txt": "\n".join([WNIDS[2], WNIDS[0], WNIDS[1]]).encode()}  # in no order, as published
+    files = {"wnids.txt": "\n".join([WNIDS[2], WNIDS[0], WNIDS[1]]).encode()}  # not sorted, as published
     for i, wnid in enumerate(WNIDS):
         files[f"train/{wnid}/{wnid}_boxes.txt"] = f"{wnid}_0.JPEG\t0\t10\t63\t58\n".encode()
         for k in range(2):
@@ -42,7 +42,7 @@ def files(encode):
 
 @pytest.fixture(params=["folder", "zip"])
 def write(request, tmp_path):
-    """A function: path -> contents, the published files in a folder or in the archive; returns the root."""
+    """A function that writes contents by path to a folder or to the archive, and returns the root."""
 
     def write(files):
         shutil.rmtree(tmp_path / "root", ignore_errors=True)
@@ -61,7 +61,7 @@ def write(request, tmp_path):
     return write
 
 
-def test_reads_what_was_published(write, files):
+def test_reads_the_published_files(write, files):
     root = write(files)
     (inner,) = root.iterdir()
     for place in (root, inner):
@@ -94,20 +94,20 @@ IMAGE = "train/n01443537/images/n01443537_1.JPEG"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"wnids.txt": b""}, "wnids.txt: must have each class once, at least one, got 0 lines"),
-        ({"wnids.txt": b"n01443537\nn01443537"}, "wnids.txt: must have each class once, at least one, got 2 lines"),
-        ({"wnids.txt": b"n0\nn01443537"}, "train/n0/images: must have the class's images, got no .JPEG file"),
+        ({"wnids.txt": b""}, "wnids.txt: must list one or more classes, each once, got 0 lines"),
+        ({"wnids.txt": b"n01443537\nn01443537"}, "wnids.txt: must list one or more classes, each once, got 2 lines"),
+        ({"wnids.txt": b"n0\nn01443537"}, "train/n0/images: must hold the images of the class, got no .JPEG file"),
         (
             {"val/val_annotations.txt": b"val_0.JPEG\tn01443537\t0\nval_1.JPEG\tn99\t0\n"},
             r"val_annotations.txt, line 2: must be an image, a tab and a class of wnids.txt, got 'val_1.JPEG\tn99\t0'",
         ),
         (
             {"val/val_annotations.txt": b"val_0.JPEG\tn01443537\t0\n"},
-            "val/val_annotations.txt: must name each of val/images/*.JPEG once, got 1 lines for 3 images",
+            "val/val_annotations.txt: must list each of val/images/*.JPEG once, got 1 lines for 3 images",
         ),
         (
             {"val/images/val_1.JPEG": None},
-            "val/val_annotations.txt: must name each of val/images/*.JPEG once, got 3 lines for 2 images",
+            "val/val_annotations.txt: must list each of val/images/*.JPEG once, got 3 lines for 2 images",
         ),
         ({"val/val_annotations.txt": None}, "val/val_annotations.txt: must be a readable "),
         ({IMAGE: b"no image"}, f"{IMAGE}: image must be a readable JPEG or PNG, got UnidentifiedImageError"),
@@ -115,7 +115,7 @@ IMAGE = "train/n01443537/images/n01443537_1.JPEG"
         ({IMAGE: "small"}, f"{IMAGE}: image must have shape (3, 64, 64) (channels, height, width)"),
     ],
 )
-def test_what_is_wrong_is_named(write, files, encode, changes, message):
+def test_bad_data_is_refused(write, files, encode, changes, message):
     made = {"cut": files[IMAGE][:1000], "small": encode(np.zeros((32, 64, 3), np.uint8), "JPEG")}
     changes = {name: made.get(data, data) if isinstance(data, str) else data for name, data in changes.items()}
     root = write({name: data for name, data in (files | changes).items() if data is not None})
@@ -135,14 +135,14 @@ def test_damaged_archives(tmp_path, files):
         archive.write_bytes(bad)
         with pytest.raises(DataError, match=r"tiny-imagenet-200\.zip: must be a readable zip archive, got BadZipFile"):
             tiny_imagenet(archive)
-    at = whole.index(files[IMAGE]) + 2000  # a changed byte of one member: its checksum tells
+    at = whole.index(files[IMAGE]) + 2000  # change one byte of a member
     archive.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
     with pytest.raises(DataError, match=re.escape(f"{IMAGE}: must be a readable member, got BadZipFile")):
         tiny_imagenet(archive)
 
 
 def test_an_archive_is_never_unpacked(tmp_path, files):
-    """Paths that would leave the folder are members like others, and not read."""
+    """Members whose paths lead out of the folder are not read."""
     (tmp_path / "inner").mkdir()
     with zipfile.ZipFile(tmp_path / "inner" / "tiny-imagenet-200.zip", "w") as archive:
         for name, data in files.items():
@@ -162,7 +162,7 @@ def test_no_data(tmp_path, name, what):
     assert "\n" not in str(caught.value)
 
 
-def test_downloads_once_what_has_the_right_sum(tmp_path, files, monkeypatch):
+def test_downloads_once_and_checks_the_md5_sum(tmp_path, files, monkeypatch):
     source = tmp_path / "source.zip"
     with zipfile.ZipFile(source, "w") as archive:
         for name, data in files.items():

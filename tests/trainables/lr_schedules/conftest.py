@@ -4,8 +4,10 @@ import torch
 
 @pytest.fixture
 def learning_rates():
-    """A function that trains and returns the lr of each step; loss(epoch), from 0, is each epoch's mean loss,
-    last_loss(epoch) that of its last batch."""
+    """A function that trains and returns the learning rate of each step, and the one after the last step.
+
+    loss(epoch) is the mean loss of an epoch, from 0, and last_loss(epoch) that of its last batch.
+    """
 
     def run(
         schedule_class, *, lr=1.0, max_epochs, steps_per_epoch, loss=lambda epoch: 1.0, last_loss=None, **arguments
@@ -21,6 +23,6 @@ def learning_rates():
                 optimizer.step()
                 schedule.after_step()
             schedule.after_epoch(loss(epoch), (last_loss or loss)(epoch))
-        return [*lrs, optimizer.param_groups[0]["lr"]]  # and the one that is left
+        return [*lrs, optimizer.param_groups[0]["lr"]]
 
     return run

@@ -9,7 +9,7 @@ from trainables.lr_schedules.dynamic_tuning import DynamicTuning
 @pytest.mark.parametrize(
     ("loss", "factor"),
     [
-        (lambda epoch: 0.1, 1.06),  # 0.1: equal means that a plain sum would round apart
+        (lambda epoch: 0.1, 1.06),  # 0.1: equal means, which plain sums would round differently
         (lambda epoch: 100 - epoch, 1.06),
         (lambda epoch: epoch, 0.7),
     ],
@@ -21,7 +21,7 @@ def test_thirty_epochs(learning_rates, loss, factor):
 
 
 def test_compares_the_last_five_epochs_with_the_last_ten(learning_rates):
-    # At the end of epoch 25 the last five losses are 2 and the five before 1: up. At 30 all ten are 2: not up.
+    # At the end of epoch 25 the last five losses are 2 and the five before 1: the loss rises. At 30 all ten are 2.
     lrs = learning_rates(DynamicTuning, max_epochs=300, steps_per_epoch=1, loss=lambda epoch: 1 if epoch < 20 else 2)
     assert lrs[20:35] == pytest.approx([1] * 5 + [0.7] * 5 + [0.7 * 1.06] * 5)
 
@@ -38,8 +38,8 @@ def test_two_hundred_epochs_of_the_paper(learning_rates):
     assert lrs[200] == pytest.approx(0.01 * 1.06**36)
 
 
-def test_code_is_the_loop_of_the_authors(learning_rates):
-    """Written down anew from train_prune.py: it acts as an epoch begins, on a list of the earlier epochs' losses."""
+def test_code_matches_the_loop_of_the_authors(learning_rates):
+    """Rewritten from train_prune.py, which acts at the beginning of an epoch on the losses of the earlier ones."""
     last = np.random.default_rng(0).uniform(1, 2, 120).round(1)
     last[55:75] = 1.5  # equal means
     lr, expected, losses = 1.0, [], []

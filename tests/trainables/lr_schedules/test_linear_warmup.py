@@ -9,7 +9,7 @@ def test_up_and_down(learning_rates):
     assert lrs == pytest.approx([1 / 4, 2 / 4, 3 / 4, 5 / 5, 4 / 5, 3 / 5, 2 / 5, 1 / 5, 0])
 
 
-def test_from_the_peak_on_it_is_the_one_of_transformers(learning_rates):
+def test_from_the_peak_on_matches_transformers(learning_rates):
     from transformers import get_linear_schedule_with_warmup
 
     lrs = learning_rates(LinearWarmup, lr=3e-4, max_epochs=2, steps_per_epoch=150)
@@ -36,6 +36,6 @@ def test_without_warm_up_it_starts_at_the_peak(learning_rates):
 
 
 @pytest.mark.parametrize("value", [-1, 0.5])
-def test_refuses(learning_rates, value):
+def test_refuses_bad_arguments(learning_rates, value):
     with pytest.raises(ValueError, match=f"LinearWarmup: num_warmup_steps must be a whole number >= 0, got {value}"):
         learning_rates(LinearWarmup, max_epochs=1, steps_per_epoch=1, num_warmup_steps=value)

@@ -14,7 +14,7 @@ def test_ten_steps_by_hand(learning_rates):
     low, high, lowest = 0.1 / 25, 0.1, 0.1 / 25 / 1e4
     up = [low, (low + high) / 2, high]  # three of ten steps, the peak at step 2
     down = [half_cosine(high, lowest, share / 7) for share in range(1, 8)]
-    assert lrs == pytest.approx([*up, *down, lowest])  # and it stays there
+    assert lrs == pytest.approx([*up, *down, lowest])  # the last value stays
 
 
 def test_arguments(learning_rates):
@@ -27,7 +27,7 @@ def test_arguments(learning_rates):
 
 @pytest.mark.parametrize("pct_start", [0, 0.1, 0.2, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 5, 10])
-def test_no_length_of_the_rise_divides_by_zero(learning_rates, num_steps, pct_start):
+def test_any_length_of_the_rise_is_finite(learning_rates, num_steps, pct_start):
     lrs = learning_rates(OneCycle, max_epochs=1, steps_per_epoch=num_steps, pct_start=pct_start)
     assert all(0 < lr <= 1 for lr in lrs)
     assert lrs[-1] == pytest.approx(1 / 25 / 1e4)
@@ -36,11 +36,11 @@ def test_no_length_of_the_rise_divides_by_zero(learning_rates, num_steps, pct_st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pct_start": 1.0}, r"pct_start must be in \[0, 1\) \(a share of the steps\), got 1.0"),
+        ({"pct_start": 1.0}, r"pct_start must be in \[0, 1\) \(a fraction of the steps\), got 1.0"),
         ({"div_factor": 0}, r"div_factor must be > 0 \(the lr is divided by it\), got 0"),
         ({"final_div_factor": -1}, r"final_div_factor must be > 0 \(the lr is divided by it\), got -1"),
     ],
 )
-def test_refuses(learning_rates, arguments, message):
+def test_refuses_bad_arguments(learning_rates, arguments, message):
     with pytest.raises(ValueError, match=f"OneCycle: {message}"):
         learning_rates(OneCycle, max_epochs=1, steps_per_epoch=1, **arguments)

@@ -17,10 +17,10 @@ def test_arguments(learning_rates):
     ("arguments", "message"),
     [
         ({"decay_every": 0}, "decay_every must be a whole number of epochs >= 1, got 0"),
-        ({"gamma": 0}, r"gamma must be in \(0, 1\] \(it shrinks the lr\), got 0"),
-        ({"gamma": 1.5}, r"gamma must be in \(0, 1\] \(it shrinks the lr\), got 1.5"),
+        ({"gamma": 0}, r"gamma must be in \(0, 1\] \(the learning rate never rises\), got 0"),
+        ({"gamma": 1.5}, r"gamma must be in \(0, 1\] \(the learning rate never rises\), got 1.5"),
     ],
 )
-def test_refuses(learning_rates, arguments, message):
+def test_refuses_bad_arguments(learning_rates, arguments, message):
     with pytest.raises(ValueError, match=f"StepDecay: {message}"):
         learning_rates(StepDecay, max_epochs=1, steps_per_epoch=1, **arguments)

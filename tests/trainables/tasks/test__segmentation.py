@@ -14,7 +14,7 @@ def mask(*rows):
 
 
 def random_masks(seed, num, size):
-    """Round lesions at random places, some of them absent, with holes and specks."""
+    """Random masks: round lesions with holes and specks, some masks empty."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size]
     masks = []
@@ -28,7 +28,7 @@ def random_masks(seed, num, size):
 
 
 def by_definition(one, other):
-    """max over a of min over b of |a - b|, both ways, every pair of pixels looked at."""
+    """The definition of the Hausdorff distance over all pairs of pixels."""
     distances = np.linalg.norm(np.argwhere(one)[:, None] - np.argwhere(other)[None], axis=2)
     return max(distances.min(axis=1).max(), distances.min(axis=0).max())
 
@@ -43,7 +43,7 @@ def test_counts_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_f1_is_scikit_learns(seed):
+def test_f1_matches_scikit_learn(seed):
     truth, predicted = random_masks(seed, 12, 20), random_masks(seed + 100, 12, 20)
     each = counts(predicted, truth)
     assert tversky(each.sum(axis=0)) == pytest.approx(f1_score(truth.ravel(), predicted.ravel()), abs=1e-12)
@@ -54,7 +54,7 @@ def test_f1_is_scikit_learns(seed):
             assert row == 1
 
 
-def test_at_one_and_one_tversky_is_scikit_learns_jaccard():
+def test_tversky_with_weights_of_one_matches_scikit_learns_jaccard():
     truth, predicted = random_masks(0, 12, 20), random_masks(1, 12, 20)
     expected = jaccard_score(truth.ravel(), predicted.ravel())
     assert tversky(counts(predicted, truth).sum(axis=0), 1, 1) == pytest.approx(expected, abs=1e-12)
@@ -64,7 +64,7 @@ def test_at_one_and_one_tversky_is_scikit_learns_jaccard():
     ("tp_fp_fn", "expected"),
     [
         ((6, 10, 0), 6 / 9),  # 6 + 0.3 * 10
-        ((6, 0, 10), 6 / 13),  # 6 + 0.7 * 10: what is missed weighs more
+        ((6, 0, 10), 6 / 13),  # 6 + 0.7 * 10: a missed pixel weighs more
         ((7, 0, 0), 1.0),
         ((0, 3, 0), 0.0),
         ((0, 0, 3), 0.0),
@@ -83,7 +83,7 @@ def test_tversky_by_hand(tp_fp_fn, expected):
     [
         (mask("#....", "....."), mask("....#", "....."), 4.0),
         (mask("#....", ".....", ".....", "....."), mask(".....", ".....", ".....", "....#"), 5.0),  # 3, 4, 5
-        (mask("##..#", "....."), mask("##...", "....."), 3.0),  # one speck decides, from its side alone
+        (mask("##..#", "....."), mask("##...", "....."), 3.0),  # the single pixel decides, in one direction only
         (mask("##...", "....."), mask("##..#", "....."), 3.0),
         (mask("#####", "#####"), mask(".....", "..#.."), math.sqrt(5)),
         (mask(".##", "##."), mask(".##", "##."), 0.0),
@@ -98,7 +98,7 @@ def test_hausdorff_by_hand(predicted, truth, expected):
 
 
 @pytest.mark.parametrize("size", [7, 32])
-def test_hausdorff_is_scipys_and_the_definitions(size):
+def test_hausdorff_matches_scipy_and_the_definition(size):
     num_compared = 0
     for one, other in zip(random_masks(size, 60, size), random_masks(size + 1, 60, size), strict=True):
         if not (one.any() and other.any()):
@@ -112,14 +112,14 @@ def test_hausdorff_is_scipys_and_the_definitions(size):
     assert num_compared > 20
 
 
-def test_the_rule_for_an_empty_mask_is_the_farthest_there_is():
+def test_one_empty_mask_gives_the_largest_distance():
     empty, corner, opposite = np.zeros((3, 30, 40), bool)
     corner[0, 0] = opposite[29, 39] = True
     assert hausdorff(empty, corner) == hausdorff(corner, opposite) == pytest.approx(math.hypot(29, 39))
 
 
 def test_speed():
-    """As many slices as a small validation split has take no time to speak of."""
+    """A small validation split takes a fraction of a second."""
     truth, predicted = random_masks(0, 160, 64), random_masks(1, 160, 64)
     begin = time.process_time()
     for pair in zip(predicted, truth, strict=True):

@@ -10,12 +10,13 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 
-from trainables.data.images import DataError, Images
-from trainables.tasks.cnn import CNN, LoadedImages, channel_statistics, crop_flip
+from trainables.data.errors import DataError
+from trainables.data.images import Images
+from trainables.tasks.cnn import CNN, LoadedImages, channel_statistics
 
 
 def numbered(num, *, size=8, channels=1, augmentation="none", validation_fraction=0.25):
-    """Images that tell which they are: each one's pixels all are its number."""
+    """Images whose pixels all have the number of the image as their value."""
     images = np.broadcast_to(np.arange(num, dtype=np.uint8)[:, None, None, None], (num, channels, size, size)).copy()
     labels = np.arange(num) % 10
     data = Images(images, labels, images[:4], labels[:4], 10, 255, augmentation, validation_fraction)
@@ -46,7 +47,7 @@ def test_channel_statistics_of_constant_channels():
     images = np.stack([np.full((3, 2, 2), value, np.uint8) for value in (0, 77, 100, 255)], axis=1)
     mean, std = channel_statistics(images, 255)
     np.testing.assert_allclose(mean, [0, 77 / 255, 100 / 255, 1])
-    assert std == [1.0, 1.0, 1.0, 1.0]  # nothing is divided by 0
+    assert std == [1.0, 1.0, 1.0, 1.0]  # a constant channel is not divided by 0
 
 
 def test_statistics_are_those_of_the_training_split(tiny):
@@ -84,13 +85,25 @@ def test_load_from_a_cifar10_parquet(tiny, tmp_path):
     assert math.isfinite(task.evaluate(task.build_model(), "test")["loss"])
 
 
-def test_load_says_what_is_wrong(tiny, tmp_path):
+def test_load_refuses_bad_input(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"^dataset: must be one of cifar10, .*digits.*, got 'mnist'$"):
         CNN.load(tiny(dataset="mnist"))
     with pytest.raises(ValueError, match=r"^split: train_size must be from 1 to 1078 .*, got 1079$"):
         CNN.load(tiny(train_size=1079))
     with pytest.raises(DataError, match=r"^cifar10: .* must hold"):
         CNN.load(tiny(dataset="cifar10"), str(tmp_path))
+
+
+def test_load_refuses_another_kind_of_dataset(tiny, monkeypatch):
+    monkeypatch.setattr("trainables.datasets.digits.digits", lambda root: object())
+    with pytest.raises(ValueError, match=r"^dataset: must be one of labelled images, such as cifar10, got 'digits'$"):
+        CNN.load(tiny())
+
+
+def test_refuses_settings(tiny, digits_data):
+    message = r"^task_args: arguments of CNNSettings must be among \(none\), got 'prune'$"
+    with pytest.raises(ValueError, match=message):
+        CNN(tiny(task_args={"prune": "qk"}), digits_data)
 
 
 def test_arrays_are_shared_and_may_be_read_only(tiny, digits_data, recwarn):
@@ -117,7 +130,7 @@ def test_arrays_are_shared_and_may_be_read_only(tiny, digits_data, recwarn):
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
 @pytest.mark.parametrize(("batch_size", "num_batches"), [(7, 10), (75, 1), (74, 1), (38, 1), (1, 75)])
 def test_an_epoch_sees_each_image_at_most_once_in_whole_batches(tiny, augmentation, batch_size, num_batches):
-    task = CNN(tiny(train_size=None), numbered(100, augmentation=augmentation))  # 75 to train on
+    task = CNN(tiny(train_size=None), numbered(100, augmentation=augmentation))  # 75 training images
     assert task.steps_per_epoch(batch_size) == num_batches
     batches = [numbers(batch) for batch in task.batches("train", batch_size, seed=3)]
     assert [len(batch) for batch in batches] == [batch_size] * num_batches
@@ -132,14 +145,14 @@ def test_fewer_images_than_a_batch_are_one_batch(tiny):
     assert [len(numbers(batch)) for batch in task.batches("train", 32, seed=0)] == [5]
 
 
-def test_seed_decides_the_batches(tiny):
+def test_the_seed_determines_the_batches(tiny):
     task = CNN(tiny(train_size=None), numbered(100, augmentation="crop_flip"))
 
     def epoch(seed):
         return torch.cat([images for images, _ in task.batches("train", 25, seed=seed)])
 
     one, state = epoch(1), torch.get_rng_state()
-    torch.manual_seed(7)  # nothing else does
+    torch.manual_seed(7)  # the global generator has no effect
     assert torch.equal(epoch(1), one)
     assert not torch.equal(epoch(2), one)
     torch.set_rng_state(state)
@@ -177,25 +190,10 @@ def test_normalization(tiny, digits_data):
     np.testing.assert_allclose(next(batches)[0], expected, atol=1e-6)
 
 
-def test_crop_flip_is_that_of_each_image_alone():
-    rng = np.random.default_rng(0)
-    images = rng.integers(1, 256, (40, 3, 8, 6), dtype=np.uint8)
-    shifts, flips = rng.integers(0, 9, (40, 2)), rng.random(40) < 0.5
-    shifts[:4] = [[0, 0], [8, 8], [4, 4], [0, 8]]
-    expected = []
-    for image, (top, left), flip in zip(images, shifts, flips, strict=True):
-        padded = np.pad(image, ((0, 0), (4, 4), (4, 4)))
-        crop = padded[:, top : top + 8, left : left + 6]
-        expected.append(crop[:, :, ::-1] if flip else crop)
-    changed = crop_flip(torch.from_numpy(images), torch.from_numpy(shifts), torch.from_numpy(flips))
-    assert changed.dtype == torch.uint8
-    np.testing.assert_array_equal(changed, np.stack(expected))
-
-
-def test_training_crops_and_flips_where_the_dataset_says_so(tiny):
-    """Every shift from -4 to 4 in both directions, and both mirror images, at about the rates they should have."""
+def test_training_crops_and_flips_if_the_dataset_says_so(tiny):
+    """Shifts from -4 to 4 are uniform in both directions, and half of the images are mirrored."""
     pixels = np.zeros((2000, 1, 32, 32), np.uint8)
-    pixels[:, :, 16, 10] = 255  # one white pixel, left of the middle
+    pixels[:, :, 16, 10] = 255  # one white pixel, left of the centre
     for augmentation in ("crop_flip", "none"):
         labels = np.zeros(2000, np.int64)
         images = Images(pixels, labels, pixels[:1], labels[:1], 10, 255, augmentation, 0.1)
@@ -221,7 +219,7 @@ def test_training_crops_and_flips_where_the_dataset_says_so(tiny):
 # ---- network, loss and metrics -----------------------------------------------------------------------------------
 
 
-def test_build_model_comes_from_torchs_seed_and_the_datas_shape(tiny, make_task):
+def test_build_model_uses_torchs_seed_and_the_shape_of_the_data(tiny, make_task):
     task = make_task(tiny())
     torch.manual_seed(3)
     one = task.build_model().state_dict()
@@ -242,8 +240,8 @@ def test_unknown_model_argument(tiny, make_task, argument):
         task.build_model()
 
 
-def test_images_and_weights_are_channels_last_and_gradients_in_the_weights_order(tiny, make_task):
-    """The compiled penalties add to a gradient only where it lies in memory as its weight does."""
+def test_images_weights_and_gradients_are_channels_last(tiny, make_task):
+    """The compiled penalties require gradients with the memory layout of their weights."""
     config = tiny()
     task = make_task(config)
     model = task.build_model()
@@ -255,7 +253,7 @@ def test_images_and_weights_are_channels_last_and_gradients_in_the_weights_order
         assert weight.grad.stride() == weight.stride()
 
 
-def test_prunable_are_the_convolutions(tiny, make_task):
+def test_convolutions_are_prunable(tiny, make_task):
     task = make_task(tiny(model={"width": 4, "depth": 2}))
     model = task.build_model()
     prunable = task.prunable(model)
@@ -278,7 +276,7 @@ def test_loss_is_cross_entropy(tiny, make_task):
 
 
 def test_evaluate_agrees_with_scikit_learn(tiny):
-    """On more images than one evaluation batch, the last batch being a smaller one."""
+    """On more images than one evaluation batch, so that the last batch is smaller."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (1300, 1, 8, 8), dtype=np.uint8), rng.integers(0, 10, 1300)
     data = Images(images, labels, images, labels, 10, 255, "none", 0.25)
@@ -293,7 +291,7 @@ def test_evaluate_agrees_with_scikit_learn(tiny):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluate_leaves_the_model_as_it_was(tiny, make_task, training):
+def test_evaluate_restores_the_mode_of_the_model(tiny, make_task, training):
     task = make_task(tiny())
     model = task.build_model().train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -303,7 +301,7 @@ def test_evaluate_leaves_the_model_as_it_was(tiny, make_task, training):
 
 
 @pytest.mark.parametrize("fill", [0.0, float("nan"), float("inf"), 3e38])
-def test_metrics_are_finite_whatever_the_weights(tiny, make_task, fill):
+def test_metrics_are_finite_for_any_weights(tiny, make_task, fill):
     task = make_task(tiny())
     model = task.build_model()
     with torch.no_grad():
@@ -315,7 +313,7 @@ def test_metrics_are_finite_whatever_the_weights(tiny, make_task, fill):
         assert task.loss(model, next(task.batches("train", 32))).isfinite()
 
 
-def test_no_image_is_right_by_a_nan(tiny, make_task):
+def test_nan_logits_are_never_correct(tiny, make_task):
     class Nan(nn.Module):
         def forward(self, images):
             return torch.full((len(images), 10), math.nan)
@@ -324,7 +322,7 @@ def test_no_image_is_right_by_a_nan(tiny, make_task):
 
 
 class Fixed(nn.Module):
-    """The same logits for every image, but for the first image of a batch if another class is given."""
+    """Gives the same logits for every image, except for the first of a batch if another class is given."""
 
     def __init__(self, one, first=None):
         super().__init__()
@@ -337,9 +335,9 @@ class Fixed(nn.Module):
 
 
 @pytest.mark.parametrize(("network", "expected"), [(Fixed(3), 1.0), (Fixed(3, 0), 0.0)])
-def test_a_network_that_assigns_all_images_to_one_class_is_collapsed(make_task, tiny, network, expected):
+def test_a_network_with_one_class_for_all_images_is_collapsed(make_task, tiny, network, expected):
     assert make_task(tiny()).evaluate(network, "validation")["collapsed"] == expected
 
 
-def test_of_one_image_nothing_is_collapsed(make_task, tiny):
+def test_one_image_alone_is_not_collapsed(make_task, tiny):
     assert make_task(tiny(eval_size=1)).evaluate(Fixed(3), "validation")["collapsed"] == 0.0

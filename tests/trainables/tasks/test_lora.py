@@ -1,5 +1,7 @@
-"""LoRA on records that the tests make. Expected values come from transformers' own loss and generation, from peft's
-formula done by hand, and from autograd where the task has a shortcut."""
+"""LoRA on generated questions.
+
+Expected values come from the loss and the generation of transformers, from the formula of LoRA, and from autograd.
+"""
 
 import copy
 import json
@@ -15,12 +17,14 @@ import torch.nn.functional as F
 from search_spaces import lora as lora_space
 from sparsity.regularizers.wcr import WCR
 from trainables.config import TrialConfig
-from trainables.loop import Training
+from trainables.loop import Training, train_step
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import load_pruned
 from trainables.runner import TrialRunner
-from trainables.step import train_step
-from trainables.tasks.lora import IGNORED, LoRA
+from trainables.tasks._adapters import find_projections
+from trainables.tasks._question_batches import IGNORED
+from trainables.tasks._scoring import Scores
+from trainables.tasks.lora import LoRA
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "commonsense"
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -48,7 +52,7 @@ def configuration(**fields):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """True or false by a word, one in ten behind many others; which of three to five by a number."""
+    """Two tasks: true or false by one word, in a tenth of the questions after many others; an answer by a number."""
     root = tmp_path_factory.mktemp("records")
     random = np.random.default_rng(0)
 
@@ -76,9 +80,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(folder):
-    """As trials share it; nothing can write into the arrays."""
+    """The loaded dataset with read-only arrays, as trials share it."""
     loaded = LoRA.load(configuration(), str(folder))
-    for value in (loaded, loaded.records, loaded.records.prompts, loaded.records.table):
+    for value in (loaded, loaded.questions, loaded.questions.prompts, loaded.questions.responses):
         for array in vars(value).values():
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False
@@ -87,7 +91,7 @@ def data(folder):
 
 @pytest.fixture
 def make(data):
-    """A function: fields that differ -> the task and its network."""
+    """A function that builds the task and its network from the fields that differ from CONFIG."""
 
     def task_and_model(**fields):
         task = LoRA(configuration(**fields), data)
@@ -101,7 +105,7 @@ def make(data):
 
 
 def with_factors(model, scale=0.3):
-    """Give B values: it is 0 at first, and everything with it."""
+    """Set B to random values: it is 0 at first, and with it the adapters."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -111,7 +115,7 @@ def with_factors(model, scale=0.3):
 
 
 def texts(task, batch):
-    """The tokens of each row of a batch that are not padding, and the labels that count."""
+    """The tokens and labels of each row of a batch without padding."""
     rows = [row[:length].tolist() for row, length in zip(batch.tokens, batch.lengths, strict=True)]
     return rows, [[label for label in row.tolist() if label != IGNORED] for row in batch.labels]
 
@@ -119,13 +123,13 @@ def texts(task, batch):
 # ---- batches -----------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_holds_prompts_responses_and_where_they_are_predicted(make, data):
+def test_a_batch_holds_prompts_responses_and_positions(make, data):
     task, _ = make()
-    records = data.records
+    records = data.questions
     (batch,) = task.batches("validation", 100)
     rows, labels = texts(task, batch)
     for i, row in enumerate(data.validation):
-        prompt, response = records.prompts.rows()[row], records.table.rows()[records.correct[row]]
+        prompt, response = records.prompts.rows()[row], records.responses.rows()[records.correct[row]]
         assert rows[i] == prompt + response[:-1]
         assert labels[i] == response
         assert batch.positions[i, : len(response)].tolist() == list(range(len(prompt) - 1, len(rows[i])))
@@ -133,7 +137,7 @@ def test_a_batch_holds_prompts_responses_and_where_they_are_predicted(make, data
     assert batch.tokens[0, batch.lengths[0] :].eq(0).all()
 
 
-def test_an_epoch_sees_each_record_at_most_once_in_whole_batches_that_its_seed_decides(make, data):
+def test_an_epoch_has_each_question_at_most_once_by_its_seed(make, data):
     task, _ = make()
     assert task.steps_per_epoch(16) == 11  # of 180
 
@@ -143,7 +147,7 @@ def test_an_epoch_sees_each_record_at_most_once_in_whole_batches_that_its_seed_d
     one = epoch(1)
     assert len(one) == 11 * 16
     state = torch.get_rng_state()
-    torch.manual_seed(9)  # nothing else does
+    torch.manual_seed(9)  # the global generator has no effect
     assert epoch(1) == one
     torch.set_rng_state(state)
     assert epoch(2) != one
@@ -153,15 +157,15 @@ def test_an_epoch_sees_each_record_at_most_once_in_whole_batches_that_its_seed_d
         assert one.count(row) <= everything.count(row)
 
 
-def test_a_prompt_too_long_loses_its_middle_and_never_the_answer(folder):
+def test_long_prompts_are_cut_after_their_first_token(folder):
     config = configuration(data={"cutoff": 120})
     data = LoRA.load(config, str(folder))
-    task, records = LoRA(config, data), data.records
+    task, records = LoRA(config, data), data.questions
     batch = next(task.batches("train", 1000))
     rows, labels = texts(task, batch)
     num_cut = 0
     for i, row in enumerate(data.training):
-        prompt, response = records.prompts.rows()[row], records.table.rows()[records.correct[row]]
+        prompt, response = records.prompts.rows()[row], records.responses.rows()[records.correct[row]]
         assert labels[i] == response
         if len(prompt) + len(response) <= 120:
             assert rows[i] == prompt + response[:-1]
@@ -173,20 +177,22 @@ def test_a_prompt_too_long_loses_its_middle_and_never_the_answer(folder):
     task.build_model()
     assert 0 < num_cut < 180
     assert task.describe_model()["input"]["num_training_prompts_cut"] == num_cut
-    longest = records.prompts.lengths[data.validation].max()  # measured whole
+    longest = records.prompts.lengths[data.validation].max()  # evaluation does not cut
     assert (
-        task._batch(data.validation, records.correct[data.validation], 0 * data.validation).lengths.max()
+        task.batcher.batch(data.validation, records.correct[data.validation], 0 * data.validation).lengths.max()
         > longest
         > 120
     )
-    with pytest.raises(ValueError, match=r"^data: cutoff must be above \d+ \(the tokens of an answer\), got 5$"):
+    with pytest.raises(
+        ValueError, match=r"^data: cutoff must be above \d+ \(the tokens of the longest answer\), got 5$"
+    ):
         LoRA.load(configuration(data={"cutoff": 5}), str(folder))
 
 
 def test_eval_size_and_train_size(data):
     task = LoRA(configuration(eval_size=10), data)
     assert {name: len(rows) for name, rows in task.rows.items()} == {"train": 180, "validation": 10, "test": 10}
-    assert np.bincount(data.records.tasks[task.rows["test"]]).tolist() == [5, 5]
+    assert np.bincount(data.questions.tasks[task.rows["test"]]).tolist() == [5, 5]
     assert set(task.rows["test"]) <= set(range(200, 250))
     assert not set(data.training) & set(data.validation)
 
@@ -195,16 +201,15 @@ def test_eval_size_and_train_size(data):
 
 
 @pytest.mark.parametrize("base", ["tiny-qwen2", "tiny-llama"])
-def test_loss_is_the_one_of_transformers(make, base):
+def test_the_loss_is_that_of_transformers(make, base):
     task, model = make(model={"base": base})
     with_factors(model).eval()
     batch = next(task.batches("train", 24, seed=0))
-    labels = torch.full_like(batch.tokens, IGNORED)  # the one that model(labels=...) shifts by itself
     tokens = torch.cat([batch.tokens, torch.zeros(24, 1, dtype=torch.long)], 1)
     labels = torch.full_like(tokens, IGNORED)
     mask = torch.zeros_like(tokens)
     for i, (length, count) in enumerate(zip(batch.lengths, batch.num_labels, strict=True)):
-        tokens[i, length] = batch.labels[i, count - 1]  # the end of text, which no place of the batch has
+        tokens[i, length] = batch.labels[i, count - 1]  # the end of text, which a batch leaves out
         labels[i, length + 1 - count : length + 1] = batch.labels[i, :count]
         mask[i, : length + 1] = 1
     expected = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
@@ -250,7 +255,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make):
     assert all(gradient.abs().max() > 0 for gradient in gradients[0])
 
 
-def test_only_the_factors_are_trained_in_float32_whatever_the_base_is(make):
+def test_only_the_factors_are_trained_always_in_float32(make):
     for dtype in ("float32", "bfloat16"):
         task, model = make(task_args={"base_dtype": dtype})
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -291,15 +296,15 @@ def test_deployed_is_w0_plus_scale_b_a_in_a_plain_network(make, base):
         torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-6, atol=1e-6)
     batch = next(task.batches("train", 16))
     torch.testing.assert_close(task.forward(merged, batch), task.forward(model, batch), rtol=1e-4, atol=1e-4)
-    assert task.prunable(model).keys() == prunable.keys()  # of the network before it is merged too
+    assert task.prunable(model).keys() == prunable.keys()  # the same before merging
 
 
-def test_regularizing_merged_weights_is_the_chain_rule(make):
-    """Against autograd on W0 + 2 B A written out, at two successive weights, and in parts."""
+def test_the_penalty_of_merged_weights_follows_the_chain_rule(make):
+    """Against autograd through W0 + 2 B A, at two successive steps, and in parts."""
     task, model = make(task_args={"regularize": "merged", "dropout": 0.0}, regularizer="wcr", lam=1e-3)
     with_factors(model)
     regularizer = WCR(task.regularized(model).values())
-    layers = list(task.projections(model).values())
+    layers = list(find_projections(model, task.settings.names).values())
     batch = next(task.batches("train", 16, seed=0))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.05)
@@ -327,7 +332,7 @@ def test_regularizing_merged_weights_is_the_chain_rule(make):
     ("optimizer", "regularize"),
     [("adamw", "factors"), ("sam", "factors"), ("s2sam", "factors"), ("cram", "factors"), ("sam", "merged")],
 )
-def test_sams_family_works_too(make, optimizer, regularize):
+def test_works_with_the_sam_family(make, optimizer, regularize):
     base = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
     task, _ = make(
         task_args={"regularize": regularize},
@@ -360,23 +365,23 @@ def test_gates_go_on_the_factors_and_are_folded_before_merging(make):
 
 
 def by_hand(model, prompt, response):
-    """Sum of the log-probabilities of a response behind a prompt, from the whole logits of that one text."""
+    """Sum of the log-probabilities of a response after a prompt, from the full logits of one text."""
     logits = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     return sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(response))
 
 
 @torch.no_grad()
-def test_scores_are_those_of_each_candidate_alone_and_greedy_is_generation(make, data):
+def test_scores_and_greedy_match_each_candidate_alone(make, data):
     task, untrained = make()
     training = Training(task, task.config)
     with torch.enable_grad():
         training.run_epoch()
     for model in (task.deployed(with_factors(untrained)).eval(), training.trained_model().eval()):
         rows = task.rows["test"][:8]
-        scores, greedy, nats = task.score(model, rows)
-        total, prompts, table = 0.0, data.records.prompts.rows(), data.records.table.rows()
+        scores, greedy, nats = task.scorer.score(model, rows)
+        total, prompts, table = 0.0, data.questions.prompts.rows(), data.questions.responses.rows()
         for i, row in enumerate(rows):
-            for k, candidate in enumerate(data.records.responses[row]):
+            for k, candidate in enumerate(data.questions.candidates[row]):
                 if candidate < 0:
                     assert scores[i, k] == -math.inf
                     assert not greedy[i, k]
@@ -391,12 +396,12 @@ def test_scores_are_those_of_each_candidate_alone_and_greedy_is_generation(make,
                     pad_token_id=0,
                 )[0, len(prompts[row]) :].tolist()
                 assert greedy[i, k].item() is (generated == response)
-            total -= by_hand(model, prompts[row], table[data.records.correct[row]])
+            total -= by_hand(model, prompts[row], table[data.questions.correct[row]])
         assert nats.item() == pytest.approx(total, rel=1e-4)
 
 
-def test_candidates_of_several_tokens_are_scored_whole(folder, tmp_path):
-    """Answers that differ early, in two tasks: more rows than records, still one batch."""
+def test_candidates_of_several_tokens_are_scored(folder, tmp_path):
+    """Answers that differ early, in two tasks: more rows than questions, in one batch."""
     for task, candidates in (("boolq", ("yes it is", "no")), ("piqa", ("red wine", "beer", "red herring and chips"))):
         (tmp_path / task).mkdir()
         for name in ("train", "test"):
@@ -412,35 +417,36 @@ def test_candidates_of_several_tokens_are_scored_whole(folder, tmp_path):
     model = task.deployed(with_factors(task.build_model())).eval()
     rows = data.test
     with torch.no_grad():
-        scores, _, _ = task.score(model, rows)
-        prompts, table = data.records.prompts.rows(), data.records.table.rows()
+        scores, _, _ = task.scorer.score(model, rows)
+        prompts, table = data.questions.prompts.rows(), data.questions.responses.rows()
         for i, row in enumerate(rows):
-            candidates = [c for c in data.records.responses[row] if c >= 0]
+            candidates = [c for c in data.questions.candidates[row] if c >= 0]
             expected = [by_hand(model, prompts[row], table[c][:-1]) for c in candidates]
             assert scores[i, : len(candidates)].tolist() == pytest.approx(expected, abs=1e-3)
 
 
 def test_metrics_by_hand(make, data, monkeypatch):
-    """From scores that say which answer is chosen, in the order of the split."""
+    """Scores are replaced by ones whose choices are known."""
     task, model = make()
-    rows, records = task.rows["test"], data.records
-    chosen = {row: int(np.random.default_rng(row).integers((records.responses[row] >= 0).sum())) for row in rows}
+    rows, records = task.rows["test"], data.questions
+    chosen = {row: int(np.random.default_rng(row).integers((records.candidates[row] >= 0).sum())) for row in rows}
 
     def score(model, chunk):
-        scores = torch.full(records.responses[chunk].shape, -1.0)
+        scores = torch.full(records.candidates[chunk].shape, -1.0)
         for i, row in enumerate(chunk):
             scores[i, chosen[row]] = -0.5
-        return scores, torch.zeros_like(scores, dtype=torch.bool), torch.tensor(2.0 * len(chunk), dtype=torch.float64)
+        loss = torch.tensor(2.0 * len(chunk), dtype=torch.float64)
+        return Scores(scores, torch.zeros_like(scores, dtype=torch.bool), loss)
 
-    monkeypatch.setattr(task, "score", score)
+    monkeypatch.setattr(task.scorer, "score", score)
     metrics = task.evaluate(model, "test")
     arc, boolq = range(230, 250), range(200, 230)  # test files follow the training files, in the order of tasks
     acc = {
         name: np.mean([chosen[row] == records.answers[row] for row in of])
         for name, of in (("ARC-Easy", arc), ("boolq", boolq))
     }
-    chance = (np.mean([1 / (records.responses[row] >= 0).sum() for row in arc]) + 1 / 2) / 2
-    num_tokens = sum(len(records.table.rows()[records.correct[row]]) for row in rows)
+    chance = (np.mean([1 / (records.candidates[row] >= 0).sum() for row in arc]) + 1 / 2) / 2
+    num_tokens = sum(len(records.responses.rows()[records.correct[row]]) for row in rows)
     assert metrics == pytest.approx(
         {
             "acc": (acc["ARC-Easy"] + acc["boolq"]) / 2,
@@ -454,21 +460,21 @@ def test_metrics_by_hand(make, data, monkeypatch):
     )
 
 
-def test_what_is_chosen_does_not_depend_on_the_right_answer(make, data):
+def test_the_choice_does_not_depend_on_the_correct_answer(make, data):
     task, model = make()
     model = task.deployed(with_factors(model)).eval()
     rows = task.rows["test"]
     other = copy.deepcopy(data)
-    other.records.answers.flags.writeable = True
-    other.records.answers[:] = 0
+    other.questions.answers.flags.writeable = True
+    other.questions.answers[:] = 0
     with torch.no_grad():
-        scores = [LoRA(task.config, d).score(model, rows)[0] for d in (data, other)]
+        scores = [LoRA(task.config, d).scorer.score(model, rows)[0] for d in (data, other)]
     finite = scores[0].isfinite()
     torch.testing.assert_close(scores[0][finite], scores[1][finite], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("fill", [float("nan"), float("inf"), 3e38, 0.0])
-def test_metrics_are_finite_whatever_the_weights(make, fill):
+def test_metrics_are_finite_for_any_weights(make, fill):
     task, model = make(eval_size=10)
     model = task.deployed(model)
     with torch.no_grad():
@@ -481,7 +487,7 @@ def test_metrics_are_finite_whatever_the_weights(make, fill):
         assert (metrics["acc"], metrics["loss"], metrics["greedy_agreement"]) == (0.0, 1e9, 0.0)
 
 
-def test_criteria_find_their_gradients(make):
+def test_gradient_criteria_score_the_merged_weights(make):
     from trainables.pruning import score
 
     task, model = make(criterion="gradient_magnitude")
@@ -495,7 +501,7 @@ def test_criteria_find_their_gradients(make):
 
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
-    """A trial that learns, with test read: its folder, its result and its task."""
+    """The folder, result and task of a finished trial that reads the test split."""
     config = configuration(
         data={"tasks": "boolq"},
         model={"hidden_size": 32},
@@ -514,7 +520,7 @@ def finished(folder, tmp_path_factory):
     return folder, json.loads((folder / "result.json").read_text()), task
 
 
-def test_it_learns_what_can_be_learned(finished):
+def test_learns(finished):
     dense = finished[1]["curve"][0]
     assert dense["sparsity"] == 0
     assert dense["acc_boolq"] > 0.9 > 0.5
@@ -522,7 +528,7 @@ def test_it_learns_what_can_be_learned(finished):
     assert dense["loss"] < 0.3
 
 
-def test_a_checkpoint_loads_without_tokenizer_or_network_and_measures_the_same(finished, monkeypatch):
+def test_a_pruned_checkpoint_loads_without_internet_with_the_same_metrics(finished, monkeypatch):
     folder, result, task = finished
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
     model = load_pruned(folder / "pruned" / "0.3")
@@ -539,7 +545,7 @@ def test_a_checkpoint_loads_without_tokenizer_or_network_and_measures_the_same(f
     assert Tokenizer.from_str(described["input"]["tokenizer"]).to_str() == task.data.tokenizer
 
 
-def test_the_figure_and_its_numbers_are_there(finished):
+def test_writes_the_figure_and_its_numbers(finished):
     folder, result, _ = finished
     assert {path.name for path in (folder / "figures").iterdir()} == {"accuracy.json", "accuracy.png"}
     found = json.loads((folder / "figures" / "accuracy.json").read_text())
@@ -551,7 +557,7 @@ def test_the_figure_and_its_numbers_are_there(finished):
     assert one["0.3"]["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / 30))
 
 
-def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
+def test_resumed_equals_never_stopped(data, tmp_path):
     config = configuration(
         train_size=32,
         eval_size=10,
@@ -567,7 +573,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
     def run(folder, *, stop):
         trial = TrialRunner(config, folder, lambda: LoRA(config, data))
         while (report := trial.advance())["status"] == "running":
-            if stop:  # a fresh one, which knows nothing but the folder
+            if stop:  # a new one, which resumes from the folder
                 trial = TrialRunner(config, folder, lambda: LoRA(config, data))
         assert report["status"] == "finished", report["reason"]
         result = json.loads((folder / "result.json").read_text())
@@ -576,13 +582,13 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(data, tmp_path):
     assert run(tmp_path / "whole", stop=False) == run(tmp_path / "stopped", stop=True)
 
 
-def test_a_checkpoint_holds_the_factors_alone(make):
+def test_a_checkpoint_holds_the_factors_only(make):
     task, _ = make()
     training = Training(task, task.config)
     state = training.state_dict()["model"]
     assert state.keys() == {name for name, p in training.model.named_parameters() if p.requires_grad}
     merged = training.trained_model()
-    assert len(merged.state_dict()) > 14  # whole
+    assert len(merged.state_dict()) > 14  # all weights
     with pytest.raises(RuntimeError, match="lora_A"):
         training.model.load_state_dict({name: t for name, t in state.items() if "layers.0.mlp.up_proj" not in name})
 
@@ -590,7 +596,7 @@ def test_a_checkpoint_holds_the_factors_alone(make):
 # ---- a checkpoint as base, and bad input -------------------------------------------------------------------------
 
 
-def test_a_base_of_ones_own(folder, data, tmp_path):
+def test_the_base_may_be_a_local_checkpoint(folder, data, tmp_path):
     from tokenizers import Tokenizer
 
     from trainables.architectures.causal_lm import causal_lm
@@ -603,7 +609,7 @@ def test_a_base_of_ones_own(folder, data, tmp_path):
     config = TrialConfig.model_validate({**CONFIG, "model": {"base": str(tmp_path)}})
     loaded = LoRA.load(config, str(folder))
     assert loaded.tokenizer == ""
-    np.testing.assert_array_equal(loaded.records.prompts.values, data.records.prompts.values)
+    np.testing.assert_array_equal(loaded.questions.prompts.values, data.questions.prompts.values)
     task = LoRA(config, loaded)
     merged = task.deployed(task.build_model())
     for name, tensor in network.state_dict().items():
@@ -620,32 +626,34 @@ def test_a_base_of_ones_own(folder, data, tmp_path):
         ({"task_args": {"dropout": 1.0}}, r"task_args: dropout must be in \[0, 1\), got 1.0"),
         ({"task_args": {"regularize": "all"}}, r"task_args: regularize must be one of factors, merged, got 'all'"),
         ({"task_args": {"base_dtype": "int8"}}, r"task_args: base_dtype must be one of float32, bfloat16, got 'int8'"),
-        ({"task_args": {"rank": 8}}, r"task_args: arguments of Settings must be among r, alpha, .*, got 'rank'"),
+        ({"task_args": {"rank": 8}}, r"task_args: arguments of LoRASettings must be among r, alpha, .*, got 'rank'"),
         ({"architecture": "small_resnet", "model": {}}, r"lora: architecture must be causal_lm, got small_resnet"),
         ({"pruning_schedule": "imp"}, r"lora: pruning_schedule must be one_shot \(.*\), got imp"),
         ({"criterion": "compensation"}, r"lora: criterion must fit a language model \(.*\), got compensation"),
         ({"criterion": "synflow"}, r"lora: criterion must fit a language model \(.*\), got synflow"),
         (
             {"task_args": {"regularize": "merged"}, "regularizer": "l0_hard_concrete", "lam": 1.0},
-            r"task_args: regularize must be factors with l0_hard_concrete \(gates are put on parameters\)",
+            r"task_args: regularize must be factors with l0_hard_concrete \(gates are put on parameters\), got merged",
         ),
         ({"model": {"vocab_size": 100}}, r"model: vocab_size must be a whole number above 256 \(.*\), got 100"),
         ({"data": {"cut": 1}}, r"data: arguments of commonsense must be among tasks, cutoff, got 'cut'"),
         ({"train_size": 500}, r"split: train_size must be from 1 to 180 .*, got 500"),
     ],
 )
-def test_load_says_what_is_wrong(folder, fields, message):
+def test_load_refuses_bad_input(folder, fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         LoRA.load(configuration(**fields), str(folder))
 
 
-def test_load_refuses_a_data_set_of_another_kind(monkeypatch):
+def test_load_refuses_another_kind_of_dataset(monkeypatch):
     monkeypatch.setattr("trainables.datasets.digits.digits", lambda root: object())
-    with pytest.raises(ValueError, match=r"^dataset: must be one of records with answers, .*, got 'digits'$"):
+    with pytest.raises(
+        ValueError, match=r"^dataset: must be one of questions with candidate answers, .*, got 'digits'$"
+    ):
         LoRA.load(configuration(dataset="digits"))
 
 
-def test_a_model_without_the_named_projections_says_what_it_has(data):
+def test_refuses_unknown_projections(data):
     for projections, missing in (("q_proj,c_attn", "c_attn"), ("q_proj,embed_tokens", "embed_tokens")):
         task = LoRA(configuration(task_args={"projections": projections}), data)
         with pytest.raises(
@@ -656,8 +664,8 @@ def test_a_model_without_the_named_projections_says_what_it_has(data):
             task.build_model()
 
 
-def test_the_memory_stated_is_of_these_sizes():
-    """Q and L of the task's docstring, from the published shapes (in, out) of a block's projections."""
+def test_the_sizes_in_the_docstring():
+    """Q and L, from the published shapes (in, out) of the projections of a block."""
     for shapes, num_blocks, q, lora in (
         ({(1536, 1536): 2, (1536, 256): 2, (1536, 8960): 2, (8960, 1536): 1}, 28, 1.310e9, 36.9e6),  # Qwen2.5-1.5B
         ({(2048, 2048): 2, (2048, 512): 2, (2048, 8192): 2, (8192, 2048): 1}, 16, 0.973e9, 22.5e6),  # LLaMA-3.2-1B
@@ -667,17 +675,17 @@ def test_the_memory_stated_is_of_these_sizes():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL.name} records at {REAL}")
-def test_published_records_in_tokens():
-    """ARC-Easy and OpenBookQA: every candidate differs in its last token alone, so one row serves a record."""
+def test_published_questions_need_one_row_each():
+    """In ARC-Easy and OpenBookQA, candidates differ in their last token only."""
     config = configuration(data={"tasks": "ARC-Easy,openbookqa"}, model={"vocab_size": 2048}, eval_size=200)
     data = LoRA.load(config, str(REAL))
     task = LoRA(config, data)
     rows = np.concatenate([data.training, data.validation, data.test])
-    records, _, _ = task._plan(data.records.responses[rows], data.records.correct[rows])
+    records, _, _ = task.scorer.rows(data.questions.candidates[rows], data.questions.correct[rows])
     assert len(records) == len(rows) == 2251 + 4957 + 2376 + 500
     metrics = task.evaluate(task.deployed(task.build_model()), "test")
     assert metrics["chance"] == pytest.approx(0.25, abs=2e-3)
-    assert abs(metrics["acc"] - 0.25) < 0.15  # five standard errors: nothing was learned
+    assert abs(metrics["acc"] - 0.25) < 0.15  # five standard errors: the network is untrained
     assert 8 < F.softplus(torch.tensor(metrics["loss"])) < 30
 
 
@@ -685,8 +693,8 @@ def test_published_records_in_tokens():
 
 
 @pytest.mark.parametrize("lr", [1e-2, 3e-4])
-def test_wcr_on_the_factors_takes_over_with_the_default_eps_and_not_with_the_sweeps(data, lr):
-    """B leaves 0 in the first step; 22 steps of AdamW."""
+def test_wcr_on_the_factors_dominates_with_its_default_eps_only(data, lr):
+    """B is 0 before the first of 22 steps."""
     found = {}
     for eps in (1e-8, lora_space.FIXED["reg/eps"]["regularizer"]["wcr"]):
         lam = lora_space.KNOWN["lam"]["regularizer"]["wcr"]
@@ -698,12 +706,12 @@ def test_wcr_on_the_factors_takes_over_with_the_default_eps_and_not_with_the_swe
         assert bool(training.penalty_warning()) == (eps == 1e-8)
     assert found[1e-8]["max"] > 5 * PENALTY_RATIO_LIMIT
     assert 0 < found[1e-4]["max"] < 0.1 * PENALTY_RATIO_LIMIT
-    assert found[1e-8]["start"] < 1  # it shows only once B has left 0
+    assert found[1e-8]["start"] < 1  # the penalty dominates only after B has changed
     assert found[1e-8]["max_step"] > 0
 
 
 @pytest.mark.parametrize("regularizer", ["l1", "hoyer_square"])
-def test_the_other_penalties_do_not_take_over_at_their_initial_lam(data, regularizer):
+def test_other_penalties_do_not_dominate_at_their_initial_lam(data, regularizer):
     config = configuration(regularizer=regularizer, lam=lora_space.KNOWN["lam"]["regularizer"][regularizer])
     training = Training(LoRA(config, data), config)
     while not training.finished:
@@ -712,9 +720,7 @@ def test_the_other_penalties_do_not_take_over_at_their_initial_lam(data, regular
 
 
 @pytest.mark.parametrize(("optimizer", "num_gradients"), [("adamw", 1), ("sam", 2)])
-def test_merged_weights_are_computed_once_per_gradient_and_their_penalty_is_measured(
-    make, monkeypatch, optimizer, num_gradients
-):
+def test_weights_are_merged_once_per_gradient(make, monkeypatch, optimizer, num_gradients):
     arguments = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
     task, _ = make(
         task_args={"regularize": "merged"},
@@ -728,29 +734,29 @@ def test_merged_weights_are_computed_once_per_gradient_and_their_penalty_is_meas
     merged, addmm = [], torch.Tensor.addmm_
     monkeypatch.setattr(torch.Tensor, "addmm_", lambda *args, **more: merged.append(1) or addmm(*args, **more))
     training.run_epoch()
-    assert len(merged) == 14 * num_gradients * 11  # layers, and steps
+    assert len(merged) == 14 * num_gradients * 11  # layers, gradients, steps
     assert training.penalty_ratio.values["max"] > 0
 
 
-def test_a_network_that_chooses_by_the_candidates_alone_is_collapsed(make, data, monkeypatch):
+def test_a_network_that_ignores_the_question_is_collapsed(make, data, monkeypatch):
     task, model = make()
-    records = data.records
+    records = data.questions
 
     def collapsed(choose):
         def score(model, chunk):
-            scores = torch.where(torch.tensor(records.responses[chunk]) >= 0, -1.0, -torch.inf)
+            scores = torch.where(torch.tensor(records.candidates[chunk]) >= 0, -1.0, -torch.inf)
             for i, row in enumerate(chunk):
                 scores[i, choose(row)] = 0.0
-            return scores, torch.zeros_like(scores, dtype=torch.bool), torch.zeros((), dtype=torch.float64)
+            return Scores(scores, torch.zeros_like(scores, dtype=torch.bool), torch.zeros((), dtype=torch.float64))
 
-        monkeypatch.setattr(task, "score", score)
+        monkeypatch.setattr(task.scorer, "score", score)
         return task.evaluate(model, "test")["collapsed"]
 
-    last = {row: int((records.responses[row] >= 0).sum()) - 1 for row in task.rows["test"]}
+    last = {row: int((records.candidates[row] >= 0).sum()) - 1 for row in task.rows["test"]}
     assert collapsed(lambda row: 0) == 1.0
-    assert collapsed(last.get) == 1.0  # another answer for each list of candidates, the same to all of its questions
+    assert collapsed(last.get) == 1.0  # always the last candidate, whatever the question
     assert collapsed(lambda row: int(records.answers[row])) == 0.0
     boolq = range(200, 230)
     assert (
         collapsed(lambda row: int(records.answers[row]) if row in boolq else 0) == 0.0
-    )  # one kind of question is read
+    )  # BoolQ is answered by the question

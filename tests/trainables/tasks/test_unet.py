@@ -19,7 +19,7 @@ from trainables.data.slices import Slices
 from trainables.loop import Training
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import evaluate_pruned, save_pruned
-from trainables.tasks.unet import UNet, warp
+from trainables.tasks.unet import UNet
 
 SIZE = 32
 SPLIT = {"train": ("A", "B", "C"), "validation": ("D", "E"), "test": ("F",)}
@@ -37,14 +37,13 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def config():
-    """A function: fields that differ -> a configuration."""
+    """A function that builds a configuration from the fields that differ."""
     return lambda **fields: TrialConfig.model_validate({**TINY, **fields})
 
 
 @pytest.fixture(scope="module")
 def data():
-    """Eight slices each of six patients, read-only: noise, and a bright square on a grey ground for every second one,
-    which is the lesion."""
+    """Eight read-only slices for each of six patients: noise, and in every second one a bright square, the lesion."""
     rng = np.random.default_rng(0)
     patients = np.repeat(list("ABCDEF"), 8)
     images = rng.integers(0, 60, (48, 3, SIZE, SIZE), dtype=np.uint8)
@@ -75,7 +74,7 @@ def task(config, data):
 
 
 class Constant(nn.Module):
-    """The same logits for every slice, or those given for the rows of one batch."""
+    """Gives fixed logits: the same for every slice, or those of the rows of one batch."""
 
     def __init__(self, logits):
         super().__init__()
@@ -86,8 +85,10 @@ class Constant(nn.Module):
 
 
 class Bright(nn.Module):
-    """What is brighter than the middle between a slice's darkest and brightest pixels, where they are far apart: the
-    lesion. Normalization by any mean and standard deviation leaves that as it is."""
+    """Finds the lesion: the pixels brighter than the mean of the darkest and the brightest, if these are far apart.
+
+    Normalization does not change the result.
+    """
 
     def forward(self, images):
         darkest, brightest = images[:, 1:2].amin((2, 3), keepdim=True), images[:, 1:2].amax((2, 3), keepdim=True)
@@ -98,17 +99,19 @@ class Bright(nn.Module):
 # ---- data --------------------------------------------------------------------------------------------------------
 
 
-def test_load_says_what_is_wrong(config, tmp_path):
+def test_load_refuses_bad_input(config, tmp_path):
     with pytest.raises(ValueError, match=r"^dataset: must be one of .*, got 'mri'$"):
         UNet.load(config(dataset="mri"))
-    with pytest.raises(ValueError, match=r"^dataset: must be one of slices with masks, such as lgg, got 'digits'$"):
+    with pytest.raises(
+        ValueError, match=r"^dataset: must be one of image slices with masks, such as lgg, got 'digits'$"
+    ):
         UNet.load(config(dataset="digits"))
     with pytest.raises(ValueError, match=r"^data: arguments of lgg must be among image_size, got 'size'$"):
         UNet.load(config(data={"size": 64}), str(tmp_path))
 
 
-def test_batches_in_order_are_the_splits_normalized(config, data):
-    task = UNet(config(), pickle.loads(pickle.dumps(data)))  # as trials get it
+def test_batches_without_a_seed_are_the_normalized_split(config, data):
+    task = UNet(config(), pickle.loads(pickle.dumps(data)))  # as Ray passes it to trials
     for split, patients in SPLIT.items():
         rows = np.flatnonzero(np.isin(data.patients, patients))
         batches = list(task.batches(split, 5))
@@ -118,8 +121,8 @@ def test_batches_in_order_are_the_splits_normalized(config, data):
         np.testing.assert_array_equal(torch.cat([masks for _, masks in batches]), data.masks[rows])
 
 
-def test_sizes(config, data):
-    """Fewer slices are spread over the patients; more than there are to evaluate on is all of them."""
+def test_train_size_and_eval_size(config, data):
+    """Few slices are spread over the patients; an eval_size above their number takes all of them."""
     task = UNet(config(train_size=6, eval_size=4), data)
     assert data.patients[task.rows["train"]].tolist() == list("AABBCC")
     assert data.patients[task.rows["validation"]].tolist() == list("DDEE")
@@ -152,11 +155,11 @@ def test_arrays_are_shared_and_not_written_to(config, data, recwarn):
         ({"angle": 181}, r"task_args: angle must be in \[0, 180\] degrees, got 181"),
         ({"scale": 1}, r"task_args: scale must be in \[0, 1\) .*, got 1"),
         ({"beta": -0.1}, r"task_args: beta must be >= 0 .*, got -0.1"),
-        ({"dice": 1}, r"task_args: arguments of Settings must be among dice_weight, mirror, .*, got 'dice'"),
-        ({"scale": "big"}, r"task_args: arguments must be what Settings takes, got {'scale': 'big'}"),
+        ({"dice": 1}, r"task_args: arguments of UNetSettings must be among dice_weight, mirror, .*, got 'dice'"),
+        ({"scale": "big"}, r"task_args: arguments must be what UNetSettings takes, got {'scale': 'big'}"),
     ],
 )
-def test_protocol_is_checked(config, data, arguments, message):
+def test_settings_are_checked(config, data, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         UNet(config(task_args=arguments), data)
 
@@ -165,7 +168,7 @@ def test_protocol_is_checked(config, data, arguments, message):
 
 
 def test_an_epoch_sees_whole_batches_of_different_slices(config, data):
-    """Told apart by their grey level; what is beyond the last whole batch is left out."""
+    """Slices are identified by their grey level. The remainder of an epoch is left out."""
     images = np.broadcast_to(np.arange(48, dtype=np.uint8)[:, None, None, None], (48, 3, SIZE, SIZE)).copy()
     numbered = dataclasses.replace(data, images=images, mean=np.zeros((48, 3)), std=np.full((48, 3), 1 / 255))
     task = UNet(config(task_args={"angle": 10}), numbered)
@@ -178,17 +181,17 @@ def test_an_epoch_sees_whole_batches_of_different_slices(config, data):
         assert seen != sorted(seen)
 
 
-def test_seed_decides_the_batches(task):
+def test_the_seed_determines_the_batches(task):
     def epoch(seed):
         return [torch.cat(tensors) for tensors in zip(*task.batches("train", 8, seed=seed), strict=True)]
 
     one = epoch(1)
-    torch.manual_seed(7)  # nothing else does
+    torch.manual_seed(7)  # the global generator has no effect
     assert all(torch.equal(a, b) for a, b in zip(epoch(1), one, strict=True))
     assert not torch.equal(epoch(2)[0], one[0])
 
 
-def test_without_augmentation_slices_stay_as_they_are(config, data):
+def test_without_augmentation_slices_are_unchanged(config, data):
     task = UNet(config(task_args={"mirror": False, "angle": 0, "scale": 0}), data)
     ordered = {
         image.sum().item(): (image, mask)
@@ -202,36 +205,8 @@ def test_without_augmentation_slices_stay_as_they_are(config, data):
         assert torch.equal(mask, ordered[near][1])
 
 
-def turned(images, masks, mirrored, degrees, scale):
-    n = len(images)
-    return warp(
-        images, masks, torch.full((n,), mirrored), torch.full((n,), math.radians(degrees)), torch.full((n,), scale)
-    )
-
-
-@pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
-def test_warp_by_quarter_turns_is_numpys(mirrored, quarters):
-    rng = np.random.default_rng(0)
-    images, masks = rng.random((4, 3, 8, 8), np.float32), (rng.random((4, 8, 8)) < 0.4).astype(np.float32)
-    expected = [np.rot90(a[..., ::-1] if mirrored else a, quarters, axes=(-2, -1)) for a in (images, masks)]
-    changed = turned(*map(torch.from_numpy, (images, masks)), mirrored, 90.0 * quarters, 1.0)
-    np.testing.assert_allclose(changed[0], expected[0], atol=1e-5)
-    np.testing.assert_array_equal(changed[1], expected[1])
-
-
-def test_warp_scales_about_the_middle():
-    square = torch.zeros(1, 1, 64, 64)
-    square[..., 24:40, 24:40] = 255
-    for scale, expected in ((1.0, 16**2), (1.5, 24**2), (0.5, 8**2)):
-        image, mask = turned(square, square[:, 0] / 255, False, 0.0, scale)
-        assert mask.sum() == expected
-        assert image.sum().item() / 255 == pytest.approx(expected, rel=0.02)
-        np.testing.assert_array_equal(mask, mask.flip(1, 2))
-
-
 def test_mask_moves_with_its_image(task):
-    """The lesion is where the image is bright, before and after."""
+    """The lesion is the bright part of the image, also after augmentation."""
     for images, masks in task.batches("train", 24, seed=5):
         bright = Bright()(images)[:, 0] > 0
         assert masks.unique().tolist() == [0, 1]
@@ -239,8 +214,8 @@ def test_mask_moves_with_its_image(task):
         assert (bright & (masks > 0)).sum() > 0.9 * masks.sum()
 
 
-def test_mirrors_half_and_turns_evenly(config, data):
-    """A bar on a black ground tells both: mirrored or not, and by how many degrees."""
+def test_half_are_mirrored_and_angles_are_uniform(config, data):
+    """A bar on black shows whether it was mirrored and by how many degrees it was rotated."""
     bar = np.zeros((48, 3, 64, 64), np.uint8)
     bar[:, :, 12:20, 40:60] = 255
     masks = bar[:, 0] // 255
@@ -264,7 +239,7 @@ def test_mirrors_half_and_turns_evenly(config, data):
 # ---- network, loss, metrics --------------------------------------------------------------------------------------
 
 
-def test_prunable_are_the_convolutions(task):
+def test_convolutions_are_prunable(task):
     model = task.build_model()
     prunable = task.prunable(model)
     assert set(prunable) == {name for name, p in model.named_parameters() if p.ndim == 4}
@@ -287,7 +262,7 @@ def test_loss_by_numpy(config, data, dice_weight):
 
 @pytest.mark.parametrize("num", [1, 3, 8])
 def test_parts_add_up_to_the_batch(task, num):
-    model = task.build_model().eval()  # as in training, BatchNorm sees a part at a time
+    model = task.build_model().eval()  # in training mode, BatchNorm would use the statistics of each part
     batch = next(task.batches("train", 8, seed=0))
     task.loss(model, batch).backward()
     whole = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -301,7 +276,7 @@ def test_parts_add_up_to_the_batch(task, num):
 
 
 def test_metrics_are_scikit_learns_and_scipys(config, data):
-    """On more slices than one evaluation batch, and with a threshold in the middle of the predictions."""
+    """On more slices than one evaluation batch, with predictions on both sides of the threshold."""
     arrays = {name: value for name, value in vars(data).items() if isinstance(value, np.ndarray)}
     task = UNet(config(), dataclasses.replace(data, **{n: np.concatenate([a] * 5) for n, a in arrays.items()}))
     model = task.build_model()
@@ -347,7 +322,7 @@ def test_metrics_of_the_truth_and_of_constants(task, data):
 
 
 @pytest.mark.parametrize("logit", [math.nan, math.inf, -math.inf, 3e38])
-def test_metrics_are_finite_whatever_the_network_says(task, logit):
+def test_metrics_are_finite_for_any_logits(task, logit):
     metrics = task.evaluate(Constant(logit), "validation")
     assert all(math.isfinite(value) for value in metrics.values())
     if math.isnan(logit):
@@ -355,7 +330,7 @@ def test_metrics_are_finite_whatever_the_network_says(task, logit):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluate_leaves_the_model_as_it_was(task, training):
+def test_evaluate_restores_the_mode_of_the_model(task, training):
     model = task.build_model().train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert task.evaluate(model, "validation") == task.evaluate(model, "validation")
@@ -366,8 +341,8 @@ def test_evaluate_leaves_the_model_as_it_was(task, training):
 # ---- trials ------------------------------------------------------------------------------------------------------
 
 
-def test_learns_to_segment_and_goes_on_from_a_checkpoint(config, data):
-    """Better than nothing and than everything; a run that was stopped between epochs ends bit for bit the same."""
+def test_learns_to_segment_and_resumes_from_a_checkpoint(config, data):
+    """It beats both trivial predictions, and a run that stops between epochs ends with bit-identical weights."""
     made = config(
         max_epochs=8, model={"encoder": "resnet18", "decoder_width": 4}, batch_size=6, lr_schedule="one_cycle"
     )
@@ -385,7 +360,7 @@ def test_learns_to_segment_and_goes_on_from_a_checkpoint(config, data):
     assert task.evaluate(training.trained_model(), "validation")["f1"] > 2 * everything > 0.2
 
 
-def test_a_pruned_network_loads_again_without_the_weights_it_started_from(config, data, tmp_path, task):
+def test_a_pruned_network_loads_without_its_pretrained_weights(config, data, tmp_path, task):
     torch.save(task.build_model().encoder.state_dict(), tmp_path / "encoder.pth")
     made = config(model={**TINY["model"], "encoder_weights": str(tmp_path / "encoder.pth")})
     task = UNet(made, data)
@@ -395,7 +370,7 @@ def test_a_pruned_network_loads_again_without_the_weights_it_started_from(config
     save_pruned(tmp_path / "0.5", task, model, evaluation.masks[0.5], {"target_sparsity": 0.5})
     loaded = trainables.load_pruned(tmp_path / "0.5")
     assert sparsity_masks.sparsity_of(list(task.prunable(loaded).values())) == pytest.approx(0.5, abs=1e-6)
-    measured = task.evaluate(loaded, "validation")  # in another memory format, whose sums round otherwise
+    measured = task.evaluate(loaded, "validation")  # another memory format rounds sums differently
     assert measured == pytest.approx(evaluation.metrics[0.5], rel=1e-6)
     description = json.loads((tmp_path / "0.5" / "config.json").read_text())
     assert description["split"] == {part: list(patients) for part, patients in SPLIT.items()}
@@ -413,8 +388,8 @@ def test_figures(config, data, tmp_path):
     red, green, blue = np.moveaxis(image, 2, 0)
     orange = (red > green + 20) & (green > blue + 30)
     third = image.shape[1] // 4
-    assert orange[:, 2 * third : 3 * third].sum() > 1000  # what the dense network predicts
-    assert orange[:, 3 * third :].sum() < 100  # the pruned one predicts nothing
+    assert orange[:, 2 * third : 3 * third].sum() > 1000  # the prediction of the dense network
+    assert orange[:, 3 * third :].sum() < 100  # the pruned network predicts nothing
     split = json.loads((tmp_path / "split.json").read_text())
     assert {part: tuple(found["patients"]) for part, found in split.items()} == SPLIT
     assert [(found["slices"], found["slices_with_lesion"]) for found in split.values()] == [(24, 12), (16, 8), (8, 4)]
@@ -439,11 +414,11 @@ def test_figures_show_lesions_of_three_patients_and_a_slice_without(config, data
     assert not changed.masks[rows[3]].any()
     nothing_left = UNet(config(read_test=False), changed)._describe_split()
     assert nothing_left["validation"]["patients_without_lesion"] == ["E"]
-    assert "all_foreground" not in nothing_left["test"]  # the test split is not looked at
+    assert "all_foreground" not in nothing_left["test"]  # the test split is not read
 
 
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
-def test_at_its_initial_lam_the_penalty_does_not_take_over(config, data, regularizer):
+def test_the_penalty_does_not_dominate_at_its_initial_lam(config, data, regularizer):
     lam = unet.KNOWN["lam"]["regularizer"][regularizer]
     one = config(regularizer=regularizer, lam=lam, model={"encoder": "resnet18", "decoder_width": 4}, max_epochs=2)
     training = Training(UNet(one, data), one)
@@ -461,10 +436,10 @@ class LeftHalf(nn.Module):
     ("network", "expected"),
     [(Constant(-5.0), 1.0), (Constant(5.0), 1.0), (Constant(math.nan), 1.0), (LeftHalf(), 0.0), (Bright(), 0.0)],
 )
-def test_a_network_that_predicts_one_class_for_all_pixels_is_collapsed(task, network, expected):
+def test_a_network_with_one_class_for_all_pixels_is_collapsed(task, network, expected):
     assert task.evaluate(network, "validation")["collapsed"] == expected
 
 
-def test_where_no_slice_has_a_lesion_nothing_is_collapsed(config, data):
+def test_without_any_lesion_no_network_is_collapsed(config, data):
     healthy = dataclasses.replace(data, masks=np.zeros_like(data.masks))
     assert UNet(config(), healthy).evaluate(Constant(-5.0), "validation")["collapsed"] == 0.0

@@ -19,13 +19,13 @@ from trainables.tasks.cnn import CNN
 from trainables.tasks.vit import ViT
 
 SIZES = {"image_size": 8, "patch_size": 4, "hidden_size": 12, "num_layers": 2, "num_heads": 3, "mlp_size": 20}
-# By hand, weights alone, of one block: query, key, value and projection are 12 x 12, the FFN's two layers 12 x 20.
+# Weights of one block, by hand: query, key, value and projection are 12 x 12, the FFN's two layers 12 x 20.
 COUNTS = {"q": 144, "qk": 2 * 144, "qkv": 3 * 144, "all": 4 * 144 + 2 * 240}
 
 
 @pytest.fixture(scope="module")
 def tiny_vit(tiny):
-    """A function: fields that differ -> a configuration of a tiny Vision Transformer on digits."""
+    """A function that builds the configuration of a tiny Vision Transformer on digits from the fields that differ."""
     fields = {"task": "vit", "architecture": "vit", "model": SIZES, "scope": "uniform", "opt": {"lr": 0.05}}
     return lambda **more: tiny(**{**fields, **more})
 
@@ -42,7 +42,7 @@ def make_vit(data):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A folder as `save_pretrained` writes it, of a ViT for grey images, in bfloat16, with 7 classes of its own."""
+    """A folder that `save_pretrained` wrote: a ViT for grey images, in bfloat16, with a classifier of 7 classes."""
     torch.manual_seed(5)
     config = transformers.ViTConfig(
         image_size=8,
@@ -85,7 +85,7 @@ def test_prunable_weights_as_counted_by_hand(tiny_vit, make_vit, prune):
         assert task.prunable(make_vit(tiny_vit()).build_model()).keys() == prunable.keys()  # the default
 
 
-def test_prunable_are_chosen_by_module_whatever_their_names(tiny_vit, make_vit):
+def test_prunable_weights_are_chosen_by_module_not_by_name(tiny_vit, make_vit):
     task = make_vit(tiny_vit(task_args={"prune": "qk"}))
     model = task.build_model()
     before = list(task.prunable(model).values())
@@ -109,8 +109,8 @@ def test_qk_leaves_everything_else_dense(tiny_vit, make_vit, tmp_path):
             np.testing.assert_array_equal(array, dense[name])
 
 
-def test_regularized_are_the_weights_of_layers(tiny_vit, make_vit):
-    """Of linear layers, and the patches' convolution; not the class token and the position embeddings."""
+def test_the_weights_of_layers_are_regularized(tiny_vit, make_vit):
+    """Linear layers and the patch convolution, without class token and position embeddings."""
     task = make_vit(tiny_vit())
     model = task.build_model()
     regularized = task.regularized(model)
@@ -126,7 +126,7 @@ def test_regularized_are_the_weights_of_layers(tiny_vit, make_vit):
     [
         ({"prune": "kv"}, "task_args: prune must be one of all, qkv, qk, q, got 'kv'"),
         ({"prune": 1}, "task_args: prune must be one of all, qkv, qk, q, got 1"),
-        ({"prne": "q"}, "task_args: arguments of Settings must be among prune, got 'prne'"),
+        ({"prne": "q"}, "task_args: arguments of ViTSettings must be among prune, got 'prne'"),
     ],
 )
 def test_refuses_unknown_settings(tiny_vit, make_vit, arguments, message):
@@ -134,7 +134,7 @@ def test_refuses_unknown_settings(tiny_vit, make_vit, arguments, message):
         make_vit(tiny_vit(task_args=arguments))
 
 
-def test_refuses_a_network_that_is_no_transformer(tiny_vit, make_vit):
+def test_refuses_a_network_that_is_not_a_transformer(tiny_vit, make_vit):
     config = tiny_vit(architecture="small_resnet", model={"width": 4, "depth": 1})
     with pytest.raises(ValueError, match=r"^vit: architecture must be a Vision Transformer, .*, got small_resnet$"):
         make_vit(config).build_model()
@@ -143,7 +143,7 @@ def test_refuses_a_network_that_is_no_transformer(tiny_vit, make_vit):
 # ---- training ----------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_and_survives_some_pruning(tiny_vit, make_vit):
+def test_learns_and_survives_some_pruning(tiny_vit, make_vit):
     config = tiny_vit(
         model={**SIZES, "hidden_size": 24},
         train_size=None,
@@ -181,8 +181,8 @@ def test_resumed_equals_never_stopped(tiny_vit, make_vit, methods):
         assert torch.equal(one, other)
 
 
-def test_batches_are_those_of_the_images(tiny_vit, make_vit, data):
-    """The network resizes, not the task: batches are of the dataset's size, normalized by the training split."""
+def test_batches_are_those_of_cnn(tiny_vit, make_vit, data):
+    """Batches have the size of the dataset, because the network resizes, and its normalization."""
     config = tiny_vit(model={**SIZES, "image_size": 12})
     task = make_vit(config)
     (images, labels), (same, _) = (next(iter(t.batches("validation", 20))) for t in (task, CNN(tiny_vit(), data)))
@@ -196,7 +196,7 @@ def test_batches_are_those_of_the_images(tiny_vit, make_vit, data):
 
 @pytest.mark.parametrize("criterion", sorted(set(sparsity.names("criteria")) - {"synflow"}))
 def test_criteria_remove_the_exact_count(tiny_vit, make_vit, criterion, tmp_path):
-    """Also second derivatives, of grasp, and shifted biases, of compensation, behind attention; and reload."""
+    """Includes the second derivatives of grasp and the shifted biases of compensation; checkpoints load again."""
     config = tiny_vit(criterion=criterion)
     task = make_vit(config)
     model = task.build_model()
@@ -208,8 +208,8 @@ def test_criteria_remove_the_exact_count(tiny_vit, make_vit, criterion, tmp_path
     assert task.evaluate(trainables.load_pruned(tmp_path / "p"), "validation") == evaluation.metrics[0.5]
 
 
-def test_compensation_brings_the_outputs_closer(tiny_vit, make_vit):
-    """On the batch that it calibrates on, with and without its shifts."""
+def test_compensation_reduces_the_change_of_the_outputs(tiny_vit, make_vit):
+    """On its calibration batch, with and without its shifts."""
     config = tiny_vit(criterion="compensation", scope="global")
     task = make_vit(config)
     model = task.build_model()
@@ -231,8 +231,8 @@ def test_synflow_is_refused(tiny_vit, make_vit):
         make_vit(tiny_vit(criterion="synflow"))
 
 
-def test_second_derivatives_are_differences_of_the_gradient(tiny_vit, make_vit):
-    """What sharpness is made of: the Hessian times a direction, against central differences in float64."""
+def test_second_derivatives_match_differences_of_the_gradient(tiny_vit, make_vit):
+    """The Hessian times a direction, which sharpness needs, against central differences in float64."""
     task = make_vit(tiny_vit())
     model = task.build_model().double().eval()
     images, labels = next(task.batches("train", 64))
@@ -278,7 +278,7 @@ def test_training_starts_from_the_checkpoint(tiny_vit, checkpoint, no_network):
     assert not torch.equal(heads[0], heads[2])
     pixels = data.images.train_images[data.images.split()[1][:5]] / 16
     batch = next(iter(task.batches("validation", 5)))
-    np.testing.assert_allclose(batch[0], (pixels - 0.4) / 0.2, atol=1e-6)  # the checkpoint's, not the dataset's
+    np.testing.assert_allclose(batch[0], (pixels - 0.4) / 0.2, atol=1e-6)  # the checkpoint's mean and std
     with torch.no_grad():
         expected = theirs.vit(batch[0]).last_hidden_state
         torch.testing.assert_close(model.eval().vit(batch[0]).last_hidden_state, expected)
@@ -288,7 +288,7 @@ def test_training_starts_from_the_checkpoint(tiny_vit, checkpoint, no_network):
         np.testing.assert_array_equal(weight, before[name])
 
 
-def test_a_pruned_one_is_loaded_without_network_or_checkpoint(tiny_vit, checkpoint, tmp_path, no_network):
+def test_a_pruned_network_loads_without_internet_or_checkpoint(tiny_vit, checkpoint, tmp_path, no_network):
     folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
     config = tiny_vit(model={"pretrained": str(folder)}, max_epochs=1)
     task = ViT(config, ViT.load(config))
@@ -303,7 +303,7 @@ def test_a_pruned_one_is_loaded_without_network_or_checkpoint(tiny_vit, checkpoi
     assert task.evaluate(loaded, "validation") == described["validation"] == evaluation.metrics[0.5]
 
 
-def test_random_weights_need_no_network(tiny_vit, no_network):
+def test_random_weights_need_no_internet(tiny_vit, no_network):
     for model in (SIZES, {"pretrained": "", **SIZES}):
         config = tiny_vit(model=model)
         task = ViT(config, ViT.load(config))
@@ -319,7 +319,7 @@ def test_random_weights_need_no_network(tiny_vit, no_network):
         ({"pretrained": "/no/such"}, r"pretrained must be a folder or a name .*, got '/no/such': no such folder"),
     ],
 )
-def test_refuses_what_does_not_go_with_a_checkpoint(tiny_vit, checkpoint, arguments, message):
+def test_refuses_arguments_that_the_checkpoint_decides(tiny_vit, checkpoint, arguments, message):
     with pytest.raises(ValueError, match=f"^model: {message}$"):
         ViT.load(tiny_vit(model={"pretrained": str(checkpoint), **arguments}))
 
@@ -327,6 +327,6 @@ def test_refuses_what_does_not_go_with_a_checkpoint(tiny_vit, checkpoint, argume
 def test_refuses_a_checkpoint_for_other_channels(tiny_vit, checkpoint, tmp_path):
     fields = json.loads((checkpoint / "config.json").read_text()) | {"num_channels": 3}
     transformers.ViTModel(transformers.ViTConfig.from_dict(fields)).save_pretrained(tmp_path)
-    message = r"^model: pretrained must take images of 1 channels, as digits has, got \S+ for 3$"
+    message = r"^model: pretrained must be for images of 1 channels \(those of digits\), got \S+ for 3$"
     with pytest.raises(ValueError, match=message):
         ViT.load(tiny_vit(model={"pretrained": str(tmp_path)}))

@@ -1,4 +1,4 @@
-"""Pruning schedules against counting: which weights each round removes, where it begins, and what stands at each sparsity."""
+"""Which weights each round removes, where it begins, and which network is reported at each sparsity."""
 
 import copy
 import itertools
@@ -42,7 +42,7 @@ def weights_of(training):
 
 
 def play(training):
-    """Run to the end; of each phase its first weights, its last ones, its gates, and the masks that it was held to."""
+    """Train to the end. Returns the first and last weights, the gates and the masks of each phase."""
     history = []
     while not training.finished:
         begun, phase, kept = weights_of(training), training.phase, dict(training.lottery.masks)
@@ -65,8 +65,8 @@ def flat(tensors):
 # ---- iterative magnitude pruning -----------------------------------------------------------------------------------
 
 
-def test_a_round_of_imp_removes_a_fifth_of_what_is_left():
-    """20% a round, to four sparsities: 0.4 after 4 rounds (0.8^4 = 0.41), then halving in 3 rounds (0.8^3 = 0.51)."""
+def test_a_round_of_imp_removes_a_fifth_of_the_remaining_weights():
+    """20% per round to four sparsities: 0.4 after 4 rounds (0.8^4 = 0.41), then halving in 3 rounds (0.8^3 = 0.51)."""
     levels = (0.0, 0.6, 0.8, 0.9, 0.95)
     left = [1.0, *(1 - s for s in rounds(levels, 0.2))]
     assert len(left) == 1 + 4 + 3 + 3 + 3
@@ -76,7 +76,7 @@ def test_a_round_of_imp_removes_a_fifth_of_what_is_left():
     assert set(levels[1:]) <= set(rounds(levels, 0.2))
 
 
-def test_imp_keeps_the_largest_of_what_it_kept_before(begin):
+def test_imp_keeps_the_largest_remaining_weights(begin):
     training = begin(pruning_schedule="imp")
     history = play(training)
     assert len(history) == training.lottery.schedule.num_phases == 1 + 4 + 3
@@ -90,7 +90,7 @@ def test_imp_keeps_the_largest_of_what_it_kept_before(begin):
 
 
 @pytest.mark.parametrize("rewind_epoch", [0, 1])
-def test_what_is_left_is_rewound(begin, rewind_epoch):
+def test_remaining_weights_are_rewound(begin, rewind_epoch):
     first = begin(pruning_schedule="imp")
     origin = weights_of(first)
     if rewind_epoch:
@@ -119,7 +119,7 @@ def test_gates_are_rewound_with_the_weights(begin, regularizer):
 
 @pytest.mark.parametrize("regularizer", ["none", "wcr"])
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-def test_what_was_removed_stays_exactly_zero(begin, optimizer, regularizer):
+def test_removed_weights_stay_exactly_zero(begin, optimizer, regularizer):
     assert sorted(OPTIMIZERS) == sparsity.names("optimizers")
     opt = {"lr": 0.05, "weight_decay": 1e-2, **OPTIMIZERS[optimizer]}
     if optimizer == "sfw":
@@ -152,7 +152,7 @@ def test_each_sparsity_has_a_network_that_was_trained_at_it(begin):
         }
 
 
-def test_every_sparsity_is_met_where_each_tensor_rounds_for_itself(begin):
+def test_every_sparsity_is_met_with_uniform_scope(begin):
     training = begin(pruning_schedule="imp", scope="uniform", num_evaluations=1, recalibrate=True)
     play(training)
     assert set(training.lottery.tickets) == {0.0, 0.6, 0.8}
@@ -164,7 +164,7 @@ def flat_tensor(tensors):
     return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
 
 
-def test_the_dense_network_of_a_pruning_schedule_is_the_one_of_one_shot(begin):
+def test_the_dense_network_is_that_of_one_shot(begin):
     one_shot, imp = begin(num_evaluations=1), begin(pruning_schedule="imp", num_evaluations=1)
     play(imp)
     while not one_shot.finished:
@@ -175,7 +175,7 @@ def test_the_dense_network_of_a_pruning_schedule_is_the_one_of_one_shot(begin):
 # ---- the concave mask ----------------------------------------------------------------------------------------------
 
 
-def test_the_threshold_removes_where_the_mask_is_below_alpha(begin):
+def test_threshold_removes_weights_whose_mask_is_below_alpha(begin):
     training = begin(**MASKED, pruning_sched={"alpha": 0.46, "rounds": 2}, reg={"start": 0.5})
     history = play(training)
     assert len(history) == 5
@@ -210,8 +210,8 @@ def test_rank_meets_every_sparsity_with_the_lowest_masks(begin):
     ]
 
 
-def test_a_sparsity_that_no_round_reached_is_pruned_once_more(begin):
-    training = begin(**{**MASKED, "lam": 1e-9}, pruning_sched={"rounds": 1}, num_evaluations=1)  # nothing closes
+def test_a_sparsity_that_no_round_reached_is_pruned_further(begin):
+    training = begin(**{**MASKED, "lam": 1e-9}, pruning_sched={"rounds": 1}, num_evaluations=1)  # no mask closes
     play(training)
     evaluation = training.evaluate((0.0, 0.6, 0.8))
     assert set(training.lottery.tickets) == {0.0}
@@ -229,7 +229,7 @@ def test_a_sparsity_that_no_round_reached_is_pruned_once_more(begin):
         {**MASKED, "pruning_sched": {"select": "rank"}},
     ],
 )
-def test_a_trial_killed_after_every_evaluations_equals_an_undisturbed_one(fields, make_task, tiny, tmp_path):
+def test_a_trial_killed_after_every_evaluation_equals_an_undisturbed_one(fields, make_task, tiny, tmp_path):
     config = tiny(**{**LOTTERY, "sparsities": (), "target_sparsity": 0.6, "read_test": True, **fields})
     whole = TrialRunner(config, tmp_path / "whole", lambda: make_task(config))
     while whole.advance()["status"] == "running":
@@ -263,15 +263,15 @@ def test_a_trial_killed_after_every_evaluations_equals_an_undisturbed_one(fields
         ),
         (
             {"pruning_schedule": "imp", "target_sparsity": 0.0, "sparsities": ()},
-            "sparsity: must be above 0 somewhere for imp .*",
+            "sparsity: one must be above 0 with imp .*",
         ),
         (
             {"pruning_schedule": "imp", "scope": "2:4", "target_sparsity": 0.5, "sparsities": ()},
-            "scope: must be global or uniform for imp .*, got 2:4",
+            "scope: must be global or uniform with imp .*, got 2:4",
         ),
         (
             {**MASKED, "pruning_sched": {"alpha": 0.0}},
-            r"pruning_sched: alpha must be in \(0, 1\), a value of the mask, got 0",
+            r"pruning_sched: alpha must be in \(0, 1\) \(a value of the mask\), got 0",
         ),
         ({**MASKED, "pruning_sched": {"rounds": 0}}, "pruning_sched: rounds must be a whole number >= 1, got 0"),
         (
@@ -284,11 +284,11 @@ def test_a_trial_killed_after_every_evaluations_equals_an_undisturbed_one(fields
         ),
     ],
 )
-def test_what_does_not_go_together_is_said_in_one_line(tiny, fields, message):
+def test_refuses_bad_input_in_one_line(tiny, fields, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         make_pruning_schedule(tiny(**{**LOTTERY, **fields}))
 
 
-def test_early_stopping_is_for_one_training(tiny):
+def test_refuses_early_stopping_with_rounds(tiny):
     with pytest.raises(ValueError, match="patience: must not be given with pruning_schedule imp"):
         TrialConfig.model_validate({**tiny().model_dump(), "pruning_schedule": "imp", "patience": 2})

@@ -1,4 +1,4 @@
-"""What holds for every file of trainables/lr_schedules/."""
+"""The contract of every file of trainables/lr_schedules/."""
 
 import importlib
 import io
@@ -24,7 +24,7 @@ def schedule_class(request):
 
 
 class TwoPass(torch.optim.Optimizer):
-    """As SAM does it: the closure runs twice, and another optimizer makes the update on the same groups."""
+    """Like SAM: the closure runs twice, and another optimizer updates the same groups."""
 
     def __init__(self, parameters, lr):
         super().__init__(parameters, {"lr": lr})
@@ -45,7 +45,7 @@ def make(schedule_class, optimizer_class=torch.optim.SGD, *, max_epochs=MAX_EPOC
 
 
 def train(optimizer, schedule, epochs):
-    """Returns the lr of both groups at each step."""
+    """Train and return the learning rates of both groups at each step."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def closure():
@@ -66,9 +66,9 @@ def train(optimizer, schedule, epochs):
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.AdamW, TwoPass])
 @pytest.mark.parametrize(("max_epochs", "steps_per_epoch"), [(1, 1), (1, 2), (2, 1), (3, 1), (4, 3), (60, 1)])
-def test_finite_positive_and_proportional(schedule_class, optimizer_class, max_epochs, steps_per_epoch):
+def test_lrs_are_finite_positive_and_proportional(schedule_class, optimizer_class, max_epochs, steps_per_epoch):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of a scheduler that steps before its optimizer
+        warnings.simplefilter("error")  # torch warns if a scheduler steps before its optimizer
         optimizer, schedule = make(
             schedule_class, optimizer_class, max_epochs=max_epochs, steps_per_epoch=steps_per_epoch
         )
@@ -81,7 +81,7 @@ def test_finite_positive_and_proportional(schedule_class, optimizer_class, max_e
 
 @pytest.mark.parametrize("stop", [0, 1, 11, 24, 25, 30, 31])
 @pytest.mark.parametrize("optimizer_first", [True, False])
-def test_stop_save_load_continue_equals_never_stopping(schedule_class, stop, optimizer_first):
+def test_resumed_equals_never_stopped(schedule_class, stop, optimizer_first):
     whole = train(*make(schedule_class), range(MAX_EPOCHS))
     optimizer, schedule = make(schedule_class)
     before = train(optimizer, schedule, range(stop))
@@ -99,7 +99,7 @@ def test_stop_save_load_continue_equals_never_stopping(schedule_class, stop, opt
     assert before + after == whole
 
 
-def test_schedule_may_be_made_after_the_optimizer_was_loaded(schedule_class):
+def test_the_schedule_may_be_constructed_after_loading_the_optimizer(schedule_class):
     whole = train(*make(schedule_class), range(MAX_EPOCHS))
     optimizer, schedule = make(schedule_class)
     train(optimizer, schedule, range(11))
@@ -111,7 +111,7 @@ def test_schedule_may_be_made_after_the_optimizer_was_loaded(schedule_class):
     assert train(optimizer, schedule, range(11, MAX_EPOCHS)) == whole[11 * STEPS :]
 
 
-def test_saved_state_does_not_change_while_training_goes_on(schedule_class):
+def test_a_saved_state_does_not_change_during_training(schedule_class):
     optimizer, schedule = make(schedule_class)
     train(optimizer, schedule, range(12))
     state = schedule.state_dict()
@@ -120,7 +120,7 @@ def test_saved_state_does_not_change_while_training_goes_on(schedule_class):
     assert repr(state) == before
 
 
-def test_a_second_schedule_starts_from_the_lr_that_the_first_one_left(schedule_class):
+def test_a_second_schedule_starts_from_the_current_lr(schedule_class):
     optimizer, schedule = make(schedule_class)
     train(optimizer, schedule, range(11))
     for group, lr in zip(optimizer.param_groups, (0.01, 0.03), strict=True):
@@ -132,10 +132,12 @@ def test_a_second_schedule_starts_from_the_lr_that_the_first_one_left(schedule_c
 
 
 @pytest.mark.parametrize("name", ["max_epochs", "steps_per_epoch"])
-def test_length_of_the_run(schedule_class, name):
+def test_refuses_another_length_of_the_run(schedule_class, name):
     with pytest.raises(ValueError, match=f"{schedule_class.__name__}: {name} must be a whole number >= 1, got 0"):
         make(schedule_class, **{name: 0})
     _, schedule = make(schedule_class)
     _, longer = make(schedule_class, **{name: 100})
-    with pytest.raises(ValueError, match=rf"{name} must be {getattr(schedule, name)}, as it was in the run .* got 100"):
+    with pytest.raises(
+        ValueError, match=rf"{name} must be {getattr(schedule, name)} \(that of the run to resume\), got 100"
+    ):
         longer.load_state_dict(schedule.state_dict())

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainables.lr_schedules._base import Schedule
+from trainables.lr_schedules._base import LRSchedule
 
 
-class Inverse(Schedule):
-    """lr / (1 + finished epochs), from the lr that torch remembers as the first one."""
+class Inverse(LRSchedule):
+    """lr / (1 + finished epochs), from the initial lr that torch stores."""
 
     def __init__(self, optimizer, *, max_epochs, steps_per_epoch):
         super().__init__(optimizer, max_epochs=max_epochs, steps_per_epoch=steps_per_epoch)
@@ -16,7 +16,7 @@ class Inverse(Schedule):
         self.inner.step()
 
 
-def test_starts_from_the_lr_of_now_whatever_an_earlier_schedule_noted():
+def test_starts_from_the_current_lr_after_an_earlier_schedule():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     Inverse(optimizer, max_epochs=3, steps_per_epoch=1)

@@ -1,4 +1,7 @@
+"""Fixtures: small copies of datasets in folders, and what they are made of."""
+
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +14,7 @@ from trainables.data.generate import generate
 
 @pytest.fixture
 def encode():
-    """A function: uint8 pixels (H, W, 3) or (H, W) -> the bytes of an image file, without loss if it is a PNG."""
+    """A function that encodes uint8 pixels, (H, W, 3) or (H, W), as an image file."""
 
     def encode(pixels, form="PNG"):
         file = io.BytesIO()
@@ -23,7 +26,7 @@ def encode():
 
 @pytest.fixture
 def write_parquet():
-    """A function that writes images' bytes and labels to a file, in the schema of the Hugging Face hub."""
+    """A function that writes encoded images and labels to a parquet file, in the schema of the Hugging Face hub."""
 
     def write(file, images, labels, *, column="img", label="label"):
         rows = [{"bytes": image, "path": None} for image in images]
@@ -36,13 +39,13 @@ def write_parquet():
 
 @pytest.fixture
 def pixels():
-    """Twelve images, (12, 32, 32, 3)."""
+    """Twelve random images, (12, 32, 32, 3)."""
     return np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 
 
 @pytest.fixture
 def cifar10_folder(tmp_path, pixels, encode, write_parquet):
-    """A folder in the hub's schema: ten images to train on, labelled 0 to 9, and two to test on, labelled 3 and 4."""
+    """Parquet files with ten training images, labelled 0 to 9, and two test images, labelled 3 and 4."""
     encoded = [encode(image) for image in pixels]
     write_parquet(tmp_path / "train.parquet", encoded[:10], range(10))
     write_parquet(tmp_path / "test.parquet", encoded[10:], [3, 4])
@@ -69,10 +72,44 @@ def tiny_imagenet_folder(tmp_path):
 
 @pytest.fixture
 def image_folder(tmp_path, pixels, encode):
-    """`train/` with five images of each of two classes, `test/` with one: those of `pixels`, in their order."""
+    """The images of `pixels` in order: five per class in `train/` and one per class in `test/`, two classes."""
     places = [f"train/{name}/{i}.png" for name in ("ant", "bee") for i in range(5)]
     places += ["test/ant/0.png", "test/bee/0.PNG"]
     for place, image in zip(places, pixels, strict=True):
         (tmp_path / "images" / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / place).write_bytes(encode(image))
     return tmp_path / "images"
+
+
+@pytest.fixture
+def lgg_folder(tmp_path):
+    """Three patients with one slice each, whose lesion is a square."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 8:20] = 255
+    for number in range(3):
+        name = f"TCGA_CS_{number:02}_19960909"
+        folder = tmp_path / "lgg" / "kaggle_3m" / name
+        folder.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{name}_1.tif")
+        Image.fromarray(mask).save(folder / f"{name}_1_mask.tif")
+    return tmp_path / "lgg"
+
+
+@pytest.fixture
+def commonsense_folder(tmp_path):
+    """BoolQ with twenty training questions and two test questions."""
+    (tmp_path / "commonsense" / "boolq").mkdir(parents=True)
+    for split, num in (("train", 20), ("test", 2)):
+        answers = [("false", "true")[i % 2] for i in range(num)]
+        records = [
+            {
+                "instruction": f"is {i} odd?\n\nAnswer format: true/false",
+                "input": "",
+                "output": f"the correct answer is {answer}",
+                "answer": answer,
+            }
+            for i, answer in enumerate(answers)
+        ]
+        (tmp_path / "commonsense" / "boolq" / f"{split}.json").write_text(json.dumps(records))
+    return tmp_path / "commonsense"

@@ -5,32 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainables.data.images import DataError, read_parquet, split
+from trainables.data.errors import DataError
+from trainables.data.parquet import read_parquet
 
 RGB = {"shape": (3, 32, 32), "num_classes": 10}
-
-
-def test_split_is_fixed():
-    training, validation = split(50_000, 0.1)
-    assert (len(training), len(validation)) == (45_000, 5_000)
-    # Drawn once and written down: results on a validation split compare only with results on the same images.
-    assert validation[:5].tolist() == [15693, 35885, 8449, 5622, 25483]
-    assert training[:5].tolist() == [16511, 36069, 3169, 17454, 1503]
-
-
-def test_train_size_takes_the_first_and_leaves_validation_alone():
-    training, validation = split(100, 0.25)
-    few, same_validation = split(100, 0.25, train_size=10)
-    assert few.tolist() == training[:10].tolist()
-    assert same_validation.tolist() == validation.tolist()
-    assert sorted([*training, *validation]) == list(range(100))
-
-
-@pytest.mark.parametrize("train_size", [0, -1, 76])
-def test_train_size_out_of_range(train_size):
-    message = f"train_size must be from 1 to 75 (the 100 training images less the 25 to validate on), got {train_size}"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        split(100, 0.25, train_size=train_size)
 
 
 @pytest.mark.parametrize("column", ["img", "image"])
@@ -81,7 +59,7 @@ def test_bad_images_name_file_and_row(tmp_path, pixels, encode, write_parquet):
         (encode(wide), "must have shape (3, 32, 32) (channels, height, width), got (3, 32, 33) RGB"),
         (encode(alpha), "must have shape (3, 32, 32) (channels, height, width), got (4, 32, 32) RGBA"),
         (encode(pixels[0, ..., 0]), "must have shape (3, 32, 32) (channels, height, width), got (1, 32, 32) L"),
-        (None, "must be bytes (a path alone is not followed), got null"),
+        (None, "must be bytes (a path to an image is not followed), got null"),
     ]:
         write_parquet(tmp_path / "x.parquet", [whole, bad], [0, 1])
         with pytest.raises(DataError, match=re.escape(f"x.parquet, row 1: image {message}")) as caught:
