@@ -60,7 +60,7 @@ def test_it_is_python_m_sweeps(tmp_path):
     command = run(COMMAND, "--help", cwd=tmp_path)
     module = run(sys.executable, "-m", "sweeps", "--help", cwd=tmp_path)
     assert command.returncode == module.returncode == 0
-    assert command.stdout == module.stdout.replace("python -m sweeps", "sweeps", 1)
+    assert command.stdout.split() == module.stdout.replace("python -m sweeps", "sweeps", 1).split()
     assert "--version" in module.stdout
 
 
