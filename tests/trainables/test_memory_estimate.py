@@ -16,7 +16,8 @@ import torch
 from trainables.malloc import keep_freed_memory
 from trainables.config import TrialConfig
 from trainables.data.images import Images
-from trainables.data.slices import SPLITS, Slices
+from trainables.data.slices import Slices
+from trainables.data.splits import SPLITS
 from trainables.tasks.cnn import LoadedImages
 from trainables.memory_estimate import PROCESS_BYTES, training_memory
 from trainables.loop import Training, load_task

@@ -60,7 +60,8 @@ def causal_lm(
             raise ValueError(f"model: {name} must be left out unless base is one of {', '.join(TINY)}, got {size}")
         return _read(base_folder(base))
     tiny = config is None
-    config = _tiny_config(base, sizes) if tiny else config
+    if config is None:
+        config = _tiny_config(base, sizes)
     quiet()
     from transformers import AutoConfig, AutoModelForCausalLM
 

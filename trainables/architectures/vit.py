@@ -84,7 +84,7 @@ def vit(
         raise ValueError(f"vit: dropout must be in [0, 1), got {dropout}")
     from transformers import ViTConfig  # lazy: takes seconds to import
 
-    fields = {FIELDS[name]: size for name, size in sizes.items()} | {"num_labels": num_classes}
+    fields: dict[str, Any] = {FIELDS[name]: size for name, size in sizes.items()} | {"num_labels": num_classes}
     config = ViTConfig(num_channels=in_channels, hidden_dropout_prob=dropout, **fields)
     return VisionTransformer(config)
 

@@ -7,7 +7,9 @@ import numpy as np
 
 from trainables.data.splits import split_indices
 
-__all__ = ["Images"]
+__all__ = ["Augmentation", "Images"]
+
+Augmentation = Literal["none", "crop", "crop_flip"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class Images:
     test_labels: np.ndarray
     num_classes: int
     max_value: int
-    augmentation: Literal["none", "crop", "crop_flip"]
+    augmentation: Augmentation
     validation_fraction: float
 
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:

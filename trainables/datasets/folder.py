@@ -1,13 +1,13 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from trainables.data.errors import DataError
 from trainables.data.image_files import decode_image
-from trainables.data.images import Images
+from trainables.data.images import Augmentation, Images
 from trainables.data.parquet import check_labels, find_parquet, no_data, read_columns
 from trainables.data.splits import split_indices
 from trainables.errors import one_line
@@ -17,7 +17,7 @@ __all__ = ["folder"]
 SUFFIXES = (".png", ".jpg", ".jpeg")
 TEST = ("test", "val", "valid", "validation")  # names of the test split; the first one that exists is taken
 TEST_FRACTION = 0.2  # of all images, where there is no test split
-AUGMENTATIONS = ("none", "crop", "crop_flip")
+AUGMENTATIONS = get_args(Augmentation)
 
 
 def folder(
@@ -25,7 +25,7 @@ def folder(
     *,
     image_size: int | None = None,
     channels: int = 3,
-    augmentation: str = "crop_flip",
+    augmentation: Augmentation = "crop_flip",
     validation_fraction: float = 0.1,
 ) -> Images:
     """Your own images, in one folder per class or in parquet files.

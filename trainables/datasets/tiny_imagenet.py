@@ -62,8 +62,9 @@ def tiny_imagenet(root: str | Path | None = None) -> Images:
     if parquet is None:
         native = f"{NAME}/ (with wnids.txt) or {NAME}.zip"
         raise no_data("tiny_imagenet", root, native, ["data"], ADVICE, test="valid")
-    arguments = {"shape": SHAPE, "num_classes": 200, "convert": True}
-    train, test = (read_parquet(parquet[split], **arguments) for split in ("train", "test"))
+    train, test = (
+        read_parquet(parquet[split], shape=SHAPE, num_classes=200, convert=True) for split in ("train", "test")
+    )
     return _images(train, test, 200)
 
 
