@@ -167,7 +167,7 @@ def single(case: str, optimizer: str) -> Callable[[], None]:
 
 
 def build(case: str) -> nn.Module:
-    return sparsity.find("trainables.architectures", "small_resnet")(
+    return sparsity.load("trainables.architectures", "small_resnet")(
         10, CASES[case]["shape"][1], **CASES[case]["model"]
     )
 
