@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import sparsity
-from sparsity.regularizers import _native
+from sparsity import _kernels
 
 __all__ = ["WAYS"]
 
@@ -27,7 +27,7 @@ def autograd(weights: Sequence[Tensor], lam: float) -> None:
 
 def closed_form(weights: Sequence[Tensor], lam: float) -> None:
     """What runs where there is no compiler."""
-    with mock.patch.object(_native, "library", return_value=None):
+    with mock.patch.object(_kernels, "library", return_value=None):
         sparsity.load("regularizers", "wcr")(weights).backward(lam)
 
 

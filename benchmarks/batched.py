@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import sparsity
 from benchmarks._measure import RESULTS, compare, device_name, slug
-from sparsity.regularizers import _native
+from sparsity import _kernels
 from trainables.malloc import keep_freed_memory
 
 __all__ = ["Batched", "Grouped", "Vmapped", "batched"]
@@ -78,7 +78,7 @@ class Batched:
         weights = [p for p in self.parameters if p.dim() > 2]
         for i, lam in enumerate(self.lam.tolist()):
             pairs = [(p[i].detach(), p.grad[i]) for p in weights]
-            _native.penalty("wcr", (1e-8, 1e-8), [w for w, _ in pairs], [g for _, g in pairs], lam=lam)
+            _kernels.penalty("wcr", (1e-8, 1e-8), [w for w, _ in pairs], [g for _, g in pairs], lam=lam)
 
 
 def along(values: Tensor, p: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def single(case: str, optimizer: str) -> Callable[[], None]:
 
 
 def build(case: str) -> nn.Module:
-    return sparsity.find("trainables.architectures", "small_resnet")(
+    return sparsity.load("trainables.architectures", "small_resnet")(
         10, CASES[case]["shape"][1], **CASES[case]["model"]
     )
 

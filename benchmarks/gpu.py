@@ -209,7 +209,7 @@ def speed(data: LoadedImages, device: str, *, num_steps: int = 200, loops=tuple(
 
 def penalty(device: str, *, num_repeats: int = 50, **model: Any) -> Iterator:
     """(name, what was measured) of each penalty with its gradient, added to gradients that are there."""
-    network = sparsity.find("trainables.architectures", "resnet18")(10, **model).to(device)
+    network = sparsity.load("trainables.architectures", "resnet18")(10, **model).to(device)
     weights = [p for p in network.parameters() if p.ndim > 1]
     size = 4 * sum(w.numel() for w in weights)
     flat, copy = (torch.randn(size // 4, device=device) for _ in range(2))
@@ -392,7 +392,7 @@ def load_images(root: str | None) -> LoadedImages | None:
     """CIFAR-10; None, saying so, where it cannot be had."""
     config = cifar10_config()
     try:
-        return sparsity.find("trainables.tasks", "cnn").load(config, root)
+        return sparsity.load("trainables.tasks", "cnn").load(config, root)
     except (DataError, OSError) as error:
         print(f"random images instead of CIFAR-10: {error}")
         return None

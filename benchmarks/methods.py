@@ -25,7 +25,7 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98)
 
 def resnet18() -> nn.Module:
     torch.manual_seed(0)
-    return sparsity.find("trainables.architectures", "resnet18")(10)
+    return sparsity.load("trainables.architectures", "resnet18")(10)
 
 
 def weights_of(model: nn.Module) -> list[nn.Parameter]:

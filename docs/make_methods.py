@@ -1,46 +1,61 @@
-"""Writes docs/methods.md from the methods' docstrings: `python docs/make_methods.py`."""
+"""Write docs/methods.md from the docstrings of the methods: `python docs/make_methods.py`."""
 
 import inspect
-import re
 from pathlib import Path
 
 import sparsity
 
-INTRODUCTION = """# The methods, and what each costs
+FOLDERS = {
+    "Regularizers": "regularizers",
+    "Optimizers": "optimizers",
+    "Criteria": "criteria",
+    "Pruning schedules": "trainables.pruning_schedules",
+}
+INTRODUCTION = """# Methods
 
-Made by `python docs/make_methods.py` from the docstrings, which give formulas, shapes, units and errors. `n x the
-weights` is memory beside the weights and their gradients.
+Each method is a file of `sparsity/regularizers`, `sparsity/optimizers`, `sparsity/criteria` or
+`trainables/pruning_schedules`, and its name is the name of that file. Formulas, shapes, units and errors are in the
+docstrings (see the API reference).
+
+A cost such as "2 x the weights" is memory beside the weights and their gradients. A range is searched where the search
+space has none of its own.
+
+`python docs/make_methods.py` writes this page from the docstrings: the first line, and the sections "Reference" and
+"Cost". Do not edit it by hand.
 """
 
 
-def section(text: str, name: str) -> str:
-    """The paragraph of a docstring that begins with `name:`, up to the next such word, on one line."""
-    found = re.search(
-        rf"^\s*{name}: (.+?)(?=^\s*[\w, ]+(?: and [\w, ]+)?: |^\s*$|\Z|^\s*ValueError)", text, re.M | re.S
-    )
-    return " ".join(found[1].split()).partition(". Returns ")[0].rstrip(".") if found else "-"
+def section(docstring: str, title: str) -> str:
+    """Return the text of a docstring's section, the paragraph that begins with its title, on one line; "" if absent."""
+    for paragraph in docstring.split("\n\n"):
+        if paragraph.startswith(f"{title}:"):
+            return " ".join(paragraph.removeprefix(f"{title}:").split())
+    return ""
 
 
-def first_sentence(text: str) -> str:
-    """Of a docstring, with its line breaks gone."""
-    return " ".join(text.split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+def ranges(method) -> str:
+    """Return the search ranges of a method's arguments, such as "rho: 0.02 to 1"."""
+    found = dict(getattr(method, "ranges", {}))
+    if lam_range := getattr(method, "lam_range", None):
+        found["lam"] = lam_range
+    return ", ".join(f"{name}: {r.low:g} to {r.high:g}" for name, r in found.items())
+
+
+def row(name: str, method) -> str:
+    """Return the row of a method in its table."""
+    docstring = inspect.getdoc(method) or ""
+    summary = docstring.partition("\n")[0]
+    cells = [f"`{name}`", summary, ranges(method), section(docstring, "Reference"), section(docstring, "Cost")]
+    return "| " + " | ".join(cell.replace("|", "\\|") or "-" for cell in cells) + " |"
 
 
 def page() -> str:
+    """Return the text of docs/methods.md."""
     parts = [INTRODUCTION]
-    packages = {kind: f"sparsity.{kind}" for kind in ("regularizers", "optimizers", "criteria")}
-    for kind, package in {**packages, "pruning_schedules": "trainables.pruning_schedules"}.items():
-        rows = [f"\n## {kind.capitalize()}\n", "| name | what it is | source | cost |", "| --- | --- | --- | --- |"]
-        for name in sparsity.choices(package):
-            text = inspect.getdoc(sparsity.find(package, name)) or ""
-            cells = [
-                f"`{name}`",
-                first_sentence(text),
-                section(text, "Reference") if "Reference: " in text else section(text, "Source"),
-                section(text, "Cost"),
-            ]
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        parts.append("\n".join(rows) + "\n")
+    for title, kind in FOLDERS.items():
+        rows = [row(name, sparsity.load(kind, name)) for name in sparsity.names(kind)]
+        header = ["| name | what it is | range | reference | cost |", "| --- | --- | --- | --- | --- |"]
+        parts.append("\n".join([f"\n## {title}\n", *header, *rows]) + "\n")
     return "".join(parts)
 
 

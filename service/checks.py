@@ -56,7 +56,7 @@ def check(spec: SweepSpec) -> Checked:
         construct("opt", sparsity.load("optimizers", config.optimizer), [weight], arguments=config.opt)
         make_pruning_schedule(config)
     check_writable(spec.folder)
-    task_class = sparsity.find("trainables.tasks", spec.trial.task)
+    task_class = sparsity.load("trainables.tasks", spec.trial.task)
     data = task_class.load(configs[0], str(spec.data_root) if spec.data_root else None)
     task = task_class(configs[0], data)
     model = Training(task, configs[0]).model

@@ -185,7 +185,7 @@ def help_of(name: str, field: FieldInfo, default: Any, repeatable: bool) -> str:
     shown = show(default)
     parts = [str(field.description)]
     if name in CHOICES:
-        parts.append(f"one of {', '.join(sparsity.choices(CHOICES[name]))}")
+        parts.append(f"one of {', '.join(sparsity.names(CHOICES[name]))}")
     if repeatable:
         parts.append("repeatable")
     return escape("; ".join(parts) + (f" [{shown}]" if shown else ""))

@@ -1,10 +1,11 @@
-"""Sparsity methods in plain PyTorch: regularizers, optimizers, pruning criteria, and masks.
+"""Sparsity methods in plain PyTorch.
 
-A method is found by its file name: `sparsity.load("regularizers", "wcr")`. Importing `sparsity` imports no torch;
+Regularizers, optimizers and pruning criteria are found by their file names: `sparsity.load("regularizers", "wcr")` is
+the class WCR. `sparsity.masks` turns the scores of a criterion into masks. Importing `sparsity` does not import torch;
 loading a method does.
 """
 
-from sparsity.registry import choices, find, load, names
+from sparsity.registry import load, names
 
 __distribution__ = "sparsity-sweeps"
-__all__ = ["choices", "find", "load", "names"]
+__all__ = ["load", "names"]

@@ -1,4 +1,4 @@
-"""What explains how well a network survives pruning: its curvature, and how its weights are spread."""
+"""Measures that explain how well a network survives pruning."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,19 +18,33 @@ def hessian_eigenvalue(
     num_iterations: int = 20,
     generator: torch.Generator,
 ) -> float:
-    """The Hessian's eigenvalue of largest magnitude, with its sign, by power iteration; the mean over batches.
+    """Return the Hessian's eigenvalue of largest magnitude, with its sign.
 
-    v <- H v / |H v|, from a random direction; the result of a batch is the last v' H v, |v| = 1. At a minimum it is the
-    largest eigenvalue; elsewhere it may be negative. Too few iterations give a smaller magnitude: the error falls as
-    (|second| / |first|)^(2 num_iterations). H v is a second backward pass, so H is never formed.
-    Source: Yun, Jo & Lee, arXiv 2511.14282, appendix C.5: 20 iterations, 12 batches of 1024.
-    loss_fn: a batch -> the loss, a differentiable scalar, twice differentiable: our closed-form regularizers are, so it
-    may hold lam * R. The model is in the mode the caller left it in (evaluation: BatchNorm's statistics stay).
-    parameters: those that H is of, jointly, each requiring gradients. generator: draws the first direction, a new one
-    for every batch.
-    Returns a number in units of loss / w^2, 0 for a loss without curvature.
-    ValueError if there are no parameters or batches, num_iterations < 1, or a loss or H v is not finite.
-    Cost: for each batch 1 + num_iterations backward passes, and the graph of the first; 4 x the parameters.
+    Power iteration: v <- H v / |H v| from a random direction, and the eigenvalue is the last v' H v with |v| = 1. H v
+    is a second backward pass, so H is never formed. At a minimum of the loss the result is the largest eigenvalue;
+    elsewhere it may be negative. The error falls as (|second| / |first|)^(2 num_iterations); too few iterations
+    underestimate the magnitude.
+
+    Args:
+        loss_fn: Function from a batch to the loss, a scalar that is differentiable twice; it may contain lam * R().
+            Put the model in evaluation mode before, so that BatchNorm's statistics stay.
+        parameters: The parameters that H concerns, jointly. They require gradients.
+        batches: At least one batch.
+        num_iterations: Number of iterations per batch, >= 1.
+        generator: Draws the first direction, a new one for each batch.
+
+    Returns:
+        The mean eigenvalue, in units of loss / w^2; 0 for a loss without curvature.
+
+    Raises:
+        ValueError: If there are no parameters or no batches, num_iterations is not a whole number >= 1, or a loss or
+            its second derivative is not finite.
+
+    Reference:
+        Yun, Jo & Lee, arXiv 2511.14282, appendix C.5, with 20 iterations on 12 batches of 1024.
+
+    Cost:
+        1 + num_iterations backward passes per batch, the graph of the first, and 4 x the parameters of memory.
     """
     parameters = list(parameters)
     if num_iterations < 1 or num_iterations != int(num_iterations):
@@ -44,17 +58,28 @@ def hessian_eigenvalue(
 
 
 def layer_statistics(weight: Tensor, mask: Tensor) -> dict[str, float]:
-    """How concentrated a weight tensor is, and what a mask keeps of it; a = |w|, n the number of elements.
+    """Measure how concentrated a weight tensor is, and what a mask keeps of it.
 
-    abs_mean = mean(a); abs_variance = mean(a^2) - mean(a)^2, the V that WCR enlarges.
-    hoyer = (sum a)^2 / (n sum a^2), in [1/n, 1], lower is sparser; 1 for a tensor of zeros. It is the H of V =
-    (|w|_2^2 / n) (1 - H), Hoyer-Square over n; Hoyer's own sparsity is (sqrt(n) - sqrt(n H)) / (sqrt(n) - 1).
-    energy_kept = sum of w^2 under the mask / sum of w^2; 0 for a tensor of zeros.
-    Source: Yun, Jo & Lee, arXiv 2511.14282, eqs. 1-4; Hoyer, "Non-negative matrix factorization with sparseness
-    constraints", JMLR 2004.
-    weight: any shape with at least one element, before the mask. mask: bool, of its shape, True = kept.
-    Returns numbers computed in float64 by those names, and the counts num_weights and num_kept.
-    ValueError for an empty weight or a mask of another shape.
+    Args:
+        weight: Tensor of any shape with at least one element, before the mask is applied.
+        mask: Bool tensor of the same shape, True = kept.
+
+    Returns:
+        With a = |w| and n elements, computed in float64:
+
+        - num_weights, num_kept: numbers of elements.
+        - abs_mean: mean(a).
+        - abs_variance: mean(a^2) - mean(a)^2, the V that WCR enlarges.
+        - hoyer: (sum a)^2 / (n sum a^2), in [1/n, 1], lower is sparser; 1 for a tensor of zeros. It is Hoyer-square / n
+          and the H in V = (|w|_2^2 / n) (1 - H). Hoyer's own sparsity is (sqrt(n) - sqrt(n H)) / (sqrt(n) - 1).
+        - energy_kept: sum of w^2 under the mask / sum of w^2; 0 for a tensor of zeros.
+
+    Raises:
+        ValueError: If the weight is empty or the mask has another shape.
+
+    Reference:
+        Yun, Jo & Lee, arXiv 2511.14282, equations 1 to 4. Hoyer, "Non-negative matrix factorization with sparseness
+        constraints", JMLR 2004.
     """
     if mask.shape != weight.shape or not weight.numel():
         got = f"{tuple(mask.shape)} for {tuple(weight.shape)}"
@@ -95,7 +120,7 @@ def _power_iteration(
 
 
 def _hessian_product(gradients: Sequence[Tensor], parameters: list[Tensor], v: list[Tensor]) -> list[Tensor]:
-    curved = [(g, x) for g, x in zip(gradients, v, strict=True) if g.requires_grad]  # others are constants
+    curved = [(g, x) for g, x in zip(gradients, v, strict=True) if g.requires_grad]  # the other gradients are constants
     if not curved:
         return [torch.zeros_like(p) for p in parameters]
     outputs, weights = zip(*curved, strict=True)

@@ -1,7 +1,8 @@
-"""Base classes of regularizers with gates: the model computes with theta * z, where z are the gates.
+"""Base classes of regularizers with gates on the weights.
 
-`Gate` is a torch parametrization of one weight, so models need no change. `Gated` puts one on each weight and folds
-them back into plain weights.
+The model computes with theta * z, where theta is the trained weight and z are its gates. `Gate` is a torch
+parametrization of one weight, so models need no change. `Gated` puts one on each weight and folds them back into plain
+weights.
 """
 
 import math
@@ -18,11 +19,17 @@ __all__ = ["Gate", "Gated"]
 
 
 class Gate(torch.nn.Module):
-    """theta -> theta * z, with theta's shape, type and memory format. A subclass defines z in `values(training)`.
+    """The gates z of one weight: a parametrization theta -> theta * z.
 
-    num_gates: one gate per weight or, with per_row, one per index of the first dimension (for a convolution, a filter).
-    The trained parameter behind z is one-dimensional, (num_gates,) in row-major order, so that methods that treat every
-    tensor of more than one dimension as weights (CrAM's top-k, SFW's polytope) leave it alone.
+    theta * z has theta's shape, type and memory format. A subclass defines `values(training)`.
+
+    The trained parameter behind z is one-dimensional, of shape (num_gates,) in row-major order. Methods that treat
+    every tensor of more than one dimension as a weight (CrAM's top-k, SFW's polytope) therefore leave it alone.
+
+    Args:
+        weight: The weight.
+        per_row: Whether there is one gate per index of the first dimension (a unit, a filter) instead of one per
+            weight.
     """
 
     def __init__(self, weight: Tensor, *, per_row: bool = False):
@@ -31,12 +38,15 @@ class Gate(torch.nn.Module):
         self.num_gates = math.prod(self.shape)
 
     def parameter(self, weight: Tensor, start: float) -> torch.nn.Parameter:
-        """A parameter of shape (num_gates,) filled with `start`, on the weight's device, in at least float32."""
+        """Return a parameter of shape (num_gates,) filled with `start`.
+
+        It is on the weight's device and has at least float32.
+        """
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return torch.nn.Parameter(torch.full((self.num_gates,), start, dtype=dtype, device=weight.device))
 
     def values(self, training: bool) -> Tensor:
-        """z of shape (num_gates,), as used in training or in evaluation."""
+        """Return z, of shape (num_gates,), as used in training or in evaluation."""
         raise NotImplementedError(f"{type(self).__name__} must define values(training)")
 
     def forward(self, theta: Tensor) -> Tensor:
@@ -44,18 +54,26 @@ class Gate(torch.nn.Module):
 
 
 class Gated(Regularizer):
-    """A regularizer whose penalty is a function of gates; `attach` puts the gates on the model's weights.
+    """A regularizer whose penalty is a function of gates on the model's weights.
 
-    make_gate: weight -> its `Gate`. A subclass defines `gate_penalty(gate, num_weights)`.
-    gate_lr: learning rate of the gates, > 0; None for the learning rate of the weights. The training loop gives the
-        gates their own parameter group, so a schedule scales both learning rates by the same factor.
+    `attach` puts the gates on the weights. A subclass defines `gate_penalty(gate, num_weights)`.
+
     Choosing lam and gate_lr: without a gradient from the task, the distance that a gate moves depends only on lam * S,
     where S is the sum of the gates' learning rate over the steps, divided by 1 - momentum for SGD and the optimizers
     based on it (not for SFW, whose d is an average). Each class states the lam * S at which such gates close. At the
     weights' learning rate, a short run reaches it only with a lam that outweighs the task's gradients, so the gates
     close all together or not at all. A larger gate_lr needs a smaller lam, and the task's gradients then have more
     influence on which gates close. If the number of steps changes, keep the product of gate_lr and the number of steps
-    constant. None of this applies to AdamW, which normalizes gradients: a gate moves by about gate_lr a step.
+    constant. None of this applies to AdamW, which normalizes gradients: a gate moves by about gate_lr per step.
+
+    Args:
+        weights: Floating-point tensors, each the parameter of one module of the model.
+        make_gate: Function from a weight to its `Gate`.
+        gate_lr: Learning rate of the gates, > 0; None for the learning rate of the weights. The training loop gives the
+            gates a parameter group of their own, so a schedule scales both learning rates by the same factor.
+
+    Raises:
+        ValueError: If gate_lr is not positive and finite, or the weights are invalid.
     """
 
     def __init__(self, weights: Iterable[Tensor], make_gate: Callable[[Tensor], Gate], *, gate_lr: float | None = None):
@@ -68,14 +86,17 @@ class Gated(Regularizer):
         self.gates = torch.nn.ModuleList(make_gate(weight) for weight in self.weights)
 
     def gate_values(self) -> list[Tensor]:
-        """z in evaluation, expanded to the shape of each weight (read-only views)."""
+        """Return z in evaluation, expanded to the shape of each weight (read-only views)."""
         return [
             gate.values(training=False).view(gate.shape).expand(weight.shape).detach()
             for weight, gate in zip(self.weights, cast(Iterable[Gate], self.gates), strict=True)
         ]
 
     def diagnostics(self) -> dict[str, float]:
-        """gates_closed: the fraction of gated weights whose gate is exactly 0 in evaluation; 0 without weights."""
+        """Return gates_closed: the fraction of weights with a closed gate.
+
+        A gate is closed if it is exactly 0 in evaluation. Without weights the fraction is 0.
+        """
         num_closed = sum(int((z == 0).sum()) for z in self.gate_values())
         return {"gates_closed": num_closed / max(1, sum(weight.numel() for weight in self.weights))}
 
@@ -88,14 +109,18 @@ class Gated(Regularizer):
         )
 
     def gate_penalty(self, gate: Gate, num_weights: int) -> Tensor:
-        """The penalty of one gated tensor of `num_weights` elements, a scalar."""
+        """Return the penalty of one gated tensor of `num_weights` elements, a scalar."""
         raise NotImplementedError(f"{self._where} must define gate_penalty(gate, num_weights)")
 
     def attach(self, model: torch.nn.Module) -> None:
-        """Make `module.weight` theta * z, where theta is the existing parameter.
+        """Make `module.weight` return theta * z, where theta is the existing parameter.
 
-        ValueError unless each weight belongs to exactly one module of the model (found by identity) and has no
-        parametrization yet; calling `attach` twice therefore raises.
+        Args:
+            model: The model that owns the weights.
+
+        Raises:
+            ValueError: If a weight does not belong to exactly one module of the model (compared by identity), or has a
+                parametrization already, as after a first `attach`.
         """
         owners: dict[Tensor, list[tuple[torch.nn.Module, str]]] = {weight: [] for weight in self.weights}
         for module in model.modules():
@@ -110,7 +135,8 @@ class Gated(Regularizer):
                 )
         for weight, gate in zip(self.weights, self.gates, strict=True):
             ((module, name),) = owners[weight]
-            parametrize.register_parametrization(module, name, gate, unsafe=True)  # torch's check would draw noise
+            # unsafe=True skips torch's check, which would draw random numbers
+            parametrize.register_parametrization(module, name, gate, unsafe=True)
 
     def fold(self, model: torch.nn.Module) -> None:
         for module in list(model.modules()):
@@ -120,7 +146,7 @@ class Gated(Regularizer):
             for name, chain in list(chains.items()):
                 if isinstance(cast(parametrize.ParametrizationList, chain)[0], Gate):
                     chain.eval()
-                    # torch deletes the property from the class that attach made; a deep copy shares it with the model
+                    # torch deletes the property from the class, which a deep copy shares with the model: copy the class
                     made = type(module)
                     module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
                     parametrize.remove_parametrizations(module, name)

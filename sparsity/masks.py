@@ -1,8 +1,8 @@
-"""Scores and a sparsity level to masks: counting and tie-breaking happen here only.
+"""Masks from scores and a sparsity. All counting and tie-breaking happens here.
 
-A mask is bool, True = kept. Of n weights, exactly round(sparsity * n) are removed (as in torch.nn.utils.prune), lowest
-score first; among equal scores the one that stands earlier (order of the list, then row-major position) goes first,
-which is the order of a stable ascending argsort.
+A mask is a bool tensor, True = kept. Of n weights, exactly round(sparsity * n) are removed, lowest score first, as in
+`torch.nn.utils.prune`. Among equal scores the earlier one is removed first (order of the list, then row-major
+position), which is the order of a stable ascending argsort.
 """
 
 import math
@@ -19,19 +19,41 @@ __all__ = ["Ranking", "n_of_m", "prune", "rank", "sparsity_of"]
 def prune(
     scores: Sequence[Tensor], sparsity: float | None, scope: str = "global", *, min_kept: int = 0
 ) -> list[Tensor]:
-    """Masks of one sparsity level: `rank(scores, scope, min_kept=min_kept).masks(sparsity)`; see there."""
+    """Return the masks of one sparsity.
+
+    `rank` sorts once for several sparsities.
+
+    Args:
+        scores: Tensors of any shape; a higher score is kept longer.
+        sparsity: Fraction removed, in [0, 1); None or 1 - n/m for scope "n:m".
+        scope: See `rank`.
+        min_kept: See `rank`.
+
+    Returns:
+        A bool mask for each score tensor, of its shape and on its device, True = kept.
+
+    Raises:
+        ValueError: See `rank` and `Ranking.masks`.
+    """
     return rank(scores, scope, min_kept=min_kept).masks(sparsity)
 
 
 def rank(scores: Sequence[Tensor], scope: str = "global", *, min_kept: int = 0) -> "Ranking":
-    """Sorts the scores once; the result's `.masks(sparsity)` gives the masks of any level.
+    """Sort scores once, to get the masks of several sparsities.
 
-    scores: tensors of any shape, a higher score is kept longer.
-    scope: "global" counts over all tensors jointly, "uniform" in each tensor, "n:m" (such as "2:4") keeps n of every m
-        consecutive input channels, see `n_of_m`. Tensors that m does not divide, such as a first convolution of three
-        channels, are kept whole, so the sparsity over all tensors is then below 1 - n/m.
-    min_kept: keep at least that many weights in each tensor, or all of a smaller one; other tensors give more then.
-    ValueError for no scores, NaN scores, an unknown scope, an m that divides no tensor, a bad min_kept.
+    Args:
+        scores: Tensors of any shape; a higher score is kept longer.
+        scope: "global" ranks all tensors together and "uniform" each tensor separately. "n:m", such as "2:4", keeps n
+            of every m consecutive input channels (see `n_of_m`). Tensors that m does not divide, such as a first
+            convolution of three channels, are kept whole, so the sparsity over all tensors is then below 1 - n/m.
+        min_kept: Number of weights kept at least in each tensor, or all of a smaller one. Other tensors then lose more.
+
+    Returns:
+        The scores in order.
+
+    Raises:
+        ValueError: If there are no scores, a score is NaN, scope is unknown, m divides no tensor, or min_kept is not a
+            whole number >= 0.
     """
     scores = [score.detach() for score in scores]
     if not scores:
@@ -49,7 +71,7 @@ def rank(scores: Sequence[Tensor], scope: str = "global", *, min_kept: int = 0) 
         n, m = map(int, pattern.groups())
         if n <= m:
             if min_kept:
-                raise ValueError(f"masks: min_kept must be 0 for scope {scope} (it fixes every count), got {min_kept}")
+                raise ValueError(f"masks: min_kept must be 0 for scope {scope} (it fixes all counts), got {min_kept}")
             if not any(_has_groups(score, m) for score in scores):
                 shapes = ", ".join(str(tuple(score.shape)) for score in scores)
                 raise ValueError(
@@ -61,22 +83,31 @@ def rank(scores: Sequence[Tensor], scope: str = "global", *, min_kept: int = 0) 
 
 
 class Ranking:
-    """Scores in order, by `rank`; `masks(sparsity)` cuts them at any level."""
+    """Scores in order, as returned by `rank`."""
 
     def __init__(self, parts: "Sequence[_Order | _Fixed]"):
         self._parts = parts
 
     def masks(self, sparsity: float | None = None) -> list[Tensor]:
-        """A bool mask for each score tensor, of its shape and on its device, True = kept.
+        """Return the masks of one sparsity.
 
-        sparsity: fraction removed, in [0, 1); for "n:m" scopes None or 1 - n/m.
-        ValueError otherwise, or where min_kept leaves too few weights to remove.
+        Args:
+            sparsity: Fraction removed, in [0, 1); None or 1 - n/m for scope "n:m".
+
+        Returns:
+            A bool mask for each score tensor, of its shape and on its device, True = kept.
+
+        Raises:
+            ValueError: If the sparsity is out of range, or min_kept leaves too few weights to remove.
         """
         return [mask for part in self._parts for mask in part.masks(sparsity)]
 
 
 class _Order:
-    """Tensors ranked jointly: their values sorted once, ties resolved at the cut, by position."""
+    """Tensors that are ranked together.
+
+    The values are sorted once; ties are resolved by position at the cut.
+    """
 
     def __init__(self, scores: list[Tensor], min_kept: int):
         self.shapes = [score.shape for score in scores]
@@ -84,7 +115,8 @@ class _Order:
         flat = torch.cat([_sortable(score).to(self.devices[0]).reshape(-1) for score in scores])
         self.num_weights = flat.numel()
         self.sizes = [score.numel() for score in scores]
-        self.free = _unprotected(flat, self.sizes, min_kept) if min_kept else None  # mask of what may be removed
+        # the mask of the weights that may be removed; None if all may
+        self.free = _unprotected(flat, self.sizes, min_kept) if min_kept else None
         self.flat = flat if self.free is None else flat[self.free]
         self.ordered = _sort(self.flat)
         self.min_kept = min_kept
@@ -106,7 +138,7 @@ class _Order:
 
 
 class _Fixed:
-    """Masks of the one level that an n:m pattern has."""
+    """The masks of an n:m pattern, which has a single sparsity."""
 
     def __init__(self, masks: list[Tensor], sparsity: float, scope: str):
         self._masks, self.sparsity, self.scope = masks, sparsity, scope
@@ -120,13 +152,23 @@ class _Fixed:
 
 
 def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
-    """Mask that keeps the n highest of every m consecutive input channels; all True if m does not divide them.
+    """Return a mask that keeps the n highest of every m consecutive input channels.
 
-    Input channels are dimension 1: a linear weight (out, in) is grouped along its rows, a convolution's
-    (out, in / groups, kh, kw) at each kernel position apart. Sparse kernels expect these groups, because they multiply
-    a convolution as a matrix with the input channels innermost. Source: Zhou et al., "Learning N:M fine-grained
-    structured sparse neural networks from scratch", ICLR 2021; CrAM's code does the same. Where m does not divide the
-    input channels, CrAM's code lets groups run across kernel positions; NVIDIA's ASP skips the layer, as this does.
+    Input channels are dimension 1. A linear weight (out, in) is grouped along its rows, a convolution's (out, in /
+    groups, kh, kw) separately at each kernel position. Sparse kernels expect these groups, because they multiply a
+    convolution as a matrix whose innermost dimension is the input channels.
+
+    Args:
+        score: Tensor of any shape.
+        n: Number kept of each group.
+        m: Size of a group.
+
+    Returns:
+        A bool mask of the same shape; all True if m does not divide the input channels. (CrAM's code then lets groups
+        run across kernel positions. NVIDIA's ASP skips the layer, as this does.)
+
+    Reference:
+        Zhou et al., "Learning N:M fine-grained structured sparse neural networks from scratch", ICLR 2021.
     """
     if not _has_groups(score, m):
         return torch.ones_like(score, dtype=torch.bool, memory_format=torch.contiguous_format)
@@ -137,9 +179,12 @@ def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
 
 
 def sparsity_of(tensors: Iterable[Tensor]) -> float:
-    """Fraction of zeros in all elements of the tensors together, an exact count: number of zeros / number of elements.
+    """Return the fraction of zeros among all elements of the tensors.
 
-    Of all parameters it is `model_sparsity`. ValueError if there are no elements.
+    Counts are exact. Of all parameters of a model it is its `model_sparsity`.
+
+    Raises:
+        ValueError: If there are no elements.
     """
     tensors = list(tensors)
     num_elements = sum(tensor.numel() for tensor in tensors)
@@ -149,29 +194,35 @@ def sparsity_of(tensors: Iterable[Tensor]) -> float:
 
 
 def _keep(flat: Tensor, ordered: Tensor, num_removed: int) -> Tensor:
-    """Mask of `flat` with its `num_removed` lowest False; `ordered` holds the same values, sorted."""
+    """Mask of `flat` that is False at its `num_removed` lowest.
+
+    `ordered` contains the values of `flat`, sorted.
+    """
     if num_removed == 0:
         return torch.ones_like(flat, dtype=torch.bool)
     threshold = ordered[num_removed - 1]
     kept = flat > threshold
     num_ties_kept = int(torch.searchsorted(ordered, threshold, right=True)) - num_removed
-    if num_ties_kept:  # the last ones
+    if num_ties_kept:  # keep the last ones
         kept[(flat == threshold).nonzero().squeeze(1)[-num_ties_kept:]] = True
     return kept
 
 
 def _unprotected(flat: Tensor, sizes: list[int], min_kept: int) -> Tensor:
-    """Mask of what min_kept leaves to remove: all but the `min_kept` highest of each tensor."""
+    """Mask of all but the `min_kept` highest of each tensor."""
     return torch.cat([~_keep(part, _sort(part), max(0, part.numel() - min_kept)) for part in flat.split(sizes)])
 
 
 def _sort(flat: Tensor) -> Tensor:
-    """Values in ascending order. On a CPU NumPy's sort, 12 times as fast as torch's on 11 M float32."""
+    """Sort in ascending order.
+
+    On a CPU, NumPy's sort is 12 times as fast as torch's on 11 M float32.
+    """
     return torch.from_numpy(np.sort(flat.numpy())) if flat.is_cpu else flat.sort().values
 
 
 def _sortable(score: Tensor) -> Tensor:
-    """NumPy has no bfloat16; float32 holds it exactly, so the order is the same."""
+    """Convert bfloat16, which NumPy lacks, to float32, which represents it exactly."""
     return score.float() if score.dtype is torch.bfloat16 else score
 
 

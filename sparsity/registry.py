@@ -1,6 +1,7 @@
-"""A folder's listing is its menu: methods are found by their file name, without a registry.
+"""Methods found by their file names; a new file in a folder needs no registration.
 
-Files with a leading underscore are helpers and not on the menu. A file's `__all__` names its one public object.
+Files whose name starts with an underscore are helpers and not listed. The `__all__` of every other file names its one
+public object.
 """
 
 import importlib
@@ -10,56 +11,58 @@ import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["choices", "find", "load", "names"]
+__all__ = ["load", "names"]
 
 
-def choices(package: str) -> list[str]:
-    """Sorted names that can be found in `package`, a dotted name such as "trainables.tasks"; imports none of them.
+def names(kind: str) -> list[str]:
+    """Return the names of the methods of a kind, sorted, without importing them.
 
-    ValueError if there is no such package.
+    Args:
+        kind: "criteria", "optimizers" or "regularizers", or the dotted name of any package with one method per file,
+            such as "trainables.tasks".
+
+    Raises:
+        ValueError: If there is no such kind or package.
     """
-    try:
-        spec = importlib.util.find_spec(package)  # imports the parent package alone
-    except ModuleNotFoundError as error:
-        if not f"{package}.".startswith(f"{error.name}."):
-            raise  # the parent exists and lacks something it needs
-        spec = None
-    if spec is None or spec.submodule_search_locations is None:
-        raise ValueError(f"choices: package must be an importable package (a folder of methods), got {package!r}")
-    return _listing(spec.submodule_search_locations)
+    return _listing(_find_folder(kind)[1])
 
 
-def find(package: str, name: str) -> Any:
-    """The public object of the file `name` in `package`: find("trainables.tasks", "cnn").
+def load(kind: str, name: str) -> Any:
+    """Return a method, a class or a function: `load("regularizers", "wcr")` is the class WCR.
 
-    ValueError, with the valid names, if `name` is not on the package's menu.
+    Args:
+        kind: See `names`.
+        name: Name of the method's file.
+
+    Raises:
+        ValueError: If there is no such kind or package, or no such method in it.
     """
-    _check_choice(package.rpartition(".")[2], "name", choices(package), name)
+    package, paths = _find_folder(kind)
+    valid = _listing(paths)
+    if name not in valid:
+        raise ValueError(f"{package.rpartition('.')[2]}: name must be one of {', '.join(valid)}, got {name!r}")
     module = importlib.import_module(f"{package}.{name}")
     (public,) = module.__all__
     return getattr(module, public)
 
 
-def names(kind: str) -> list[str]:
-    """Sorted names of the methods of a kind: names("criteria"). ValueError, with the valid kinds, if unknown."""
-    _check_choice("sparsity", "kind", _listing([os.path.dirname(__file__)], folders=True), kind)
-    return choices(f"sparsity.{kind}")
+def _find_folder(kind: str) -> tuple[str, Iterable[str]]:
+    """Return the name of a kind's package, and its folders."""
+    own = [os.path.dirname(__file__)]
+    kinds = _listing(own, packages_only=True)
+    package = f"sparsity.{kind}" if kind in kinds else kind
+    try:
+        spec = importlib.util.find_spec(package)  # imports only the parent package
+    except ModuleNotFoundError as error:
+        if not f"{package}.".startswith(f"{error.name}."):
+            raise  # the parent exists, but one of its imports is missing
+        spec = None
+    if spec is None or spec.submodule_search_locations is None:
+        valid = ", ".join(kinds)
+        raise ValueError(f"sparsity: kind must be one of {valid}, or an importable package of methods, got {kind!r}")
+    return package, spec.submodule_search_locations
 
 
-def load(kind: str, name: str) -> Any:
-    """The method (class or function) of a kind: load("regularizers", "wcr") is the class WCR.
-
-    ValueError, with the valid choices, for an unknown kind or name.
-    """
-    names(kind)  # refuses an unknown kind
-    return find(f"sparsity.{kind}", name)
-
-
-def _listing(paths: Iterable[str], *, folders: bool = False) -> list[str]:
+def _listing(paths: Iterable[str], *, packages_only: bool = False) -> list[str]:
     modules = pkgutil.iter_modules(paths)
-    return sorted(m.name for m in modules if not m.name.startswith("_") and (m.ispkg or not folders))
-
-
-def _check_choice(where: str, what: str, choices: list[str], choice: str) -> None:
-    if choice not in choices:
-        raise ValueError(f"{where}: {what} must be one of {', '.join(choices)}, got {choice!r}")
+    return sorted(m.name for m in modules if not m.name.startswith("_") and (m.ispkg or not packages_only))

@@ -158,7 +158,7 @@ def test_what_was_sent_to_mlflow(tmp_path, bomb):
 
 
 def load(name, root):
-    return sparsity.find("trainables.datasets", name)(root=root)
+    return sparsity.load("trainables.datasets", name)(root=root)
 
 
 def test_svhns_mat_files(tmp_path, bomb):

@@ -29,7 +29,7 @@ __all__ = [
 
 def check_name(package: str, name: str, where: str) -> str:
     """`name` if `package` has a file of that name, else ValueError with what it has."""
-    choices = sparsity.choices(package)
+    choices = sparsity.names(package)
     if name not in choices:
         raise ValueError(f"{where}: must be one of {', '.join(choices)}, got {name!r}")
     return name

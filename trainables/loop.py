@@ -39,7 +39,7 @@ def load_task(config: TrialConfig, *, root: str | None = None, data: Any = None,
         root: The folder of the dataset, if it is not downloaded or generated.
         data: What the task class's `load` returned, so that it is not loaded again.
     """
-    cls = sparsity.find("trainables.tasks", config.task)
+    cls = sparsity.load("trainables.tasks", config.task)
     return cls(config, cls.load(config, root) if data is None else data, device)
 
 
@@ -299,7 +299,7 @@ class Training:
         self.optimizer = construct("opt", sparsity.load("optimizers", config.optimizer), groups, arguments=config.opt)
         self.lr_schedule = construct(
             "lr_sched",
-            sparsity.find("trainables.lr_schedules", config.lr_schedule),
+            sparsity.load("trainables.lr_schedules", config.lr_schedule),
             self.optimizer,
             max_epochs=config.max_epochs,
             steps_per_epoch=task.steps_per_epoch(config.batch_size),

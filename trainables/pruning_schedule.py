@@ -72,7 +72,7 @@ class PruningSchedule:
 
 def make_pruning_schedule(config: TrialConfig) -> PruningSchedule:
     """Create the pruning schedule of a configuration. ValueError says which argument does not fit."""
-    cls = sparsity.find("trainables.pruning_schedules", config.pruning_schedule)
+    cls = sparsity.load("trainables.pruning_schedules", config.pruning_schedule)
     return construct("pruning_sched", cls, config, arguments=config.pruning_sched)
 
 

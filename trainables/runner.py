@@ -244,7 +244,7 @@ class TrialRunner:
 
     def _progress(self, terms: dict[str, Any]) -> dict[str, Any]:
         """The terms of an evaluation, with None for those that are unknown, and how far the training is."""
-        name = sparsity.find("trainables.tasks", self.config.task).objective
+        name = sparsity.load("trainables.tasks", self.config.task).objective
         keys = ("loss", "penalty", "lr", f"{name}_dense", f"{name}_pruned")
         epoch, seconds = (self.training.epoch, self.training.seconds) if self.training else (0, 0.0)
         more = {"weights_left": terms["weights_left"]} if "weights_left" in terms else {}

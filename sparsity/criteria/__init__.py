@@ -1,21 +1,25 @@
-"""Which weight goes first: a function each, weights -> same-shape scores; a higher score is kept longer.
+"""Pruning criteria: one function per file that scores weights.
 
-    criterion(weights, *, ...) -> list of tensors, one for each weight, of its shape and on its device, without a graph
+A weight with a higher score is kept longer.
 
-weights: the prunable parameters. A caller looks at a criterion's signature and gives what it names, by these names; any
-other keyword is a argument and has a default.
+    criterion(weights, *, ...) -> list of tensors, one per weight, of its shape and on its device, without a graph
+
+`weights` are the prunable parameters. The other arguments are keywords. A caller reads the criterion's signature and
+passes the data that it names; any other keyword is an argument with a default.
 
     generator   a torch.Generator, the only source of random numbers
-    gradients   one tensor for each weight, of its shape: the gradient of the task's loss in evaluation mode
-    model       the nn.Module in evaluation mode whose own parameters the weights are, found by identity: no copies and
-                no detached tensors. It comes back as it was.
-    batch       one calibration batch, unaugmented, whatever `loss_fn` and `forward` take
+    gradients   one tensor per weight, of its shape: the gradient of the task's loss in evaluation mode
+    model       the nn.Module in evaluation mode that owns the weights, compared by identity: copies and detached
+                tensors are refused. The criterion leaves it unchanged.
+    batch       one calibration batch, not augmented, in the form that `loss_fn` and `forward` take
     loss_fn     (model, batch) -> the task's loss, a differentiable scalar; calls the model once
-    forward     (model, batch) -> the model's outputs before any loss, such as logits: a differentiable tensor (N, ...),
-                one row a sample, in which samples do not mix
-    inputs      the batch's model input, a tensor (N, ...) such that `model(inputs)` runs
+    forward     (model, batch) -> the model's outputs before any loss, such as logits: a differentiable tensor (N, ...)
+                with one row per sample; a row depends on its own sample only
+    inputs      the model's input in that batch, a tensor (N, ...) such that `model(inputs)` works
 
-What is missing, or a batch that does not go through the model, is a ValueError. `compensation` returns a list that can
-do more: it gives the bias shifts for any masks. Lines with `Cost:` count backward passes over the batch, and memory in
-multiples of the weights' own, the returned scores included, activations and autograd's graph left out.
+Missing data, or a batch that does not fit the model, raise ValueError. The result of `compensation` can also shift
+biases for any masks.
+
+The section "Cost" of a docstring counts backward passes over the batch, and memory in multiples of the weights' own,
+including the returned scores but not activations and autograd's graph.
 """

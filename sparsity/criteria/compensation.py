@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsity.criteria._calibration import calibrating, needs_data, parameter_names
-from sparsity.criteria._layers import Moments, layers_of, watching
+from sparsity.criteria._checks import calibrating, needs_data, parameter_names
+from sparsity.criteria._layer_gradients import Moments, layers_of, watching
 
 __all__ = ["compensation"]
 
-MAX_OUTPUTS = 1000  # backward passes; more are refused rather than begun
+MAX_OUTPUTS = 1000  # backward passes; more are refused
 
 
 @needs_data
@@ -22,30 +22,50 @@ def compensation(
     generator: torch.Generator | None = None,
     num_probes: int | None = None,
 ) -> "CompensatedScores":
-    """score = w^2 (A - B^2 / C): how far the outputs move when w is removed and the bias beside it makes up for it.
+    """Elimination-compensation: score = w^2 (A - B^2 / C).
 
-    To first order, removing w_ij and adding s to b_i moves output k of a sample by -w_ij df_k/dw_ij + s df_k/db_i. With
-    E the mean over the samples of the batch, and sums over the outputs k,
-        A_ij = E sum (df_k/dw_ij)^2,  B_ij = E sum (df_k/dw_ij) (df_k/db_i),  C_i = E sum (df_k/db_i)^2,
-    the mean squared move is least at s = w_ij B_ij / C_i, where it is the score. This is a least-squares projection on
-    df/db_i, hence linear: the shifts of all weights removed from a row i add up to the best shift for them together.
-    Where C_i = 0 the outputs do not see the bias: no shift, and the score is w^2 A.
-    Convolutions, beyond the source: the same formulas. A weight and a bias act on all positions p of the layer's output
-    z, so df_k/dw = sum over p of x_p df_k/dz_p and df_k/db = sum over p of df_k/dz_p, summed before the square; so it
-    is for linear layers on (N, ..., features).
-    Source: Ballini, Muscarnera, Fumagalli, Scotti & Regazzoni, "Elimination-compensation pruning for fully-connected
-    neural networks", 2026, arXiv 2602.20467.
-    weights: of nn.Linear and nn.Conv2d layers, each called once. Samples must not mix on their way to the outputs.
-    model, batch, forward, generator: see sparsity/criteria/__init__.py; generator is used with num_probes only.
-    num_probes: None is exact, one backward pass for each output of a sample, at most 1000. A number: as many passes,
-        each of the outputs with random signs, drawn for every sample and output; the squares have the same
-        expectation. One is often enough, as its noise is averaged over the samples too.
-    Returns a list of new tensors of the same shapes, in units of output^2, >= 0, without a graph, which also gives and
-    applies the shifts: see CompensatedScores.
-    ValueError if data is missing, a weight is not of such a layer, or the batch does not go through the model.
-    Cost: one backward pass for each output of a sample, or num_probes; sums, scores and shifts, 4 x the weights, and
-    temporaries of 64 MiB in float32. Layers with positions form the weight gradient of every sample in each pass: the
-    arithmetic of an ordinary one, and a pass over the weights' memory for each sample.
+    The score is the mean squared change of the outputs when w is removed and the bias of the same row is shifted by the
+    best amount. To first order, removing w_ij and adding s to b_i changes output k of a sample by
+    -w_ij df_k/dw_ij + s df_k/db_i. With E the mean over the samples of the batch, and sums over the outputs k,
+
+        A_ij = E sum (df_k/dw_ij)^2
+        B_ij = E sum (df_k/dw_ij) (df_k/db_i)
+        C_i  = E sum (df_k/db_i)^2
+
+    the mean squared change is smallest at s = w_ij B_ij / C_i, where it is the score. This is a least-squares
+    projection on df/db_i, hence linear: the sum of the shifts of all weights removed from a row is the best shift for
+    them together. Where C_i = 0, the bias does not affect the outputs: the shift is 0 and the score is w^2 A.
+
+    Convolutions, which the reference does not cover, have the same formulas. A weight and a bias act on all positions p
+    of the layer's output z, so df_k/dw = sum_p x_p df_k/dz_p and df_k/db = sum_p df_k/dz_p are summed before the
+    square. The same holds for linear layers on (N, ..., features).
+
+    Args:
+        weights: Weights of nn.Linear and nn.Conv2d layers, each called once.
+        model: The model in evaluation mode.
+        batch: One calibration batch.
+        forward: Function (model, batch) -> outputs (N, ...), each row of which depends on its own sample only.
+        generator: Draws the signs, with num_probes.
+        num_probes: None computes the sums exactly, with one backward pass per output of a sample, at most 1000. A
+            number makes that many passes, each of all outputs with random signs for every sample and output; the
+            squares have the same expectation. One probe is often enough, because its noise is averaged over the samples
+            too.
+
+    Returns:
+        A list of new tensors of the same shapes, >= 0, in units of output^2. It also computes and applies the shifts:
+        see `CompensatedScores`.
+
+    Raises:
+        ValueError: If data is missing, a weight is not that of such a layer, or the batch does not fit the model.
+
+    Reference:
+        Ballini, Muscarnera, Fumagalli, Scotti & Regazzoni, "Elimination-compensation pruning for fully-connected neural
+        networks", 2026, arXiv 2602.20467.
+
+    Cost:
+        One backward pass per output of a sample, or num_probes. 4 x the weights of memory (sums, scores and shifts) and
+        temporaries of 64 MiB in float32. Layers with positions form the weight gradient of every sample in each pass:
+        the arithmetic of an ordinary pass, and one pass over the weights' memory per sample.
     """
     names = parameter_names("compensation", model, weights)
     layers = layers_of("compensation", model, names)
@@ -53,9 +73,11 @@ def compensation(
         outputs = forward(model, batch)
     if not isinstance(outputs, Tensor) or not outputs.numel():
         got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(f"compensation: forward must return outputs (N, ...) of at least one sample, got {got}")
+        raise ValueError(f"compensation: forward must return outputs (N, ...) of a sample or more, got {got}")
     if not outputs.requires_grad:
-        raise ValueError("compensation: forward must return differentiable outputs, got some without a graph")
+        raise ValueError(
+            "compensation: forward must return differentiable outputs (no detach), got some without a graph"
+        )
     calls = []
     for name, layer in zip(names, layers, strict=True):
         shapes = [tuple(call.x.shape) for call in trace.calls.get(layer, [])]
@@ -74,7 +96,7 @@ def compensation(
         w, A, B = weight.detach(), moment.A / num_rows, moment.B / num_rows
         C = moment.C.view(-1, *[1] * (w.dim() - 1)) / num_rows
         ratio = torch.where(C > 0, B / C, 0)
-        scores.append(w.square() * (A - B * ratio).clamp_min_(0))  # below 0 by rounding alone
+        scores.append(w.square() * (A - B * ratio).clamp_min_(0))  # rounding can go below 0
         shifts.append(w * ratio)
         entry, sign = trace.bias_entry(model, name, outputs)
         value = _entry(model, entry)
@@ -83,17 +105,21 @@ def compensation(
 
 
 class Entry(NamedTuple):
-    """Where a layer's shift is kept: a bias (sign 1), or the running mean of the BatchNorm behind it (sign -1)."""
+    """The tensor that stores a layer's shift.
+
+    It is the layer's bias (sign 1), or a BatchNorm's running mean (sign -1).
+    """
 
     name: str  # in the model's state dict
     sign: int
-    value: Tensor  # before any weight was removed
+    value: Tensor  # before any weight is removed
 
 
 class CompensatedScores(list[Tensor]):
-    """The scores, one tensor for each weight, and the shifts that make up for what a mask removes.
+    """Scores with the bias shifts that compensate for removed weights.
 
-    shifts: one tensor for each weight, of its shape: what removing that one weight adds to its row's bias.
+    Attributes:
+        shifts: One tensor per weight, of its shape: the shift of the row's bias for removing that element.
     """
 
     def __init__(self, scores: Sequence[Tensor], shifts: Sequence[Tensor], entries: Sequence[Entry]):
@@ -101,10 +127,12 @@ class CompensatedScores(list[Tensor]):
         self.shifts, self.entries = list(shifts), list(entries)
 
     def state(self, masks: Sequence[Tensor]) -> dict[str, Tensor]:
-        """New values of the model's biases and running means, by their names in its state dict, for these masks.
+        """Return new biases and running means, by their names in the state dict.
 
-        masks: one bool tensor for each weight, of its shape, True = kept. A layer that has no bias, and no BatchNorm of
-        its own behind it, has its new bias here, under the name that its state dict gives it once it is there.
+        A layer with neither a bias nor a BatchNorm of its own gets a new bias, named as the state dict will name it.
+
+        Args:
+            masks: One bool tensor per weight, of its shape, True = kept.
         """
         new = {}
         for entry, shift, mask in zip(self.entries, self.shifts, masks, strict=True):
@@ -114,9 +142,13 @@ class CompensatedScores(list[Tensor]):
 
     @torch.no_grad()
     def compensate(self, model: nn.Module, masks: Sequence[Tensor]) -> None:
-        """Set them in the model, or in a copy of it, in place. Its weights are the caller's to mask.
+        """Set these values in a model, in place. The caller masks the weights.
 
-        Values are set, not added: masks of another level may follow, and masks of True undo it all.
+        Values are set, not added, so masks of another sparsity may follow, and masks of True undo all shifts.
+
+        Args:
+            model: The model, or a copy of it.
+            masks: One bool tensor per weight, of its shape, True = kept.
         """
         device = next(model.parameters()).device
         for name, value in self.state(masks).items():
@@ -134,7 +166,10 @@ def _entry(model: nn.Module, name: str) -> Tensor | None:
 
 
 def _probes(outputs: Tensor, num_probes: int | None, generator: torch.Generator | None) -> Iterator[Tensor]:
-    """Factors of the outputs (N, ...), one backward pass each: every output alone, or all with random signs."""
+    """Yield the factors of the outputs (N, ...) of each backward pass.
+
+    They select one output of each sample, or give all outputs random signs.
+    """
     if num_probes is None:
         num_outputs = outputs[0].numel()
         if num_outputs > MAX_OUTPUTS:

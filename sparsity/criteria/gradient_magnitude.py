@@ -2,21 +2,33 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sparsity.criteria._calibration import needs_data
+from sparsity.criteria._checks import needs_data
 
 __all__ = ["gradient_magnitude"]
 
 
 @needs_data
 def gradient_magnitude(weights: list[Tensor], *, gradients: Sequence[Tensor | None]) -> list[Tensor]:
-    """score = |w * g|, the first-order change of the loss when w is removed, in units of the loss.
+    """Taylor criterion: score = |w g|.
 
-    Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient inference", ICLR 2017,
-    the Taylor criterion, of single weights; up to scale SNIP's connection sensitivity (Lee et al., ICLR 2019).
-    weights: tensors of any shape. gradients: one for each weight, of its shape, of the loss that counts.
-    Returns new tensors of the same shapes, without a graph.
-    ValueError if a gradient is missing or has another shape than its weight.
-    Cost: 1 backward pass, the caller's; gradients and scores, 2 x the weights.
+    This is the first-order change of the loss when w is removed.
+
+    Args:
+        weights: Tensors of any shape.
+        gradients: One tensor per weight, of its shape: the gradient g of the loss.
+
+    Returns:
+        New tensors of the same shapes, in units of the loss.
+
+    Raises:
+        ValueError: If a gradient is missing or has another shape than its weight.
+
+    Reference:
+        Molchanov et al., "Pruning convolutional neural networks for resource efficient inference", ICLR 2017, the
+        Taylor criterion for single weights. Up to scale it is SNIP's connection sensitivity (Lee et al., ICLR 2019).
+
+    Cost:
+        1 backward pass, made by the caller. 2 x the weights of memory (gradients and scores).
     """
     where = (
         "gradient_magnitude: gradients must be one tensor for each weight, of its shape (call loss.backward() first)"

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsity.criteria._calibration import calibrating, needs_data, parameter_names
+from sparsity.criteria._checks import calibrating, needs_data, parameter_names
 
 __all__ = ["grasp"]
 
@@ -19,20 +19,39 @@ def grasp(
     loss_fn: Callable[[nn.Module, Any], Tensor],
     temperature: float = 200.0,
 ) -> list[Tensor]:
-    """score = w * (H g), half of what |g|^2 loses to first order when w is removed; g and H of the weights given.
+    """Gradient signal preservation: score = w * (H g).
 
-    Removing w changes the gradient flow |g|^2 by -2 w (H g). The source's score is -w (H g), and it removes the
-    highest; ours has the other sign, so that a higher score is kept longer. It has a sign: weights whose removal makes
-    the gradient larger go first.
-    Source: Wang, Zhang & Grosse, "Picking winning tickets before training by preserving gradient flow", ICLR 2020, and
-    its code (github.com/alecwangcq/GraSP): the loss is of the outputs / temperature, 200 there. That keeps softmax
-    gradients alive in a confident network. Departures: one batch instead of 25 images a class, BatchNorm in evaluation
-    mode, no new initialization of linear layers, no division by |sum of scores| (it changes no ranking).
-    weights: parameters of the model that require gradients. model, batch, loss_fn: see sparsity/criteria/__init__.py;
-    the model must return a tensor. temperature: > 0, 1 for the loss as it is.
-    Returns new tensors of the same shapes, in units of g^2, without a graph; 0 for weights the loss ignores.
-    ValueError if data is missing, a weight is not the model's, the batch does not go through, or temperature <= 0.
-    Cost: 2 backward passes, the first with its graph kept; g, H g and scores, 3 x the weights, beside the graph.
+    g is the gradient and H the Hessian of the loss with respect to the given weights. Removing w changes the gradient
+    flow |g|^2 by -2 w (H g) to first order. The reference scores with -w (H g) and removes the highest; here the sign
+    is opposite, so that a higher score is kept longer. Scores can be negative: weights whose removal increases the
+    gradient flow are removed first.
+
+    The loss is that of the outputs divided by the temperature, which keeps the gradients of a confident network's
+    softmax from vanishing.
+
+    Args:
+        weights: Parameters of the model that require gradients.
+        model: The model in evaluation mode; its output is a tensor.
+        batch: One calibration batch.
+        loss_fn: Function (model, batch) -> loss.
+        temperature: Divides the outputs, > 0; 1 leaves the loss as it is.
+
+    Returns:
+        New tensors of the same shapes, in units of g^2; 0 for weights that do not affect the loss.
+
+    Raises:
+        ValueError: If data is missing, a weight is not the model's, the batch does not fit the model, or temperature is
+            not positive and finite.
+
+    Reference:
+        Wang, Zhang & Grosse, "Picking winning tickets before training by preserving gradient flow", ICLR 2020, and its
+        code (github.com/alecwangcq/GraSP), whose temperature is 200. Departures: one batch instead of 25 images per
+        class, BatchNorm in evaluation mode, no new initialization of linear layers, and no division by |sum of scores|,
+        which changes no ranking.
+
+    Cost:
+        2 backward passes, the first with its graph kept. 3 x the weights of memory (g, H g and scores) beside the
+        graph.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"grasp: temperature must be > 0 and finite (it divides the outputs), got {temperature}")

@@ -4,10 +4,19 @@ __all__ = ["magnitude"]
 
 
 def magnitude(weights: list[Tensor]) -> list[Tensor]:
-    """score = |w|, in units of w: small weights go first.
+    """Magnitude: score = |w|, so small weights are removed first.
 
-    Source: Han, Pool, Tran & Dally, "Learning both weights and connections", NeurIPS 2015, section 3.
-    weights: tensors of any shape. Returns new tensors of the same shapes, types and devices, without a graph.
-    Cost: no backward pass; the scores, 1 x the weights.
+    Args:
+        weights: Tensors of any shape.
+
+    Returns:
+        New tensors of the same shapes, types and devices, in units of w.
+
+    Reference:
+        Han, Pool, Tran & Dally, "Learning both weights and connections for efficient neural networks", NeurIPS 2015,
+        section 3.
+
+    Cost:
+        No backward pass. 1 x the weights of memory.
     """
     return [weight.detach().abs() for weight in weights]

@@ -1,19 +1,24 @@
 import torch
 from torch import Tensor
 
-from sparsity.criteria._calibration import needs_data
+from sparsity.criteria._checks import needs_data
 
 __all__ = ["random"]
 
 
 @needs_data
 def random(weights: list[Tensor], *, generator: torch.Generator) -> list[Tensor]:
-    """score ~ U[0, 1), whatever the weight: the control arm that any criterion must beat.
+    """Random scores, score ~ U[0, 1): the control that any criterion must beat.
 
-    weights: tensors of any shape, of which only shape and device matter.
-    generator: source of the numbers; the same state gives the same scores on any device of the weights.
-    Returns float32 tensors of the same shapes on the weights' devices, without a graph.
-    Cost: no backward pass; the scores, 1 x the weights.
+    Args:
+        weights: Tensors of any shape. Only their shapes and devices matter.
+        generator: Source of the numbers. The same state gives the same scores, whatever the weights' device.
+
+    Returns:
+        float32 tensors of the weights' shapes on their devices.
+
+    Cost:
+        No backward pass. 1 x the weights of memory.
     """
     draw = [torch.rand(weight.shape, generator=generator, device=generator.device) for weight in weights]
     return [score.to(weight.device) for score, weight in zip(draw, weights, strict=True)]

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sparsity.criteria._calibration import calibrating, needs_data, parameter_names
+from sparsity.criteria._checks import calibrating, needs_data, parameter_names
 
 __all__ = ["synflow"]
 
@@ -16,29 +16,46 @@ def synflow(
     num_rounds: int = 100,
     density: float = 0.01,
 ) -> list[Tensor]:
-    """score = |w| * dR/d|w|, R the sum of the outputs of the network of absolute weights on one input of ones.
+    """Synaptic flow: score = |w| dR/d|w|, computed without data.
 
-    Without data: R sums the product of |w| over all paths from inputs to outputs, so each layer of a chain of layers
-    has scores that sum to R. All in float64: R overflows float32 in deep networks.
-    One round (num_rounds=1) gives these scores. More rounds, as in the source, prune a little, score what is left, and
-    so on, which keeps a layer from losing all its weights: round k of T leaves density^(k/T) of all weights, and the
-    score is the weight's place in the order of removal, 0 for the first. It serves every level down to `density`, and
-    below by the last round's scores. The order is over all tensors jointly, whatever scope cuts the masks.
-    Source: Tanaka, Kunin, Yamins & Ganguli, "Pruning neural networks without any data by iteratively conserving
-    synaptic flow", NeurIPS 2020: 100 rounds, on freshly initialized weights. Departure: biases and running means count
-    as 0, as in the paper's R and as they are in a fresh network; the authors' code (ganguli-lab/Synaptic-Flow) takes
-    their absolute values, and a trained network's running means make negative paths of that.
-    weights: parameters of the model. model, inputs: see sparsity/criteria/__init__.py; only the shape of inputs counts.
-    BatchNorm, in evaluation mode, scales by |gamma| / sqrt(running_var + eps). The model itself is not touched.
-    Returns new float64 tensors of the same shapes, in units of R or, for more than one round, of places; no graph.
-    ValueError if data is missing, a weight is not the model's, num_rounds < 1 or density is not in (0, 1].
-    Cost: num_rounds backward passes of one input; copies, gradients, scores and order in 64 bits, about 12 x float32
-    weights.
+    R is the sum of the outputs of the network with absolute weights, on one input of ones. It is the sum over all paths
+    from inputs to outputs of the product of |w|, so in a chain of layers the scores of each layer sum to R. Everything
+    is computed in float64, since R overflows float32 in deep networks. BatchNorm, in evaluation mode, scales by
+    |gamma| / sqrt(running_var + eps).
+
+    With num_rounds=1 these are the scores. More rounds, as in the reference, prune a little, score the rest, and so on,
+    which keeps a layer from losing all its weights. Round k of T leaves density^(k/T) of all weights, and the score is
+    the position in the order of removal, 0 for the first. It is valid for every density down to `density`; below, the
+    order is that of the last round's scores. The order is over all tensors together, whatever scope the masks have.
+
+    Args:
+        weights: Parameters of the model.
+        model: The model in evaluation mode.
+        inputs: An input of the model (N, ...). Only its shape matters.
+        num_rounds: Number of rounds, >= 1.
+        density: Fraction of weights that the last round leaves, in (0, 1].
+
+    Returns:
+        New float64 tensors of the same shapes, in units of R for one round and of positions for more.
+
+    Raises:
+        ValueError: If data is missing, a weight is not the model's, num_rounds is not a whole number >= 1, or density
+            is not in (0, 1].
+
+    Reference:
+        Tanaka, Kunin, Yamins & Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic
+        flow", NeurIPS 2020, with 100 rounds on freshly initialized weights. Departure: biases and running means count
+        as 0, as in the paper's R and in a fresh network. The authors' code (ganguli-lab/Synaptic-Flow) takes their
+        absolute values, and a trained network's running means then make paths negative.
+
+    Cost:
+        num_rounds backward passes of one input. About 12 x float32 weights of memory: copies, gradients, scores and
+        order, all in 64 bits.
     """
     if num_rounds != int(num_rounds) or num_rounds < 1:
         raise ValueError(f"synflow: num_rounds must be a whole number >= 1, got {num_rounds}")
     if not 0 < density <= 1:
-        raise ValueError(f"synflow: density must be in (0, 1], the fraction that the last round leaves, got {density}")
+        raise ValueError(f"synflow: density must be in (0, 1] (what the last round leaves), got {density}")
     names = parameter_names("synflow", model, weights)
     state = {name: _absolute(name, tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     leaves = [state[name].requires_grad_() for name in names]
@@ -69,7 +86,10 @@ def synflow(
 
 
 def _absolute(name: str, tensor: Tensor) -> Tensor:
-    """A float64 copy of the absolute values; 0 for what a layer adds; other buffers (counts, indices) as they are."""
+    """Absolute values in float64; 0 for biases and running means.
+
+    Buffers of integers, such as counts, are unchanged.
+    """
     if not tensor.is_floating_point():
         return tensor
     absolute = tensor.detach().to(torch.float64, copy=True).abs_()

@@ -1,1 +1,14 @@
-"""One call, `step(closure)`: the optimizer decides how many gradients it needs."""
+"""Optimizers: one class per file, a `torch.optim.Optimizer` with step(closure).
+
+An optimizer decides how many gradients a step takes. The closure clears the gradients, computes the loss and its
+gradients, and returns the loss. All arguments after `params` and `lr` are keywords. They are stored in the parameter
+groups, so `state_dict` contains them.
+
+Class attributes:
+    ranges: Search range of each argument that is worth searching, by name: `SAM.ranges["rho"]`. A search space
+        overrides it. Empty where only `lr` and `weight_decay` matter, whose ranges depend on the task.
+    is_base: False for an optimizer that cannot be the `base` of another one.
+
+The section "Cost" of a docstring counts gradient evaluations per step, and memory beside the weights and their
+gradients in multiples of the weights' own.
+"""

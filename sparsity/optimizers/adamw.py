@@ -1,21 +1,39 @@
 import torch
 
 from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
-from sparsity.optimizers._eager import Eager
+from sparsity.optimizers._without_compiler import Optimizer, without_compiler
 
 __all__ = ["AdamW"]
 
 
-class AdamW(Eager, torch.optim.AdamW):
-    """w <- (1 - lr weight_decay) w - lr m / (sqrt(v) + eps), m and v the bias-corrected means of g and g^2.
+class AdamW(Optimizer, torch.optim.AdamW):
+    """Adam with decoupled weight decay.
 
-    Source: Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2, as torch.optim.AdamW,
-    with its weight_decay 0 by default.
-    lr, eps, weight_decay: >= 0, the decay decoupled and scaled by lr. betas: two numbers in [0, 1). step(closure) calls
-    the closure once and returns its loss. fused: torch's choice of kernel, which changes only the speed.
-    Cost: 1 gradient a step; 2 x the weights of memory (m and v).
-    ValueError for a negative or unknown argument.
+        w <- (1 - lr weight_decay) w - lr m / (sqrt(v) + eps)
+
+    m and v are the bias-corrected exponential means of g and g^2. `step(closure)` calls the closure once and returns
+    its loss; without a closure it uses the gradients that are there.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Learning rate, >= 0.
+        betas: Decay rates of m and v, both in [0, 1).
+        eps: Added to sqrt(v), >= 0, in units of the gradient.
+        weight_decay: Decoupled from the gradient and scaled by lr, >= 0. The default is 0, not torch's 0.01.
+        fused: torch's choice of implementation, which changes the speed only.
+
+    Raises:
+        ValueError: If an argument is out of its range or unknown.
+
+    Reference:
+        Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2, as implemented by
+        `torch.optim.AdamW`.
+
+    Cost:
+        1 gradient per step. 2 x the weights of memory (m and v).
     """
+
+    step = torch.no_grad()(without_compiler(torch.optim.AdamW.step))
 
     def __init__(
         self,

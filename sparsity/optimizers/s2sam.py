@@ -1,23 +1,44 @@
+from typing import ClassVar
+
 import torch
 
-from sparsity.optimizers._perturbed import Perturbed
+from sparsity.optimizers._with_base import OptimizerWithBase, add_scaled, joint_norm
+from sparsity.ranges import Range
 
 __all__ = ["S2SAM"]
 
 
-class S2SAM(Perturbed):
-    """Single-step SAM: the base optimizer's update at w, with the gradient g_t taken at w + e.
+class S2SAM(OptimizerWithBase):
+    """Single-step SAM: update w with the gradient g_t at w + e.
 
-    e = rho g_{t-1} / |g_{t-1}|, along the previous step's gradient, |.| joint over all parameters that had one; the
-    first step has e = 0. So one gradient a step, where SAM takes two.
-    Source: Ji et al., "A single-step, sharpness-aware minimization is all you need to achieve efficient and accurate
-    sparse training", NeurIPS 2024 (S2-SAM).
-    params, lr: as for the base. rho: >= 0, L2 radius in units of w. base: "sgd" or "adamw", with its arguments.
-    step(closure) calls the closure once and returns its loss, which is the one at w + e. The gradient moves into the
-    state as "previous_grad" (so p.grad is None after the step) and outlives zero_grad.
-    Cost: 1 gradient a step; the base's memory, 1 x the weights (g_{t-1}) and, within the step, 2 x (w and e).
-    ValueError for rho < 0, an unknown base or argument, no closure, or a sparse gradient.
+    e = rho g_{t-1} / |g_{t-1}|, along the gradient of the previous step, so a step takes one gradient where SAM takes
+    two. The norm is joint over all parameters that had a gradient. The first step has e = 0.
+
+    `step(closure)` calls the closure once, at w + e, and returns its loss. The gradient moves into the optimizer's
+    state as "previous_grad": `p.grad` is None after the step, and `zero_grad` does not clear it.
+
+    Args:
+        params: Parameters or parameter groups; a group can have its own rho.
+        lr: Learning rate of the base.
+        rho: L2 radius in units of w, >= 0.
+        base: File name of the optimizer that updates w: "sgd" or "adamw".
+        **base_arguments: Arguments of the base, such as momentum and weight_decay.
+
+    Raises:
+        ValueError: If rho is negative or not finite, a base or an argument is unknown, the closure is missing, or a
+            gradient is sparse.
+
+    Reference:
+        Ji et al., "A single-step, sharpness-aware minimization is all you need to achieve efficient and accurate sparse
+        training", NeurIPS 2024.
+
+    Cost:
+        1 gradient per step. The memory of the base, 1 x the weights (g_{t-1}) and, within the step, 2 x the weights (w
+        and e).
     """
+
+    # search_spaces/cnn.py: 0.05 to 1; small_cnn.py: 0.02 to 0.5, initial 0.1
+    ranges: ClassVar = {"rho": Range(0.02, 1.0, 0.1)}
 
     def __init__(self, params, lr: float, *, rho: float = 0.05, base: str = "sgd", **base_arguments):
         super().__init__(params, lr, base=base, base_arguments=base_arguments, rho=rho)
@@ -25,13 +46,16 @@ class S2SAM(Perturbed):
     @torch.no_grad()
     def step(self, closure=None):
         evaluate = self.evaluation(closure)
-        params = [p for group in self.param_groups for p in group["params"]]
-        previous = {p: self.state[p]["previous_grad"] for p in params if "previous_grad" in self.state.get(p, {})}
-        with self.ascended(previous):
+        previous = {p: state["previous_grad"] for p, state in self.state.items() if "previous_grad" in state}
+        groups = self.by_group(previous) if self.is_on else []
+        with self.restored(p for _, w, _ in groups for p in w):
+            norm = joint_norm(g for _, _, gradients in groups for g in gradients)
+            for group, w, g in groups:
+                add_scaled(w, g, group["rho"] / norm)  # e = rho g_{t-1} / |g_{t-1}|
             loss = evaluate()
         gradients = self.gradients()
         for p in previous:
-            del self.state[p]["previous_grad"]  # AdamW takes a state that is not empty for one that it has filled
+            del self.state[p]["previous_grad"]  # AdamW initializes its own state only where the state is empty
         self.base.step()
         for p, gradient in gradients.items():
             self.state[p]["previous_grad"], p.grad = gradient, None

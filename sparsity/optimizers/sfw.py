@@ -1,10 +1,12 @@
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
-from sparsity.optimizers._eager import Optimizer
+from sparsity.optimizers._without_compiler import Optimizer
+from sparsity.ranges import Range
 
 __all__ = ["SFW"]
 
@@ -13,37 +15,65 @@ RESCALES = ("gradient", "diameter", "none")
 
 
 class SFW(Optimizer):
-    """Stochastic Frank-Wolfe on the K-sparse polytope: w <- (1 - eta) w + eta v, towards the vertex v that d favours.
+    """Stochastic Frank-Wolfe: each step moves w towards a sparse vertex.
 
-    d <- momentum d + (1 - momentum) g, d = g at first. v = -r sign(d) at the K largest |d|, 0 elsewhere: it minimizes
-    <d, v> over the polytope, the convex hull of vectors with K entries of -r or r = {|w|_inf <= r, |w|_1 <= K r}.
-    K = min(max(min_k, floor(k_fraction n)), n) and r = D / (2 sqrt(K)) in each tensor, D the polytope's L2 diameter.
-    Source: Lu et al., "Learning pruning-friendly networks via Frank-Wolfe: one-shot, any-sparsity, and no retraining",
-    ICLR 2022, and the authors' code for the defaults.
-    params: tensors of more than one dimension are constrained. Others (biases, norm scales, gates) are not: the default
-        initialization of their layer, hence their D, cannot be told from the tensor, and pruning leaves them. They
-        take w <- w - lr d, the length of step that rescale "gradient" gives. (The authors constrain them as well.)
-    At construction (and by add_param_group) weights outside the polytope are scaled into it, in place, by the largest
-        factor that does: so build it after the weights have their values. Convexity keeps them inside. (The authors
-        round the factor down to a smaller multiple.)
-    lr: >= 0; the source's is 1.0. rescale: what eta, clamped to [0, 1], is: "gradient" lr |d| / |w - v|, a step of
-        length lr |d|; "diameter" lr / D; "none" or None lr itself.
-    mode: what tau > 0 sets: "initialization" D = 2 tau N, N the norm that torch's default initialization gives to a
-        linear or convolution weight, sqrt(shape[0] / 3) (root mean square; the mean that the source samples is less by
-        one part in 10 n); "diameter" D = tau; "radius" r = tau. Embeddings count as linear weights.
-        Choosing tau: with rescale "gradient" a step shrinks what is left of the initial weights by the factor 1 - eta,
-        where eta is about lr |d| / (tau N), so they are gone once lr times the sum of |d| over all steps is several tau
-        N. The source's 15 is for 200 epochs on CIFAR; a run with fewer steps needs a smaller tau. Below a tau that
-        depends on the data (about 1 on scikit-learn's digits) the polytope is too small to fit it.
-    momentum: in [0, 1). k_fraction: in (0, 1]; the fewer the nonzero elements of a vertex, the sparser the weights.
-    min_k: >= 1.
-    SFW-Init, a scale for each layer that is learned on data before training, off in the WCR paper's runs, is not here.
-    It takes no base and no weight decay, and is nobody's base. step(closure) calls the closure once.
-    Cost: 1 gradient a step and a top-k a tensor; 1 x the weights of memory (d), within the step 3 x the largest tensor.
-    ValueError for a argument out of its range or unknown, a base, a weight decay.
+        d <- momentum d + (1 - momentum) g, with d = g at the first step
+        v  = -r sign(d) at the K largest |d|, 0 elsewhere
+        w <- (1 - eta) w + eta v
+
+    The vertex v minimizes <d, v> over the polytope {|w|_inf <= r, |w|_1 <= K r}, the convex hull of the vectors with K
+    entries of -r or r. Each tensor has its own K = min(max(min_k, floor(k_fraction n)), n) and r = D / (2 sqrt(K)),
+    where n is its number of elements and D the L2 diameter of its polytope. `mode` defines D and `rescale` eta.
+
+    Only tensors of more than one dimension are constrained. Biases, normalization scales and gates take
+    w <- w - lr d instead: pruning leaves them alone, and a tensor does not tell how its layer initialized it, which D
+    depends on. (The authors constrain them too.)
+
+    Build the optimizer after the weights have their initial values. The constructor and `add_param_group` scale weights
+    outside of their polytope into it, in place, by the largest factor that suffices. Convexity keeps them inside. (The
+    authors round that factor down to a smaller multiple.)
+
+    Choosing tau: with rescale "gradient", a step shrinks what is left of the initial weights by the factor 1 - eta,
+    where eta is about lr |d| / (tau N). The initial weights have vanished once lr times the sum of |d| over all steps
+    is several tau N. The reference's 15 is for 200 epochs on CIFAR; shorter runs need a smaller tau. Below a tau that
+    depends on the data, about 1 on scikit-learn's digits, the polytope is too small to fit the data.
+
+    `step(closure)` calls the closure once and returns its loss; without a closure it uses the gradients that are there.
+    SFW has no base and no weight decay, and cannot be a base. SFW-Init, which learns a scale for each layer before
+    training, is not implemented; the WCR paper does not use it.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Learning rate, >= 0; 1.0 in the reference.
+        momentum: In [0, 1).
+        k_fraction: In (0, 1]. Fewer nonzero elements in a vertex give sparser weights.
+        min_k: Lower bound of K, a whole number >= 1.
+        tau: Size of the polytope, > 0, see `mode`.
+        mode: What tau sets. "initialization": D = 2 tau N, where N = sqrt(shape[0] / 3) is the root mean square norm of
+            a linear or convolution weight under torch's default initialization (the reference samples the mean norm,
+            which is smaller by one part in 10 n; embeddings count as linear weights). "diameter": D = tau. "radius":
+            r = tau.
+        rescale: Definition of eta, which is clamped to [0, 1]. "gradient": lr |d| / |w - v|, a step of length lr |d|.
+            "diameter": lr / D. "none" or None: lr.
+
+    Raises:
+        ValueError: If an argument is out of its range or unknown, or a base or a weight decay is given.
+
+    Reference:
+        Lu et al., "Learning pruning-friendly networks via Frank-Wolfe: one-shot, any-sparsity, and no retraining", ICLR
+        2022. The defaults are those of the authors' code.
+
+    Cost:
+        1 gradient and one top-k selection per tensor and step. 1 x the weights of memory (d) and, within the step, 3 x
+        the largest tensor.
     """
 
     is_base = False
+    # search_spaces/cnn.py: tau 3 to 50, for 200 epochs; small_cnn.py: 0.5 to 15, initial 1.0, for 640 steps
+    ranges: ClassVar = {
+        "tau": Range(0.5, 50.0, 1.0),
+        "k_fraction": Range(1e-3, 0.1, 3e-3),
+    }
 
     def __init__(
         self,
@@ -61,7 +91,7 @@ class SFW(Optimizer):
         if decay := unknown.pop("weight_decay", 0):
             raise ValueError(f"SFW: weight_decay must be 0 or left out (the polytope bounds the weights), got {decay}")
         if "base" in unknown:
-            raise ValueError(f"SFW: base must be left out (its step is no other's update), got {unknown['base']!r}")
+            raise ValueError(f"SFW: base must be left out (SFW updates the weights itself), got {unknown['base']!r}")
         refuse_unknown("SFW", unknown, keywords(SFW))
         arguments = {"momentum": momentum, "k_fraction": k_fraction, "min_k": min_k, "tau": tau, "mode": mode}
         super().__init__(params, {"lr": lr, **arguments, "rescale": rescale or "none"})
@@ -101,7 +131,7 @@ class SFW(Optimizer):
 
 
 def polytope(p: Tensor, group: dict) -> tuple[int, float]:
-    """(K, r) of a tensor."""
+    """Return K and r of a tensor's polytope."""
     k = min(max(int(group["min_k"]), int(group["k_fraction"] * p.numel())), p.numel())
     tau = group["tau"]
     if group["mode"] == "radius":
@@ -111,7 +141,7 @@ def polytope(p: Tensor, group: dict) -> tuple[int, float]:
 
 
 def vertex(d: Tensor, k: int, radius: float) -> Tensor:
-    """-r sign(d) at the k largest |d|, 0 elsewhere (and where d is 0)."""
+    """Return -r sign(d) at the k largest |d|, 0 elsewhere and where d is 0."""
     flat = d.flatten()
     largest = flat.abs().topk(k, sorted=False).indices
     return torch.zeros_like(flat).index_copy_(0, largest, flat[largest].sign() * -radius).view(d.shape)
@@ -131,8 +161,8 @@ def _move(p: Tensor, d: Tensor, group: dict) -> None:
 @torch.no_grad()
 def _scale_inside(p: Tensor, k: int, radius: float) -> None:
     largest, total = p.abs().max(), p.abs().sum()
-    factor = torch.minimum(radius / largest, k * radius / total).clamp(max=1)  # inf for zeros: 1
-    p.mul_(factor).clamp_(-radius, radius)  # the product's rounding
+    factor = torch.minimum(radius / largest, k * radius / total).clamp(max=1)  # zeros give inf, hence 1
+    p.mul_(factor).clamp_(-radius, radius)  # rounding can exceed r
 
 
 def _check(group: dict) -> None:

@@ -1,20 +1,39 @@
 import torch
 
 from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
-from sparsity.optimizers._eager import Eager
+from sparsity.optimizers._without_compiler import Optimizer, without_compiler
 
 __all__ = ["SGD"]
 
 
-class SGD(Eager, torch.optim.SGD):
-    """v <- momentum v + (g + weight_decay w); w <- w - lr v (nesterov: w - lr (g + weight_decay w + momentum v)).
+class SGD(Optimizer, torch.optim.SGD):
+    """Stochastic gradient descent with momentum and coupled weight decay.
 
-    Source: torch.optim.SGD, with momentum 0.9 by default as in the WCR paper's runs (arXiv 2511.14282, appendix C).
-    lr, weight_decay: >= 0, the decay coupled, i.e. added to the gradient. momentum: in [0, 1). step(closure) calls the
-    closure once and returns its loss. fused: torch's choice of kernel, which changes only the speed.
-    Cost: 1 gradient a step; 1 x the weights of memory (v; 0 without momentum).
-    ValueError for a negative or unknown argument.
+        v <- momentum v + g + weight_decay w
+        w <- w - lr v
+
+    With nesterov, w <- w - lr (g + weight_decay w + momentum v). `step(closure)` calls the closure once and returns its
+    loss; without a closure it uses the gradients that are there.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Learning rate, >= 0.
+        momentum: In [0, 1).
+        weight_decay: Added to the gradient as weight_decay w, >= 0.
+        nesterov: Whether to use Nesterov momentum, which needs momentum > 0.
+        fused: torch's choice of implementation, which changes the speed only.
+
+    Raises:
+        ValueError: If an argument is out of its range or unknown.
+
+    Reference:
+        `torch.optim.SGD`. The default momentum of 0.9 is that of the WCR paper (arXiv 2511.14282, appendix C).
+
+    Cost:
+        1 gradient per step. 1 x the weights of memory (v), none without momentum.
     """
+
+    step = torch.no_grad()(without_compiler(torch.optim.SGD.step))
 
     def __init__(
         self,
@@ -30,7 +49,7 @@ class SGD(Eager, torch.optim.SGD):
         refuse_unknown("SGD", unknown, keywords(SGD))
         check_nonnegative("SGD", lr=lr, weight_decay=weight_decay)
         if not 0 <= momentum < 1:
-            raise ValueError(f"SGD: momentum must be in [0, 1) (at 1 nothing is ever forgotten), got {momentum}")
+            raise ValueError(f"SGD: momentum must be in [0, 1) (at 1, old gradients never fade), got {momentum}")
         if nesterov and not momentum:
-            raise ValueError("SGD: momentum must be > 0 (nesterov looks ahead along it), got 0")
+            raise ValueError("SGD: momentum must be > 0 with nesterov (which looks ahead along it), got 0")
         super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)

@@ -1,27 +1,44 @@
 import math
 
-from sparsity.regularizer import ClosedForm
+from sparsity.closed_form import ClosedForm
+from sparsity.ranges import Range
 
 __all__ = ["HoyerSquare"]
 
 
 class HoyerSquare(ClosedForm):
-    """R(W) = (sum|w|)^2 / sum(w^2), one term per weight tensor, summed over tensors.
+    """Hoyer-square penalty: R(W) = (sum|w|)^2 / sum(w^2), summed over weight tensors.
 
-    dR/dw_i = 2 (A/Q) sign(w_i) - 2 (A/Q)^2 w_i with A = sum|w|, Q = sum(w^2) + eps; 0 at an all-zero tensor.
-    Source: Yang, Wen & Li, "DeepHoyer", ICLR 2020, the Hoyer-Square measure H_S(W) and its gradient.
-    weights: tensors of any shape; the caller leaves out biases and norm scales.
-    eps: added to the denominator, in units of w^2, so an all-zero tensor scores 0 (ours).
-    Cost: no extra gradient evaluation; up to 1 x the weights of memory in the backward pass (its gradient).
-    Returns a scalar in [0, number of weights], same for w and c*w up to eps. ValueError if eps <= 0.
+    Scale-invariant, and per tensor between 1 (one nonzero weight) and n (all magnitudes equal). With A = sum|w| and
+    Q = sum(w^2) + eps, dR/dw_i = 2 (A/Q) sign(w_i) - 2 (A/Q)^2 w_i. A tensor of zeros has R = 0 and gradient 0.
+
+    Args:
+        weights: Tensors of any shape. Biases and normalization scales are the caller's to leave out.
+        eps: Added to sum(w^2), in units of w^2, so that a tensor of zeros scores 0. Not in the reference.
+
+    Raises:
+        ValueError: If eps is not positive and finite.
+
+    Reference:
+        Yang, Wen & Li, "DeepHoyer: learning sparser neural network with differentiable scale-invariant sparsity
+        measures", ICLR 2020, the Hoyer-Square measure H_S(W).
+
+    Cost:
+        No extra gradient evaluation. Up to 1 x the weights of memory in the backward pass (the penalty's gradient).
     """
+
+    # search_spaces/cnn.py: 1e-8 to 1e-4; small_cnn.py: 1e-5 to 1e-3, initial 1e-4
+    lam_range = Range(1e-8, 1e-3, 1e-4)
 
     def __init__(self, weights, *, eps: float = 1e-12):
         if not 0 < eps < math.inf:
-            raise ValueError(f"HoyerSquare: eps must be > 0 and finite (it guards all-zero tensors), got {eps}")
+            raise ValueError(f"HoyerSquare: eps must be > 0 and finite (zeros would divide by 0), got {eps}")
         super().__init__(weights)
         self.eps = eps
         self.kernel = ("hoyer_square", eps)
+
+    def formula(self, w):
+        return w.abs().sum() ** 2 / (w.square().sum() + self.eps)
 
     def statistics(self, w):
         return w.abs().sum(), w.square().sum()

@@ -1,5 +1,3 @@
-"""The control arm: no regularizer."""
-
 import torch
 
 from sparsity.regularizer import Regularizer
@@ -8,9 +6,15 @@ __all__ = ["NoRegularizer"]
 
 
 class NoRegularizer(Regularizer):
-    """R(W) = 0, a scalar on the weights' device, so that `loss + lam * R()` needs no case of its own.
+    """No regularizer: R(W) = 0, the control.
 
-    Cost: no extra gradient evaluation and no extra memory.
+    R() is a scalar on the weights' device, so `loss + lam * R()` needs no special case.
+
+    Args:
+        weights: Tensors of any shape.
+
+    Cost:
+        No extra gradient evaluation and no extra memory.
     """
 
     def forward(self) -> torch.Tensor:

@@ -1,34 +1,55 @@
 import math
 
-from sparsity.regularizer import ClosedForm
+from sparsity.closed_form import ClosedForm
+from sparsity.ranges import Range
 
 __all__ = ["WCR"]
 
 
 class WCR(ClosedForm):
-    """R(W) = 1 / (V + eps), V the variance of a tensor's magnitudes, one term per weight tensor, summed over tensors.
+    """Weight concentration: R(W) = 1 / (V + eps), summed over weight tensors.
 
-    a_i = sqrt(w_i^2 + smooth), V = mean(a^2) - mean(a)^2 = mean((a - mean(a))^2), the form computed: it keeps its
-    digits in float32 when all magnitudes are close to equal.
-    dR/dw_i = -(2/n) (1 - mean(a)/a_i) w_i / (V + eps)^2: weights below the mean magnitude shrink, those above it grow.
-    Source: Yun, Jo & Lee, weight concentration regularization, 2025, arXiv 2511.14282, eqs. 1-3.
-    weights: tensors of any shape; the caller leaves out biases and norm scales.
-    smooth: in units of w^2, makes |w| differentiable at 0. eps: in units of w^2, bounds R by 1/eps at V = 0. Both ours.
-    The gradient is (1 + eps/V)^-2 times that at eps = 0, so eps makes a relative difference of about 2 eps/V where V is
-    well above eps. As V falls the gradient grows like V^-1.5 until V is near eps: LoRA's B, whose first AdamW step
-    makes all magnitudes nearly equal, needs eps = 1e-4 (search_spaces/lora.py).
-    Cost: no extra gradient evaluation; up to 1 x the weights of memory in the backward pass (its gradient).
-    Returns a scalar in (0, number of tensors / eps], in units of 1/w^2. ValueError if smooth <= 0 or eps <= 0.
+    V is the variance of a tensor's magnitudes a_i = sqrt(w_i^2 + smooth). It is computed as mean((a - mean(a))^2),
+    which keeps its digits in float32 when all magnitudes are nearly equal.
+
+        dR/dw_i = -(2/n) (1 - mean(a) / a_i) w_i / (V + eps)^2
+
+    Weights below the mean magnitude shrink, those above it grow. R is in units of 1/w^2, at most 1/eps per tensor.
+
+    Choosing eps: the gradient is (1 + eps/V)^-2 times that at eps = 0, so eps makes a relative difference of about
+    2 eps/V where V is well above eps. As V falls, the gradient grows like V^-1.5 until V is near eps. LoRA's factor B,
+    whose first AdamW step makes all magnitudes nearly equal, needs eps = 1e-4 (search_spaces/lora.py).
+
+    Args:
+        weights: Tensors of any shape. Biases and normalization scales are the caller's to leave out.
+        smooth: In units of w^2; makes |w| differentiable at 0. Not in the reference.
+        eps: In units of w^2; bounds R where V is 0. Not in the reference.
+
+    Raises:
+        ValueError: If smooth or eps is not positive and finite.
+
+    Reference:
+        Yun, Jo & Lee, weight concentration regularization, 2025, arXiv 2511.14282, equations 1 to 3.
+
+    Cost:
+        No extra gradient evaluation. Up to 1 x the weights of memory in the backward pass (the penalty's gradient).
     """
+
+    # search_spaces/cnn.py: 1e-6 to 1e-3; small_cnn.py: 1e-6 to 1e-4; initial 1e-5 in both
+    lam_range = Range(1e-6, 1e-3, 1e-5)
 
     def __init__(self, weights, *, smooth: float = 1e-8, eps: float = 1e-8):
         if not 0 < smooth < math.inf:
             raise ValueError(f"WCR: smooth must be > 0 and finite (it makes |w| differentiable at 0), got {smooth}")
         if not 0 < eps < math.inf:
-            raise ValueError(f"WCR: eps must be > 0 and finite (it guards tensors of equal magnitudes), got {eps}")
+            raise ValueError(f"WCR: eps must be > 0 and finite (V is 0 where all magnitudes are equal), got {eps}")
         super().__init__(weights)
         self.smooth, self.eps = smooth, eps
         self.kernel = ("wcr", smooth, eps)
+
+    def formula(self, w):
+        a = (w.square() + self.smooth).sqrt()
+        return 1 / (a.var(correction=0) + self.eps)
 
     def magnitude(self, w):
         return (w * w).add_(self.smooth).sqrt_()
@@ -38,7 +59,7 @@ class WCR(ClosedForm):
         mean = a.mean()
         return mean, (a - mean).square().mean()
 
-    def merge(self, n, *statistics):  # the law of total variance: within blocks and between them
+    def merge(self, n, *statistics):  # law of total variance
         mean, variance = statistics
         share = n / n.sum()
         total = (share * mean).sum()
@@ -50,8 +71,8 @@ class WCR(ClosedForm):
     def gradient(self, scale, n, mean, variance):
         factor = scale * (-2 / n) / (variance + self.eps) ** 2
 
-        def formula(w):
+        def slope(w):
             a = self.magnitude(w)
-            return (a - mean) / a * w * factor  # (1 - mean/a) w, with the digits of a - mean kept
+            return (a - mean) / a * w * factor  # (1 - mean/a) w, without its loss of digits
 
-        return formula
+        return slope

@@ -10,7 +10,7 @@ from search_spaces import SearchSpace, by_optimizer, by_regularizer
 from service import Sweep
 from trainables.config import TrialConfig
 
-SWEEPS = sparsity.choices("sweeps")
+SWEEPS = sparsity.names("sweeps")
 
 
 def load_sweep(name):

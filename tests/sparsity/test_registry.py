@@ -6,13 +6,13 @@ import pytest
 import sparsity
 
 
-def test_loads_a_method_by_its_file_name():
+def test_load_returns_the_public_object_of_a_file():
     assert sparsity.load("regularizers", "wcr").__name__ == "WCR"
     assert sparsity.load("criteria", "magnitude").__name__ == "magnitude"
-    assert sparsity.find("sparsity.optimizers", "sam") is sparsity.load("optimizers", "sam")
+    assert sparsity.load("sparsity.optimizers", "sam") is sparsity.load("optimizers", "sam")
 
 
-def test_the_menu_is_the_sorted_listing_without_helpers(tmp_path, monkeypatch):
+def test_names_are_the_sorted_files_without_helpers(tmp_path, monkeypatch):
     folder = tmp_path / "cuisine"
     folder.mkdir()
     (folder / "__init__.py").touch()
@@ -22,28 +22,31 @@ def test_the_menu_is_the_sorted_listing_without_helpers(tmp_path, monkeypatch):
     (folder / "tea.py").write_text("__all__ = ['Tea']\nTea = 'green'\n")
     (folder / "notes.txt").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert sparsity.choices("cuisine") == ["cake", "soup", "tea"]
-    assert sparsity.find("cuisine", "tea") == "green"
+    assert sparsity.names("cuisine") == ["cake", "soup", "tea"]
+    assert sparsity.load("cuisine", "tea") == "green"
     with pytest.raises(ValueError, match=r"^cuisine: name must be one of cake, soup, tea, got 'coffee'$"):
-        sparsity.find("cuisine", "coffee")
+        sparsity.load("cuisine", "coffee")
     with pytest.raises(RuntimeError, match="imported"):  # an error inside a method is not hidden
-        sparsity.find("cuisine", "soup")
+        sparsity.load("cuisine", "soup")
 
 
-def test_unknown_kind_or_name_says_what_is_valid():
-    choices = ", ".join(sparsity.names("regularizers"))
-    with pytest.raises(ValueError, match=rf"^regularizers: name must be one of {choices}, got 'foo'$"):
+def test_an_unknown_name_raises_with_the_valid_ones():
+    valid = ", ".join(sparsity.names("regularizers"))
+    with pytest.raises(ValueError, match=rf"^regularizers: name must be one of {valid}, got 'foo'$"):
         sparsity.load("regularizers", "foo")
     with pytest.raises(ValueError, match=r"^regularizers: name must be one of .*, got '_base'$"):
         sparsity.load("regularizers", "_base")
-    for call in (lambda: sparsity.names("colors"), lambda: sparsity.load("colors", "red")):
-        with pytest.raises(
-            ValueError, match=r"^sparsity: kind must be one of criteria, optimizers, regularizers, got 'col"
-        ):
+
+
+@pytest.mark.parametrize("kind", ["colors", "no_such_package.inside", "sparsity.no_such", "sparsity.masks"])
+def test_an_unknown_kind_raises_with_the_valid_ones(kind):
+    message = (
+        r"^sparsity: kind must be one of criteria, optimizers, regularizers, "
+        rf"or an importable package of methods, got '{kind}'$"
+    )
+    for call in (lambda: sparsity.names(kind), lambda: sparsity.load(kind, "red")):
+        with pytest.raises(ValueError, match=message):
             call()
-    for package in ("no_such_package", "no_such_package.inside", "sparsity.no_such", "sparsity.masks"):
-        with pytest.raises(ValueError, match=rf"^choices: package must be an importable package .*, got '{package}'$"):
-            sparsity.choices(package)
 
 
 def test_listing_imports_neither_torch_nor_the_methods():

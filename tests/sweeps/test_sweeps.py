@@ -110,7 +110,7 @@ def test_every_sweep_trains_each_of_its_arms_for_two_steps(name, data_folder):
     data = None
     for arm in arms:
         config = make_config(small, arm.choices, arm.initial_point)
-        task_class = sparsity.find("trainables.tasks", config.task)
+        task_class = sparsity.load("trainables.tasks", config.task)
         data = data or task_class.load(config, folder and str(folder))
         _, evaluation = train(task_class(config, data), config)
         assert 0 <= evaluation.metrics[sweep.trial.target_sparsity][task_class.objective] <= 1

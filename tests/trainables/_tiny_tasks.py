@@ -46,7 +46,7 @@ def tiny_config(architecture: str, **fields) -> TrialConfig:
 
 
 def make_tiny_task(config: TrialConfig, device: str = "cpu"):
-    return sparsity.find("trainables.tasks", config.task)(config, _data(config.architecture), device)
+    return sparsity.load("trainables.tasks", config.task)(config, _data(config.architecture), device)
 
 
 @functools.cache
@@ -54,7 +54,7 @@ def _data(architecture: str):
     config = tiny_config(architecture)
     if config.task == "unet":
         return _slices()
-    load = sparsity.find("trainables.tasks", config.task).load
+    load = sparsity.load("trainables.tasks", config.task).load
     if config.task != "lora":
         return load(config)
     with tempfile.TemporaryDirectory() as folder:

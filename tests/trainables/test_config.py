@@ -56,7 +56,7 @@ def test_what_has_no_default_must_be_given(field):
 def test_an_unknown_name_is_answered_with_the_valid_ones(field, name):
     ((where, message),) = faults(**{field: name})
     assert where == (field,)
-    assert message == f"{field}: must be one of {', '.join(sparsity.choices(CHOICES[field]))}, got {name!r}"
+    assert message == f"{field}: must be one of {', '.join(sparsity.names(CHOICES[field]))}, got {name!r}"
 
 
 @pytest.mark.parametrize("value", [1.0, 1.5, -0.01, float("nan"), float("inf")])

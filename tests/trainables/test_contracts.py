@@ -49,7 +49,7 @@ def trained(architecture):
 
 
 @pytest.mark.parametrize("criterion", sparsity.names("criteria"))
-@pytest.mark.parametrize("architecture", sparsity.choices("trainables.architectures"))
+@pytest.mark.parametrize("architecture", sparsity.names("trainables.architectures"))
 def test_checkpoint_is_the_evaluated_network(architecture, criterion, tmp_path):
     config = tiny_config(architecture, criterion=criterion, crit=arguments(architecture, criterion))
     if message := REFUSED.get((architecture, criterion)):
@@ -112,7 +112,7 @@ def test_every_regularizer_resumes_in_every_pruning_schedule(pruning_schedule, a
 
 def test_all_pruning_schedules_are_tried():
     assert {pruning_schedule for pruning_schedule, _ in SCHEDULES} == set(
-        sparsity.choices("trainables.pruning_schedules")
+        sparsity.names("trainables.pruning_schedules")
     )
 
 
@@ -171,4 +171,4 @@ def test_two_steps_on_the_meta_device(task, optimizer, regularizer, monkeypatch)
 
 
 def test_all_tasks_are_tried():
-    assert set(NETWORKS) == set(sparsity.choices("trainables.tasks"))
+    assert set(NETWORKS) == set(sparsity.names("trainables.tasks"))

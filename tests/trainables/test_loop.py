@@ -91,7 +91,7 @@ def test_only_the_seed_determines_the_weights(tiny, make_task):
     assert not equal(dict(weights(2)), dict(one))
 
 
-@pytest.mark.parametrize("schedule", sparsity.choices("trainables.lr_schedules"))
+@pytest.mark.parametrize("schedule", sparsity.names("trainables.lr_schedules"))
 def test_learning_rate_schedule_is_stepped(tiny, make_task, schedule):
     """The final lr of torch's schedulers, and of the paper's rule, after 3 epochs of 4 steps."""
     arguments = {"step_decay": {"decay_every": 2}, "linear_warmup": {"num_warmup_steps": 2}}
@@ -277,7 +277,7 @@ def test_load_task_loads_data(tiny):
 # ---- gates ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", sparsity.choices("trainables.lr_schedules"))
+@pytest.mark.parametrize("schedule", sparsity.names("trainables.lr_schedules"))
 @pytest.mark.parametrize("regularizer", GATED)
 def test_schedules_keep_the_ratio_of_gate_lr_to_lr(tiny, make_task, regularizer, schedule):
     arguments = {"step_decay": {"decay_every": 1}, "linear_warmup": {"num_warmup_steps": 2}}

@@ -87,7 +87,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
         raise ValueError(
             f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"
         ) from error
-    model = construct(f"{folder}: model", sparsity.find("trainables.architectures", architecture), arguments=arguments)
+    model = construct(f"{folder}: model", sparsity.load("trainables.architectures", architecture), arguments=arguments)
     try:
         add_biases(model, config.get("added_biases", ()))
     except (AttributeError, TypeError, ValueError) as error:

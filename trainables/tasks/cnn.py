@@ -62,7 +62,7 @@ class CNN(Task):
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> LoadedImages:
         check_name("trainables.datasets", config.dataset, "dataset")
-        images = construct("data", sparsity.find("trainables.datasets", config.dataset), root, arguments=config.data)
+        images = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(images, Images):
             raise ValueError(f"dataset: must be one of labelled images, such as cifar10, got {config.dataset!r}")
         train, _ = images.split(config.train_size)
@@ -98,7 +98,7 @@ class CNN(Task):
         return self.splits[name]
 
     def build_model(self) -> nn.Module:
-        build = sparsity.find("trainables.architectures", self.architecture)
+        build = sparsity.load("trainables.architectures", self.architecture)
         model = construct("model", build, **self.shape, arguments=self.model_arguments)
         return model.to(self.device, memory_format=torch.channels_last)  # the fastest layout for convolutions
 

@@ -95,7 +95,7 @@ class LoRA(Task):
     def load(cls, config: TrialConfig, root: str | None = None) -> LoadedQuestions:
         check_name("trainables.datasets", config.dataset, "dataset")
         check_config(config)
-        questions = construct("data", sparsity.find("trainables.datasets", config.dataset), root, arguments=config.data)
+        questions = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(questions, Questions):
             raise ValueError(
                 f"dataset: must be one of questions with candidate answers, such as commonsense, got {config.dataset!r}"
@@ -144,7 +144,7 @@ class LoRA(Task):
     # ---- the network -------------------------------------------------------------------------------------------
 
     def build_model(self) -> nn.Module:
-        build = sparsity.find("trainables.architectures", self.config.architecture)
+        build = sparsity.load("trainables.architectures", self.config.architecture)
         network = construct("model", build, arguments=self.config.model)
         self._network_config = network_config(network)
         return add_adapters(network, self.settings, self.device)

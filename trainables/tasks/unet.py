@@ -90,7 +90,7 @@ class UNet(Task):
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> Slices:
         check_name("trainables.datasets", config.dataset, "dataset")
-        slices = construct("data", sparsity.find("trainables.datasets", config.dataset), root, arguments=config.data)
+        slices = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(slices, Slices):
             raise ValueError(f"dataset: must be one of image slices with masks, such as lgg, got {config.dataset!r}")
         return slices
@@ -112,7 +112,7 @@ class UNet(Task):
         )
 
     def build_model(self) -> nn.Module:
-        build = sparsity.find("trainables.architectures", self.architecture)
+        build = sparsity.load("trainables.architectures", self.architecture)
         model = construct("model", build, **self.shape, arguments=self.model_arguments)
         return model.to(self.device, memory_format=torch.channels_last)
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
 from sparsity import masks
-from sparsity.criteria import _layers
+from sparsity.criteria import _layer_gradients
 from sparsity.criteria.compensation import compensation
 from sparsity.criteria.magnitude import magnitude
 
@@ -74,10 +74,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("block", [_layers.BLOCK, 1], ids=["at once", "sample by sample"])
+@pytest.mark.parametrize("block", [_layer_gradients.BLOCK, 1], ids=["at once", "sample by sample"])
 @pytest.mark.parametrize("case", CASES)
 def test_shift_and_score_are_the_least_squares_solution_on_per_sample_jacobians(case, block, monkeypatch):
-    monkeypatch.setattr(_layers, "BLOCK", block)
+    monkeypatch.setattr(_layer_gradients, "BLOCK", block)
     layers, shape = copy.deepcopy(CASES[case])
     x = torch.randn(7, *shape, generator=torch.Generator().manual_seed(1)).double()
     nn.Sequential(*layers).double().eval()(x)  # sizes the lazy layer

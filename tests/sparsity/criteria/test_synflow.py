@@ -98,7 +98,7 @@ def test_depth_does_not_overflow():
         ({"density": 1.1}, "synflow: density must be in (0, 1], the fraction that the last round leaves, got 1.1"),
     ],
 )
-def test_bad_knobs_get_one_clear_line(arguments, message):
+def test_bad_arguments_get_one_clear_line(arguments, message):
     net, weights = chain(2, 2)
     with pytest.raises(ValueError) as error:  # noqa: PT011
         synflow(weights, model=net, inputs=torch.zeros(1, 2), **arguments)

@@ -11,7 +11,7 @@ def test_keywords_are_the_named_arguments():
     assert keywords(Method) == ["rho", "base"]
 
 
-def test_refuse_unknown_names_the_knob_and_the_valid_ones():
+def test_refuse_unknown_names_the_argument_and_the_valid_ones():
     refuse_unknown("Method", {"rho": 1}, keywords(Method))
     with pytest.raises(ValueError, match=r"^Method: arguments must be among lr, base, rho, got 'roh'$"):
         refuse_unknown("Method", {"roh": 1}, keywords(Method))

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,24 @@ def test_a_group_has_its_own_rho():
     assert torch.equal(seen[0][0], seen[1][0])
     g = torch.cat([torch.tensor(A) * seen[0][0], torch.tensor(B) * (seen[0][1] - 1)])
     torch.testing.assert_close(seen[1][1] - seen[0][1], 0.5 * g[3:] / g.norm())
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_first_gradient_is_freed_before_the_second_is_computed(adaptive):
+    w, v, loss = problem()
+    optimizer = SAM([{"params": [w]}, {"params": [v]}], 0.05, rho=0.1, adaptive=adaptive)
+    first = []
+
+    def closure():
+        optimizer.zero_grad()
+        assert not any(gradient() is not None for gradient in first)
+        value = loss()
+        value.backward()
+        first.extend(weakref.ref(p.grad) for p in (w, v))
+        return value.detach()
+
+    optimizer.step(closure)
+    assert len(first) == 4
 
 
 def test_adaptive_is_scale_invariant():

@@ -15,7 +15,7 @@ NUM_CLASSES = {"svhn": 10, "cifar100": 100, "tiny_imagenet": 200}
 def test_the_dataset_reads_what_was_generated(tmp_path, name):
     num = NUM_CLASSES[name]
     generate(name, tmp_path / "new", num_train=num + 5, num_test=num)
-    data = sparsity.find("trainables.datasets", name)(tmp_path / "new")
+    data = sparsity.load("trainables.datasets", name)(tmp_path / "new")
     assert data.num_classes == num
     assert sorted(np.bincount(data.train_labels)) == [1] * (num - 5) + [2] * 5
     assert np.bincount(data.test_labels).tolist() == [1] * num
@@ -42,7 +42,7 @@ def test_some_files_of_tiny_imagenet_are_grey(tmp_path):
 def test_a_linear_model_learns_the_hue(tmp_path):
     """Chance is 0.1. The shape is beyond a linear model."""
     generate("cifar100", tmp_path, num_train=400, num_test=200)
-    data = sparsity.find("trainables.datasets", "cifar100")(tmp_path)
+    data = sparsity.load("trainables.datasets", "cifar100")(tmp_path)
 
     def colours(images):
         return np.sort(images.reshape(len(images), 3, -1) / 255, axis=2)[:, :, 100::100].reshape(len(images), -1)

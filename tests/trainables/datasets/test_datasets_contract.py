@@ -23,7 +23,7 @@ FOLDERS = {  # dataset -> the fixture with a small copy of it, for datasets that
 }
 
 
-@pytest.fixture(params=sparsity.choices("trainables.datasets"))
+@pytest.fixture(params=sparsity.names("trainables.datasets"))
 def load(request):
     """A function without arguments that loads the dataset."""
     module = importlib.import_module(f"trainables.datasets.{request.param}")

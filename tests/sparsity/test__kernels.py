@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsity.regularizers import _native
+from sparsity import _kernels
 from sparsity.regularizers.hoyer_square import HoyerSquare
 from sparsity.regularizers.l1 import L1
 from sparsity.regularizers.wcr import WCR
@@ -18,16 +18,16 @@ from sparsity.regularizers.wcr import WCR
 METHODS = [WCR, L1, HoyerSquare]
 SIZES = [7, 1023, 1024, 1025, 32 * 1024 + 1, 300 * 1024 + 5, (256 * 32 + 40) * 1024 + 3]  # of tiles, of chunks
 
-compiled = pytest.mark.skipif(_native.library() is None, reason="no C compiler: the formulas in PyTorch run")
+compiled = pytest.mark.skipif(_kernels.library() is None, reason="no C compiler: the formulas in PyTorch run")
 
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """A process that has built nothing yet, with a cache folder of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _native.library.cache_clear()
+    _kernels.library.cache_clear()
     yield tmp_path / "sparsity-sweeps"
-    _native.library.cache_clear()
+    _kernels.library.cache_clear()
 
 
 def weights_of(size):
@@ -83,12 +83,12 @@ def test_no_bit_depends_on_the_number_of_threads(method):
 
 def test_takes_ordinary_float32_without_gaps_on_a_cpu():
     w = torch.zeros(4, 6, 2, 2)
-    if _native.library() is not None:
-        assert _native.takes(w)
-        assert _native.takes(torch.nn.Parameter(w.to(memory_format=torch.channels_last)))
-        assert _native.takes(torch.zeros(()))
+    if _kernels.library() is not None:
+        assert _kernels.takes(w)
+        assert _kernels.takes(torch.nn.Parameter(w.to(memory_format=torch.channels_last)))
+        assert _kernels.takes(torch.zeros(()))
     for other in (w.double(), w.bfloat16(), w[:, ::2], w.transpose(0, 1), w.to("meta")):
-        assert not _native.takes(other)
+        assert not _kernels.takes(other)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,8 +98,8 @@ def test_without_kernels_the_formulas_run(monkeypatch, fresh, method, why):
         fresh.write_text("")
     else:
         monkeypatch.setenv("CC", "no-such-compiler" if why == "no compiler" else "false --")
-    with pytest.warns(RuntimeWarning, match="kernels: must compile and load, did not"):
-        assert _native.library() is None
+    with pytest.warns(RuntimeWarning, match="kernels: _kernels.c must compile and load"):
+        assert _kernels.library() is None
     (w,) = weights_of(40_000)
     value, (gradient,) = value_and_gradient(method([w]), lam=0.1)
     exact = w.detach().double().requires_grad_()
@@ -110,20 +110,20 @@ def test_without_kernels_the_formulas_run(monkeypatch, fresh, method, why):
 
 @compiled
 def test_is_built_once_and_kept(monkeypatch, fresh):
-    first = _native.library()
+    first = _kernels.library()
     assert isinstance(first, ctypes.CDLL)
     (kept,) = fresh.iterdir()  # and nothing of the building
     assert kept.suffix == ".so"
-    _native.library.cache_clear()
+    _kernels.library.cache_clear()
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("built again"))
-    assert _native.library() is not None
+    assert _kernels.library() is not None
 
 
 @pytest.mark.parametrize("cc", ["gcc 'unclosed", "/no/such/compiler\udcff -O2", "false --"])
 def test_a_compiler_that_cannot_be_called_is_named_once(monkeypatch, fresh, cc):
     """udcff is what Python makes of a byte that is not UTF-8."""
     monkeypatch.setenv("CC", cc)
-    with pytest.warns(RuntimeWarning, match="kernels: must compile and load, did not .*CC ") as caught:
+    with pytest.warns(RuntimeWarning, match="kernels: _kernels.c must compile and load .*, got CC ") as caught:
         assert [L1([torch.tensor([3.0, -4.0])])().item() for _ in range(2)] == [7.0, 7.0]
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
@@ -133,17 +133,17 @@ def test_the_formulas_can_be_chosen_without_a_warning(monkeypatch, fresh):
     monkeypatch.setenv("CC", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _native.library() is None
+        assert _kernels.library() is None
 
 
 @compiled
-def test_what_a_killed_build_left_is_removed_and_a_build_that_runs_is_not(fresh):
+def test_leftovers_of_a_killed_build_are_removed_but_not_a_running_build(fresh):
     for name in ("tmpkilled", "tmprunning"):
         (fresh / name).mkdir(parents=True)
         (fresh / name / "kernels.so.o").touch()
-    old = (fresh / "tmpkilled").stat().st_mtime - _native.BUILD_SECONDS - 1
+    old = (fresh / "tmpkilled").stat().st_mtime - _kernels.BUILD_SECONDS - 1
     os.utime(fresh / "tmpkilled", (old, old))
-    assert _native.library() is not None
+    assert _kernels.library() is not None
     assert sorted(path.name for path in fresh.iterdir() if path.suffix != ".so") == ["tmprunning"]
 
 
@@ -166,21 +166,21 @@ DAMAGES = {
 # Each cache in a process of its own: loading a damaged library ends a process with SIGBUS or SIGSEGV.
 USE_CACHES = """
 import os, sys, torch
-from sparsity.regularizers import _native
+from sparsity import _kernels
 from sparsity.regularizers.l1 import L1
 for cache in sys.argv[1:]:
     child = os.fork()
     if child == 0:
         os.environ["XDG_CACHE_HOME"] = cache
         value = L1([torch.tensor([3.0, -4.0])])().item()
-        os._exit(10 * (_native.library() is not None) + (value == 7.0))
+        os._exit(10 * (_kernels.library() is not None) + (value == 7.0))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
 @compiled
 def test_a_damaged_library_is_built_again(fresh):
-    assert _native.library() is not None
+    assert _kernels.library() is not None
     (kept,) = fresh.iterdir()
     whole = kept.read_bytes()
     damaged = {}
@@ -189,18 +189,18 @@ def test_a_damaged_library_is_built_again(fresh):
         damaged[damage].parent.mkdir(parents=True)
         damaged[damage].write_bytes(change(whole)) if change else damaged[damage].mkdir()
     command = [sys.executable, "-c", USE_CACHES, *[str(path.parent.parent) for path in damaged.values()]]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(_native.__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(_kernels.__file__).parents[1])
     ended = dict(zip(damaged, map(int, done.stdout.split()), strict=True))
     assert ended == {damage: 11 if change else 1 for damage, change in DAMAGES.items()}, done.stderr
-    assert all(_native._is_whole(path) for damage, path in damaged.items() if DAMAGES[damage])
+    assert all(_kernels._is_whole(path) for damage, path in damaged.items() if DAMAGES[damage])
     assert done.stderr.count("RuntimeWarning: kernels") == 1
     assert "Is a directory" in done.stderr
     assert str(damaged["a directory"]) in done.stderr
 
 
 @compiled
-def test_is_built_with_what_the_compiler_has(monkeypatch, fresh):
-    """The last variant asks for nothing: no OpenMP runtime, no -march."""
-    monkeypatch.setattr(_native, "VARIANTS", (["--no-such-flag"], _native.VARIANTS[-1]))
-    assert _native.library() is not None
+def test_a_compiler_without_openmp_and_march_builds_the_last_variant(monkeypatch, fresh):
+    """The last variant needs neither OpenMP's runtime nor -march."""
+    monkeypatch.setattr(_kernels, "VARIANTS", (["--no-such-flag"], _kernels.VARIANTS[-1]))
+    assert _kernels.library() is not None
     assert L1([torch.tensor([3.0, -4.0])])().item() == 7.0

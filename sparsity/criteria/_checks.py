@@ -1,4 +1,7 @@
-"""What criteria that run the model share: is the data there, are the weights the model's, does the batch go through."""
+"""Checks of the data that criteria receive.
+
+They make sure that no data is missing, that the model owns the weights, and that the batch fits the model.
+"""
 
 import contextlib
 import functools
@@ -16,7 +19,10 @@ R = TypeVar("R")
 
 
 def needs_data(criterion: Callable[P, R]) -> Callable[P, R]:
-    """Gives a criterion one clear line where a keyword without a default is left out, or None."""
+    """Decorate a criterion to raise ValueError where data is missing.
+
+    Data is missing where a keyword without a default is left out or None.
+    """
     parameters = inspect.signature(criterion).parameters.values()
     needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
 
@@ -31,7 +37,11 @@ def needs_data(criterion: Callable[P, R]) -> Callable[P, R]:
 
 
 def parameter_names(where: str, model: nn.Module, weights: Sequence[Tensor]) -> list[str]:
-    """Each weight's name in the model, found by identity. ValueError for others, or a model in training mode."""
+    """Return each weight's name in the model, which is searched by identity.
+
+    Raises:
+        ValueError: If a weight is not the model's, or the model is in training mode.
+    """
     if model.training:
         raise ValueError(f"{where}: model must be in evaluation mode (call model.eval()), got training mode")
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -44,7 +54,10 @@ def parameter_names(where: str, model: nn.Module, weights: Sequence[Tensor]) -> 
 
 @contextlib.contextmanager
 def calibrating(where: str) -> Iterator[None]:
-    """Gradients on; what torch says of a batch that does not go through the model becomes one line."""
+    """Enable gradients, and name the batch in torch's errors.
+
+    An error of torch inside the block means that the batch does not fit the model.
+    """
     try:
         with torch.enable_grad():
             yield

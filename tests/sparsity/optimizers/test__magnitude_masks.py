@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsity import masks
-from sparsity.optimizers import _topk
-from sparsity.optimizers._topk import keep_largest, parse_scope
+from sparsity.optimizers import _magnitude_masks
+from sparsity.optimizers._magnitude_masks import keep_largest, parse_scope
 
 # few different magnitudes: many ties; zeros; one-element tensors
 TENSORS = st.lists(
@@ -19,7 +19,7 @@ def assert_equal(a, b):
 
 @given(TENSORS, st.floats(0, 1, exclude_max=True), st.sampled_from(["global", "uniform"]))
 @settings(max_examples=150, deadline=None)
-def test_are_the_masks_of_prune_ties_included(values, sparsity, scope):
+def test_masks_are_those_of_prune_including_ties(values, sparsity, scope):
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         weights = [torch.tensor(v, dtype=dtype) for v in values]
         assert_equal(keep_largest(weights, scope, sparsity), masks.prune([w.abs() for w in weights], sparsity, scope))
@@ -46,18 +46,18 @@ def test_memory_format_changes_nothing(scope):
 
 @given(TENSORS, st.floats(0, 1, exclude_max=True))
 @settings(max_examples=50, deadline=None)
-def test_the_way_of_a_gpu_gives_the_same(values, sparsity):
-    """Selection by topk and ties by counting, as where there is no NumPy and no looking at a value."""
+def test_the_implementation_for_accelerators_gives_the_same(values, sparsity):
+    """Selection by topk, and ties by counting: neither NumPy nor a value on the host."""
     flat = torch.tensor([abs(x) for v in values for x in v])
     for k in range(1, len(flat) + 1):
         expected = flat.sort().values[k - 1]
-        assert _topk._kth_smallest(flat, k) == expected
-        assert _topk._kth_smallest_on_device(flat, k) == expected
+        assert _magnitude_masks._kth_smallest(flat, k) == expected
+        assert _magnitude_masks._kth_smallest_on_device(flat, k) == expected
     k = round(sparsity * len(flat))
     if k:
         threshold = flat.sort().values[k - 1]
         kept, tied = flat > threshold, flat == threshold
-        kept = kept | _topk._last(tied, len(flat) - k - kept.sum())
+        kept = kept | _magnitude_masks._last(tied, len(flat) - k - kept.sum())
         assert torch.equal(kept, keep_largest([flat], "global", sparsity)[0])
 
 

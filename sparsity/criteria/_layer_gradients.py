@@ -1,7 +1,7 @@
-"""Linear and convolution layers seen while the model runs: derivatives of single samples, and where a bias goes.
+"""Gradients of single samples at linear and convolution layers.
 
-During `watching`, zeros are added to each layer's output z; the gradient by them is df/dz. They change no output, and
-no parameter has to require gradients.
+Also finds the bias that shifts a layer's output. During `watching`, zeros are added to each layer's output z, and the
+gradient with respect to them is df/dz. They change no output, and no parameter has to require gradients.
 """
 
 import contextlib
@@ -16,13 +16,17 @@ from torch.autograd.graph import Node
 
 __all__ = ["Call", "Moments", "Trace", "layers_of", "watching"]
 
-BLOCK = 2**24  # elements of a temporary: single samples' weight gradients, or convolutions' unfolded inputs
+BLOCK = 2**24  # elements of a temporary: weight gradients of single samples, or unfolded inputs of convolutions
 
 Layer = nn.Linear | nn.Conv2d
 
 
 def layers_of(where: str, model: nn.Module, names: Sequence[str]) -> list[Layer]:
-    """The layers whose `weight` the named parameters are. ValueError if one is no such layer's, or several layers'."""
+    """Return the layers whose `weight` the named parameters are.
+
+    Raises:
+        ValueError: If a parameter is not the weight of exactly one nn.Linear or nn.Conv2d.
+    """
     layers = []
     for name in names:
         weight = model.get_parameter(name)
@@ -35,23 +39,31 @@ def layers_of(where: str, model: nn.Module, names: Sequence[str]) -> list[Layer]
 
 
 class Call(NamedTuple):
-    x: Tensor  # what the layer took
-    shift: Tensor  # zeros, added to what it gave
-    node: Node | None  # what made the sum, in autograd's graph
+    """One call of a layer."""
+
+    x: Tensor  # input
+    shift: Tensor  # zeros, added to the output
+    node: Node | None  # autograd's node of that sum
 
 
 class Trace:
-    """Calls of layers, and for each BatchNorm in evaluation mode what made the inputs that it took."""
+    """The calls of each layer, and the autograd nodes of BatchNorms' inputs."""
 
     def __init__(self) -> None:
         self.calls: dict[nn.Module, list[Call]] = {}
         self.normed: dict[nn.Module, list[Node | None]] = {}
 
     def bias_entry(self, model: nn.Module, name: str, outputs: Tensor) -> tuple[str, int]:
-        """The entry of the state dict that shifts the output of the layer with the weight `name`, and its sign.
+        """Return the state dict's entry that shifts a layer's output, and its sign.
 
-        The layer's bias, there or not; but the running mean, with the sign -1, of a BatchNorm that alone takes the
-        output of a layer without a bias: bn(z + d) with the mean m is bn(z) with the mean m - d.
+        It is the layer's bias, even if it has none yet. The exception is a layer without a bias whose output goes to
+        one BatchNorm and nowhere else. Its entry is the running mean, with sign -1: bn(z + d) with mean m equals bn(z)
+        with mean m - d.
+
+        Args:
+            model: The model, in evaluation mode.
+            name: Name of the layer's weight in the model.
+            outputs: The model's outputs, with their graph.
         """
         path, _, _ = name.rpartition(".")
         layer = model.get_submodule(path)
@@ -65,6 +77,7 @@ class Trace:
 
 @contextlib.contextmanager
 def watching(model: nn.Module, layers: Sequence[Layer]) -> Iterator[Trace]:
+    """Record the calls of the layers while the block runs the model."""
     trace = Trace()
 
     def shifted(layer, args, output):
@@ -73,14 +86,14 @@ def watching(model: nn.Module, layers: Sequence[Layer]) -> Iterator[Trace]:
         trace.calls.setdefault(layer, []).append(Call(args[0].detach(), shift, output.grad_fn))
         return output
 
-    def taken(norm, args):
+    def received(norm, args):
         trace.normed.setdefault(norm, []).append(args[0].grad_fn)
 
     norms = [
         m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
     ]
     hooks = [layer.register_forward_hook(shifted) for layer in layers]
-    hooks += [norm.register_forward_pre_hook(taken) for norm in norms]
+    hooks += [norm.register_forward_pre_hook(received) for norm in norms]
     try:
         yield trace
     finally:
@@ -89,7 +102,7 @@ def watching(model: nn.Module, layers: Sequence[Layer]) -> Iterator[Trace]:
 
 
 def num_uses(outputs: Tensor) -> Counter[Node]:
-    """How often each node's result is used on the way to the outputs."""
+    """Count how often the result of each node is used on the way to the outputs."""
     uses: Counter[Node] = Counter()
     todo = [outputs.grad_fn] if outputs.grad_fn else []
     while todo:
@@ -101,9 +114,11 @@ def num_uses(outputs: Tensor) -> Counter[Node]:
 
 
 class Moments:
-    """Sums over samples: A of (df/dw)^2 and B of df/dw df/db, of the weight's shape, C of (df/db)^2, of the bias's.
+    """Sums over samples of products of a layer's gradients.
 
-    With positions p (a linear layer on (N, features) has one), df/dw = sum of x_p df/dz_p and df/db = sum of df/dz_p.
+    A sums (df/dw)^2, B sums df/dw df/db, and C sums (df/db)^2. A and B have the shape of the weight, C that of the
+    bias. A layer's output z has positions p, such as the pixels of an image; that of a linear layer on (N, features)
+    has one. With the input x, df/dw is the sum over p of x_p df/dz_p, and df/db that of df/dz_p.
     """
 
     def __init__(self, layer: Layer):
@@ -113,7 +128,12 @@ class Moments:
         self.C = self.A.new_zeros(len(weight))
 
     def add(self, x: Tensor, delta: Tensor) -> None:
-        """x: the layer's input (N, ...). delta: df/dz (N, ...), f a number for each sample."""
+        """Add a batch.
+
+        Args:
+            x: The layer's input (N, ...).
+            delta: df/dz (N, ...), where f is one number per sample.
+        """
         layer, num_weights = self.layer, self.A.numel()
         num_positions = delta[0].numel() // len(self.C)
         block = max(1, BLOCK // max(num_weights, num_weights // len(self.C) * num_positions))
@@ -129,7 +149,7 @@ class Moments:
                 d = d.reshape(n, 1, num_positions, -1).mT
             db = d.sum(-1)  # (samples, groups, rows)
             C += db.square().sum(0).unsqueeze(-1)
-            if num_positions == 1:  # df/dw is a product: no need to form it for each sample
+            if num_positions == 1:  # df/dw is an outer product, which need not be formed
                 x1 = part.squeeze(-1)
                 A += torch.einsum("ngr,ngc->grc", db.square(), x1.square())
                 B += torch.einsum("ngr,ngc->grc", db.square(), x1)
@@ -140,7 +160,10 @@ class Moments:
 
 
 def _unfold(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """(N, channels, H, W) -> (N, channels * kernel, positions): what each position of the output sees."""
+    """Unfold (N, channels, H, W) to (N, channels * kernel, positions).
+
+    Each output position has a column with its inputs.
+    """
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
     return F.unfold(x, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)

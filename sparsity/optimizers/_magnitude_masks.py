@@ -1,4 +1,7 @@
-"""Masks that are drawn anew each step: one selection, no sort of all weights, and nothing that waits for a device."""
+"""Masks of the largest weights, fast enough for every step.
+
+A selection replaces the sort. On an accelerator nothing here waits for the device.
+"""
 
 import re
 
@@ -12,7 +15,11 @@ __all__ = ["keep_largest", "parse_scope"]
 
 
 def parse_scope(scope: str) -> list[tuple[int, int]]:
-    """[(n, m), ...] of "n:m" or of several, "n:m,n:m"; [] of "global" and "uniform". ValueError for anything else."""
+    """Return the pairs (n, m) of "n:m" or "n:m,n:m"; none for "global" and "uniform".
+
+    Raises:
+        ValueError: If the scope is none of these, or n > m.
+    """
     if scope in ("global", "uniform"):
         return []
     patterns = [re.fullmatch(r"([1-9]\d*):([1-9]\d*)", part.strip()) for part in str(scope).split(",")]
@@ -23,10 +30,15 @@ def parse_scope(scope: str) -> list[tuple[int, int]]:
 
 
 def keep_largest(weights: list[Tensor], scope: str, sparsity: float | None = None) -> list[Tensor]:
-    """Masks (bool, True = kept) of the largest |w|: those of `masks.prune`, its counts and its order of ties.
+    """Return masks (bool, True = kept) of the largest |w|.
 
-    scope: "global" or "uniform" at a sparsity, or one n:m; a tensor whose input channels m does not divide is then
-    kept whole, also if it is the only one.
+    They equal those of `sparsity.masks.prune`, ties included.
+
+    Args:
+        weights: Tensors of any shape.
+        scope: "global" or "uniform", or one pattern "n:m". A tensor whose input channels m does not divide is kept
+            whole, even if it is the only one.
+        sparsity: Fraction removed, in [0, 1); unused for "n:m".
     """
     if scope == "global":
         flat = torch.cat([weight.detach().flatten() for weight in weights]).abs_()
@@ -39,7 +51,10 @@ def keep_largest(weights: list[Tensor], scope: str, sparsity: float | None = Non
 
 
 def _keep(flat: Tensor, sparsity: float | None) -> Tensor:
-    """False at the round(sparsity n) lowest; of equal ones the first."""
+    """Mask that is False at the round(sparsity * n) lowest values.
+
+    Among equal values the first ones are removed.
+    """
     assert sparsity is not None
     num_removed = round(sparsity * flat.numel())
     if num_removed == 0:
@@ -48,18 +63,21 @@ def _keep(flat: Tensor, sparsity: float | None) -> Tensor:
     kept = flat > threshold
     num_tied_kept = flat.numel() - num_removed - kept.count_nonzero()
     if flat.is_cpu and not num_tied_kept:
-        return kept  # nearly always; elsewhere to look would be to wait
+        return kept  # the usual case; on a device, this check would wait for it
     return kept | _last(flat == threshold, num_tied_kept)
 
 
 def _last(mask: Tensor, num: Tensor) -> Tensor:
-    """The last `num` True of a mask."""
+    """A mask of the last `num` True values of a mask."""
     position = mask.cumsum(0)
     return mask & (position > position[-1] - num)
 
 
 def _kth_smallest(flat: Tensor, k: int) -> Tensor:
-    """The value, k counted from 1. On a CPU NumPy's partition, 20 times as fast as torch's on 11 M float32."""
+    """The k-th smallest value, counted from 1.
+
+    On a CPU, NumPy's partition is 20 times as fast as torch's on 11 M float32.
+    """
     if flat.is_cpu:
         values = (flat.float() if flat.dtype is torch.bfloat16 else flat).numpy()
         return torch.as_tensor(np.partition(values, k - 1)[k - 1], dtype=flat.dtype)

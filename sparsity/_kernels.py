@@ -1,7 +1,8 @@
-"""The closed forms compiled for this machine's processor: `_kernels.c`, built once by its C compiler.
+"""Compiled penalties and gradients for float32 weights on a CPU.
 
-Where there is no compiler, or anything else fails, `library()` warns once and is None. Then the formulas in PyTorch
-run; their numbers differ by the rounding of sums alone (a relative 2e-6 in float32). `CC=false` chooses them silently.
+`_kernels.c` is compiled at first use by the machine's C compiler and cached in the user's cache folder. Where there is
+no compiler, or anything else fails, `library()` warns once and returns None, and the formulas in PyTorch are used.
+Their results differ by the rounding of sums only, a relative 2e-6. `CC=false` selects them without a warning.
 """
 
 import contextlib
@@ -25,17 +26,21 @@ from torch import Tensor
 __all__ = ["library", "penalty", "takes"]
 
 SOURCE = Path(__file__).with_name("_kernels.c")
-# Each operation rounds as PyTorch's does: no fused multiply-add, no reordering but where the source says so. OpenMP is
-# not linked: its functions are those of the copy that PyTorch has loaded, with PyTorch's threads.
+# Operations are rounded as in PyTorch: no fused multiply-add, and sums are reordered only where the source says so.
+# OpenMP is not linked, so its functions are those that PyTorch has loaded, with PyTorch's threads.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
+# Tried in this order: not every compiler has OpenMP or -march=native.
 VARIANTS = (["-march=native", "-fopenmp"], ["-march=native", "-fopenmp-simd"], ["-fopenmp-simd"])
-COMMAND_SECONDS = 60  # for one run of the compiler
+COMMAND_SECONDS = 60  # time limit of one run of the compiler
 BUILD_SECONDS = 2 * COMMAND_SECONDS * len(VARIANTS)
 DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def takes(weight: Tensor) -> bool:
-    """Whether the kernels can read a tensor: float32 on a CPU, without gaps, and an ordinary tensor."""
+    """Whether the kernels can read a tensor.
+
+    They read ordinary float32 tensors on a CPU without gaps in memory.
+    """
     return (
         weight.dtype is torch.float32
         and weight.is_cpu
@@ -55,10 +60,18 @@ def penalty(
     lam: float = 1.0,
     overwrite: bool = False,
 ) -> float:
-    """The sum of the penalties of weights that `takes` accepts.
+    """Compute the sum of the penalties of weights, and their gradients.
 
-    gradients: where given, lam times each weight's gradient is added to them, or overwrites them; each has its weight's
-    shape, type and strides, or is None where none is wanted.
+    Args:
+        kernel: Name of a function in `_kernels.c`.
+        arguments: Arguments of the penalty, see `_kernels.c`.
+        weights: Tensors that `takes` accepts.
+        gradients: For each weight a tensor of its shape, type and strides to which lam dR/dw is added, or None.
+        lam: Factor of the gradients.
+        overwrite: Whether lam dR/dw replaces the gradients instead of being added to them.
+
+    Returns:
+        The unscaled sum of the penalties.
     """
     num = len(weights)
     pointers = ctypes.c_void_p * num
@@ -78,25 +91,32 @@ def penalty(
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, built at the first call and kept in the user's cache folder; None where that fails."""
+    """Return the compiled kernels, or None if they cannot be built.
+
+    The first call loads them from the user's cache folder, or builds them.
+    """
     given = os.environ.get("CC", "")
     if given.strip() == "false":
         return None
     try:
-        return _kept_or_built(given)
-    except Exception as error:  # the formulas give the same numbers: nothing about a cache or a compiler is fatal
+        return _cached_or_built(given)
+    except Exception as error:  # the formulas give the same numbers, so no fault of a cache or a compiler is fatal
         reason = " ".join(str(error).split())[:300]
         warnings.warn(
-            f"kernels: must compile and load, did not ({reason}): the slower formulas in PyTorch run instead; "
-            "CC=false chooses them without this warning",
+            f"kernels: {SOURCE.name} must compile and load (set CC to a C compiler, or CC=false to use the slower "
+            f"formulas in PyTorch without this warning), got {reason}",
             RuntimeWarning,
             stacklevel=2,
         )
         return None
 
 
-def _kept_or_built(given: str) -> ctypes.CDLL:
-    """given: the compiler's command, with its arguments, or nothing."""
+def _cached_or_built(given: str) -> ctypes.CDLL:
+    """Load the kernels from the cache, or build them.
+
+    Args:
+        given: The compiler's command with its arguments (CC), or an empty string for the machine's compiler.
+    """
     try:
         compiler = shlex.split(given) or [shutil.which("cc") or shutil.which("gcc") or "clang"]
     except ValueError as error:
@@ -105,7 +125,7 @@ def _kept_or_built(given: str) -> ctypes.CDLL:
     name = f"kernels-{hashlib.sha256(SOURCE.read_bytes() + what).hexdigest()[:16]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsity-sweeps"
     _remove_abandoned(cache)
-    with contextlib.suppress(OSError, AttributeError):  # not there, or damaged: it is built
+    with contextlib.suppress(OSError, AttributeError):  # missing or damaged: build it
         if _is_whole(cache / name):
             return _load(cache / name)
     cache.mkdir(parents=True, exist_ok=True)
@@ -113,7 +133,10 @@ def _kept_or_built(given: str) -> ctypes.CDLL:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    """Remove the folders of builds that were killed: all that are older than any build takes."""
+    """Remove the folders of builds that were killed.
+
+    These are older than the longest build.
+    """
     for folder in cache.glob("tmp*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > BUILD_SECONDS:
@@ -121,7 +144,10 @@ def _remove_abandoned(cache: Path) -> None:
 
 
 def _build(compiler: list[str], folder: Path, name: str) -> ctypes.CDLL:
-    """Compile, load and put in place the first variant that can be loaded; OSError if none can."""
+    """Build the first variant that works, and rename it into the cache.
+
+    Raises OSError if no variant compiles and loads.
+    """
     reason = ""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / name
@@ -137,14 +163,17 @@ def _build(compiler: list[str], folder: Path, name: str) -> ctypes.CDLL:
                 reason = said.splitlines()[-1] if said else str(error)
                 continue
             _sign(built)
-            os.replace(built, folder / name)  # another process may have put its own there: they are the same
+            os.replace(built, folder / name)  # replaces the same file if another process was faster
             return loaded
     origin = "CC" if os.environ.get("CC") else "the compiler"
-    raise OSError(f"{origin} {shlex.join(compiler)!r} built none: {reason}")
+    raise OSError(f"{origin} {shlex.join(compiler)!r} failed: {reason}")
 
 
 def _sign(path: Path) -> None:
-    """Append the SHA-256 of a library to it, which loaders ignore, and write it through to the disk."""
+    """Append a library's SHA-256 to it and flush it to the disk.
+
+    Loaders ignore what follows the library.
+    """
     with path.open("r+b") as file:
         digest = hashlib.sha256(file.read()).digest()
         file.write(digest)
@@ -153,7 +182,10 @@ def _sign(path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a library ends with its own SHA-256. Loading a damaged one would end the process with a signal."""
+    """Whether a library ends with its own SHA-256.
+
+    Loading a damaged library can kill the process.
+    """
     content = path.read_bytes()
     return hashlib.sha256(content[:-DIGEST_SIZE]).digest() == content[-DIGEST_SIZE:]
 
@@ -169,7 +201,10 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 def _processor() -> str:
-    """What decides which instructions it has: a cache folder may be shared by machines that differ."""
+    """Describe the processor's instruction set.
+
+    Machines with different processors may share a cache folder.
+    """
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    told = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
-    return "\n".join([platform.machine(), platform.processor(), *dict.fromkeys(told)])
+    relevant = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return "\n".join([platform.machine(), platform.processor(), *dict.fromkeys(relevant)])

@@ -1,11 +1,16 @@
-/* Penalties of float32 tensors in closed form, each with its gradient: what the formulas of wcr.py, l1.py and
- * hoyer_square.py say, in at most two passes over memory and without temporaries.
+/* Penalties of float32 tensors and their gradients, in one or two passes over memory and without temporaries.
+ * The definitions are the methods `formula` in regularizers/wcr.py, l1.py and hoyer_square.py.
  *
- * double NAME(count, w, g, n, knobs, lam, overwrite, threads): the sum of the penalties of `count` tensors, tensor t
- * having n[t] elements at w[t]. Where g[t] is not NULL, lam dR/dw is added to g[t], or overwrites it.
+ * Every penalty has the same interface:
  *
- * Sums are of float32 over a tile, of double over tiles and chunks. Where both begin depends on n alone, so a result
- * does not depend on the number of threads. Built without OpenMP, all of this runs on one thread.
+ *   double NAME(count, w, g, n, arguments, lam, overwrite, threads)
+ *
+ * returns the sum of the penalties of `count` tensors; tensor t has n[t] elements at w[t]. Where g[t] is not NULL,
+ * lam dR/dw is added to g[t], or replaces it if `overwrite` is set.
+ *
+ * A tensor is divided into chunks, which threads share, and a chunk into tiles. Sums within a tile are in float32, sums
+ * over tiles and chunks in double. The divisions depend on n only, so a result does not depend on the number of
+ * threads. Built without OpenMP, everything runs on one thread.
  */
 #include <math.h>
 #include <stddef.h>
@@ -13,7 +18,8 @@
 
 enum { TILE = 1024, MAX_CHUNKS = 256, MIN_CHUNK = 32 * TILE };
 
-static int64_t chunk_of(int64_t n) {
+/* Number of elements of a chunk: a multiple of TILE. */
+static int64_t chunk_size(int64_t n) {
     int64_t chunk = (n + MAX_CHUNKS - 1) / MAX_CHUNKS;
     chunk = (chunk + TILE - 1) / TILE * TILE;
     return chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
@@ -21,8 +27,8 @@ static int64_t chunk_of(int64_t n) {
 
 static int64_t at_most(int64_t n, int64_t limit) { return n < limit ? n : limit; }
 
-/* Mean magnitude a = sqrt(w^2 + smooth), and the sum of (a - mean)^2, of a tile: around its first element, so that
- * equal magnitudes have a variance of exactly 0. */
+/* The mean of the magnitudes a = sqrt(w^2 + smooth) of a tile, and the sum of (a - mean)^2. Sums are taken of the
+ * differences from the first magnitude, so that equal magnitudes have a variance of exactly 0. */
 static void tile_magnitudes(const float *w, int64_t n, float smooth, double *mean, double *squares) {
     float a[TILE];
     const float first = sqrtf(w[0] * w[0] + smooth);
@@ -42,7 +48,7 @@ static void tile_magnitudes(const float *w, int64_t n, float smooth, double *mea
     *squares = square;
 }
 
-/* (n, mean, squares) of two parts together: Chan, Golub & LeVeque. */
+/* Combine (n, mean, sum of squared deviations) of two parts, by the formula of Chan, Golub & LeVeque (1979). */
 static void merge(double *n, double *mean, double *squares, double n2, double mean2, double squares2) {
     const double total = *n + n2, gap = mean2 - *mean;
     *squares += squares2 + gap * gap * *n * n2 / total;
@@ -50,13 +56,13 @@ static void merge(double *n, double *mean, double *squares, double n2, double me
     *n = total;
 }
 
-/* knobs: smooth, eps. */
-double wcr(int64_t count, const float *const *w, float *const *g, const int64_t *n, const double *knobs, double lam,
+/* R = 1 / (V + eps), V the variance of the magnitudes. arguments: smooth, eps. */
+double wcr(int64_t count, const float *const *w, float *const *g, const int64_t *n, const double *arguments, double lam,
            int overwrite, int threads) {
-    const float smooth = (float)knobs[0];
+    const float smooth = (float)arguments[0];
     double value = 0;
     for (int64_t t = 0; t < count; t++) {
-        const int64_t chunk = chunk_of(n[t]), chunks = (n[t] + chunk - 1) / chunk;
+        const int64_t chunk = chunk_size(n[t]), chunks = (n[t] + chunk - 1) / chunk;
         double means[MAX_CHUNKS], squares[MAX_CHUNKS];
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && chunks > 1)
         for (int64_t c = 0; c < chunks; c++) {
@@ -75,7 +81,7 @@ double wcr(int64_t count, const float *const *w, float *const *g, const int64_t 
         double seen = 0, total = 0, square = 0;
         for (int64_t c = 0; c < chunks; c++)
             merge(&seen, &total, &square, (double)at_most(n[t] - c * chunk, chunk), means[c], squares[c]);
-        const double bounded = square / (double)n[t] + knobs[1]; /* V + eps */
+        const double bounded = square / (double)n[t] + arguments[1]; /* V + eps */
         value += 1 / bounded;
         if (!g[t]) continue;
         const float mean = (float)total, factor = (float)(-2 * lam / ((double)n[t] * bounded * bounded));
@@ -96,7 +102,7 @@ double wcr(int64_t count, const float *const *w, float *const *g, const int64_t 
 
 static float sign(float w) { return (float)((w > 0) - (w < 0)); }
 
-/* sum |w|, and sum w^2, of a tile. */
+/* Returns sum |w| of a tile, and sum w^2 in *square. */
 static double tile_sums(const float *w, int64_t n, double *square) {
     float first = 0, second = 0;
 #pragma omp simd reduction(+ : first, second)
@@ -108,7 +114,7 @@ static double tile_sums(const float *w, int64_t n, double *square) {
     return first;
 }
 
-/* g <- push sign(w) - pull w, or that added to it. */
+/* Adds push sign(w) - pull w to g, or overwrites g with it. */
 static void push_and_pull(const float *w, float *g, int64_t n, float push, float pull, int overwrite) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
@@ -117,13 +123,13 @@ static void push_and_pull(const float *w, float *g, int64_t n, float push, float
     }
 }
 
-/* no knobs. One pass: the gradient asks for no sum. */
-double l1(int64_t count, const float *const *w, float *const *g, const int64_t *n, const double *knobs, double lam,
+/* R = sum |w|. No arguments. One pass suffices, because the gradient needs no sum. */
+double l1(int64_t count, const float *const *w, float *const *g, const int64_t *n, const double *arguments, double lam,
           int overwrite, int threads) {
     double value = 0;
-    (void)knobs;
+    (void)arguments;
     for (int64_t t = 0; t < count; t++) {
-        const int64_t chunk = chunk_of(n[t]), chunks = (n[t] + chunk - 1) / chunk;
+        const int64_t chunk = chunk_size(n[t]), chunks = (n[t] + chunk - 1) / chunk;
         double absolutes[MAX_CHUNKS];
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && chunks > 1)
         for (int64_t c = 0; c < chunks; c++) {
@@ -142,13 +148,13 @@ double l1(int64_t count, const float *const *w, float *const *g, const int64_t *
     return value;
 }
 
-/* knobs: eps. */
-double hoyer_square(int64_t count, const float *const *w, float *const *g, const int64_t *n, const double *knobs,
+/* R = (sum |w|)^2 / (sum w^2 + eps). arguments: eps. */
+double hoyer_square(int64_t count, const float *const *w, float *const *g, const int64_t *n, const double *arguments,
                     double lam, int overwrite, int threads) {
     double value = 0;
     for (int64_t t = 0; t < count; t++) {
-        const int64_t chunk = chunk_of(n[t]), chunks = (n[t] + chunk - 1) / chunk;
-        double absolutes[MAX_CHUNKS], squares[MAX_CHUNKS], absolute = 0, square = knobs[0];
+        const int64_t chunk = chunk_size(n[t]), chunks = (n[t] + chunk - 1) / chunk;
+        double absolutes[MAX_CHUNKS], squares[MAX_CHUNKS], absolute = 0, square = arguments[0];
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && chunks > 1)
         for (int64_t c = 0; c < chunks; c++) {
             const int64_t size = at_most(n[t] - c * chunk, chunk);

@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 
-from sparsity.optimizers._perturbed import Perturbed
+from sparsity.optimizers._with_base import OptimizerWithBase
 from sparsity.optimizers.s2sam import S2SAM
 from sparsity.optimizers.sam import SAM
 
@@ -123,23 +123,31 @@ def test_refuses_sparse_gradients(cls):
 
 
 def test_norm_is_joint_over_types_and_layouts():
-    """e has length rho, of a channels_last and a float64 tensor together."""
+    """e has length rho over a channels_last and a float64 tensor together."""
     w = torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
     v = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    optimizer = SAM([w, v], 0.1, rho=0.5)
-    before = [w.detach().clone(), v.detach().clone()]
-    (w.square().sum() + v.sum()).backward()
-    with torch.no_grad(), optimizer.ascended(optimizer.gradients()):
-        e = torch.cat([(p - b).double().flatten() for p, b in zip((w, v), before, strict=True)])
-        assert e.norm().item() == pytest.approx(0.5, rel=1e-5)
-        assert w.is_contiguous(memory_format=torch.channels_last)
+    optimizer = SAM([w, v], 0.0, rho=0.5)
+    seen = []
+
+    def closure():
+        optimizer.zero_grad()
+        seen.append([w.detach().clone(), v.detach().clone()])
+        loss = w.square().sum() + v.sum()
+        loss.backward()
+        return loss.detach()
+
+    optimizer.step(closure)
+    before, after = seen
+    e = torch.cat([(a - b).double().flatten() for a, b in zip(after, before, strict=True)])
+    assert e.norm().item() == pytest.approx(0.5, rel=1e-5)
+    assert after[0].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(w, before[0])
     assert torch.equal(v, before[1])
 
 
-def test_restored_is_for_any_change_in_place():
+def test_restored_undoes_any_change_in_place():
     w = torch.tensor([1 / 3, -0.0])
-    optimizer = Perturbed([w], 0.1, base="sgd", base_arguments={}, rho=0.1)
+    optimizer = OptimizerWithBase([w], 0.1, base="sgd", base_arguments={}, rho=0.1)
     with optimizer.restored([w]):
         w.fill_(float("nan"))
     assert w.view(torch.int32).tolist() == torch.tensor([1 / 3, -0.0]).view(torch.int32).tolist()
