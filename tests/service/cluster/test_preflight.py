@@ -175,7 +175,9 @@ def test_a_server_that_refuses_is_said_with_its_mend(server, toy, console, statu
 def test_a_server_that_is_away_is_no_fault_but_said(toy, console, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert tracking_faults(toy.folder, "http://127.0.0.1:9", console) == []
-    assert "MLflow at http://127.0.0.1:9 does not answer. The records are kept and sent later" in console.file.getvalue()
+    assert (
+        "MLflow at http://127.0.0.1:9 does not answer. The records are kept and sent later" in console.file.getvalue()
+    )
 
 
 def test_a_database_file_needs_no_server(toy, console):
