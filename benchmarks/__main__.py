@@ -48,7 +48,9 @@ def main() -> None:
 def as_table(name: str, variants: dict[str, dict]) -> Table:
     """Milliseconds and ratios if variants were compared, else the plain numbers."""
     compared = "median_s" in next(iter(variants.values())) and "ratio" in next(iter(variants.values()))
-    columns = ("median ms", "minimum ms", "ratio", "ratio of minima") if compared else tuple(next(iter(variants.values())))
+    columns = (
+        ("median ms", "minimum ms", "ratio", "ratio of minima") if compared else tuple(next(iter(variants.values())))
+    )
     table = Table(box=None, title=name, title_justify="left")
     table.add_column("")
     for column in columns:
