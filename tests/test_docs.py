@@ -1,7 +1,14 @@
+import re
 import runpy
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks(text):
+    """(language, marker, code) of each fenced block; the marker is the comment on the line before it, "" without one."""
+    pattern = r"(?:<!-- ([^\n]*?) -->\n)?```(\w*)[^\n]*\n(.*?)^```$"
+    return [(kind, marker, code) for marker, kind, code in re.findall(pattern, text, re.DOTALL | re.MULTILINE)]
 
 
 def test_the_page_of_methods_is_what_the_docstrings_say():

@@ -1,0 +1,105 @@
+"""The worked examples of CONTRIBUTING.md pass the contract tests of the folders that they are written for."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.spec import Sweep
+from tests.test_docs import blocks
+
+ROOT = Path(__file__).parents[1]
+FILES = {
+    found[1]: text
+    for kind, marker, text in blocks((ROOT / "CONTRIBUTING.md").read_text())
+    if kind == "python" and (found := re.fullmatch("file: (.+)", marker))
+}
+CONTRACTS = [
+    "tests/sparsity/regularizers/test_regularizers.py",
+    "tests/sparsity/optimizers/test_optimizers.py",
+    "tests/sparsity/criteria/test_criteria.py",
+    "tests/sparsity/test_pairs.py",
+    "tests/trainables/datasets/test_datasets_contract.py",
+    "tests/trainables/architectures/test_architectures_contract.py",
+    "tests/trainables/lr_schedules/test_schedules_contract.py",
+]
+TRIALS = """
+from trainables.config import TrialConfig
+from trainables.loop import load_task, train
+
+TINY = dict(dataset="bars", architecture="plain_cnn", model={"width": 4}, optimizer="lion", opt={"lr": 1e-3},
+            regularizer="log_sum", lam=1e-6, lr_schedule="polynomial", criterion="lamp", max_epochs=2, batch_size=32,
+            train_size=64, eval_size=64, target_sparsity=0.5)
+for more in ({}, {"task": "smoothed_cnn", "task_args": {"smoothing": 0.2}}, {"pruning_schedule": "one_rewind"}):
+    config = TrialConfig.model_validate({**TINY, **more})
+    _, evaluation = train(load_task(config), config)
+    masks = evaluation.masks[0.5].values()
+    print(sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks))
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The repository's packages and tests with the examples' files written among them."""
+    folder = tmp_path_factory.mktemp("contributing")
+    ignored = shutil.ignore_patterns("__pycache__", "runs")
+    for package in ("sparsity", "trainables", "search_spaces", "service", "sweeps", "tests"):
+        shutil.copytree(ROOT / package, folder / package, ignore=ignored)
+    for name in ("sparsity_sweeps.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for path, text in FILES.items():
+        assert not (folder / path).exists(), f"{path} is already a file of the repository"
+        (folder / path).write_text(text)
+    return folder
+
+
+def run(folder, *command):
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_there_is_an_example_for_each_folder_that_people_extend():
+    assert {str(Path(path).parent) for path in FILES} == {
+        "sparsity/regularizers",
+        "sparsity/optimizers",
+        "sparsity/criteria",
+        "trainables/datasets",
+        "trainables/architectures",
+        "trainables/tasks",
+        "trainables/lr_schedules",
+        "trainables/pruning_schedules",
+        "sweeps",
+    }
+
+
+def test_the_examples_pass_the_contract_tests(copy):
+    stems = [Path(path).stem for path in FILES]
+    tested = ("log_sum", "lion", "lamp", "bars", "plain_cnn", "polynomial")
+    assert set(tested) < set(stems)
+    options = ("--override-ini=addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-v")
+    done = run(copy, "-m", "pytest", *options, *CONTRACTS, "-k", " or ".join(tested))
+    assert done.returncode == 0, done.stdout[-4000:]
+    for name in tested:
+        assert re.search(rf"::.*[\[-]{name}[\]-].* PASSED", done.stdout), f"no contract test ran on {name}"
+
+
+def test_a_trial_of_the_examples_trains_and_prunes(copy):
+    done = run(copy, "-c", TRIALS)
+    assert done.returncode == 0, done.stderr
+    assert [float(line) for line in done.stdout.split()] == pytest.approx([0.5] * 3, abs=1e-2)
+
+
+@pytest.mark.skipif("trial" not in Sweep.model_fields, reason="Sweep(trial=...) is being written")
+def test_the_sweep_has_a_command_line(copy):
+    done = run(copy, "sweeps/narrow_digits.py", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "does SAM keep more accuracy" in " ".join(done.stdout.split())
+
+
+def test_ruff_accepts_the_examples(copy):
+    done = run(copy, "-m", "ruff", "check", "--no-cache", "--select", "E,F,I,UP,B,SIM,RUF,PT,NPY,PERF", *FILES)
+    assert done.returncode == 0, done.stdout
+    done = run(copy, "-m", "ruff", "format", "--no-cache", "--check", *FILES)
+    assert done.returncode == 0, done.stdout + done.stderr
