@@ -1,5 +1,6 @@
 """The worked examples of CONTRIBUTING.md pass the contract tests of the folders that they are written for."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -57,7 +58,9 @@ def copy(tmp_path_factory):
 
 
 def run(folder, *command):
-    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 600}
+    return subprocess.run([sys.executable, *command], **arguments)
 
 
 def test_there_is_an_example_for_each_folder_that_people_extend():
