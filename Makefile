@@ -6,7 +6,7 @@ SUITE  ?= trixie
 # Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test test-cluster test-faults test-environments test-python lint bench ui
+.PHONY: sweep test test-cluster test-faults test-environments test-python lint bench docs ui
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
@@ -42,6 +42,10 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --write docs/performance.md
 
+# The documentation site, in site/. A broken link is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 ui: $(VENV)/.installed
 	$(BIN)/python -m sweeps ui
 
@@ -51,4 +55,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group docs
 	touch $@

@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: run all, print the ratios, keep them in benchmarks/results/ with date and device.
+"""Run the benchmarks, print their ratios, and record them in benchmarks/results/ with date and device.
 
---write FILE also writes the page that stands the goals beside what was measured: docs/performance.md. --only NAME
-runs one group (methods, service); its numbers then join those of the day's file.
+--write FILE also replaces the tables of a page (docs/performance.md) by the new ones. --only GROUP runs one group; its
+numbers join those that were recorded on the same day.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from rich.table import Table
 
 from benchmarks import methods, service
 from benchmarks._measure import RESULTS, device_name, slug
-from benchmarks._page import page
+from benchmarks._page import fill
 
 GROUPS: dict[str, ModuleType] = {"methods": methods, "service": service}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page there")
-    parser.add_argument("--only", choices=tuple(GROUPS), help="this group alone")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="page whose tables are replaced")
+    parser.add_argument("--only", choices=tuple(GROUPS), help="run this group only")
     args = parser.parse_args()
     console = Console(highlight=False)
     RESULTS.mkdir(exist_ok=True)
@@ -41,14 +41,16 @@ def main() -> None:
             path.write_text(json.dumps(record, indent=1) + "\n")
     console.print(f"\nwritten to {path}")
     if args.write:
-        args.write.write_text(page(record))
-        console.print(f"the page: {args.write}")
+        args.write.write_text(fill(args.write.read_text(), record))
+        console.print(f"tables replaced in {args.write}")
 
 
 def as_table(name: str, variants: dict[str, dict]) -> Table:
-    """Times in milliseconds where variants were compared, else the numbers as they are."""
+    """Milliseconds and ratios if variants were compared, else the plain numbers."""
     compared = "median_s" in next(iter(variants.values())) and "ratio" in next(iter(variants.values()))
-    columns = ("median ms", "least ms", "ratio", "of the least") if compared else tuple(next(iter(variants.values())))
+    columns = (
+        ("median ms", "minimum ms", "ratio", "ratio of minima") if compared else tuple(next(iter(variants.values())))
+    )
     table = Table(box=None, title=name, title_justify="left")
     table.add_column("")
     for column in columns:

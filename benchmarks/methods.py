@@ -1,4 +1,4 @@
-"""What the methods cost beside the plain step: penalties, optimizer steps, masks. ResNet-18's 11.2 million weights."""
+"""The cost of penalties, optimizer steps and masks on ResNet-18's 11.2 million weights."""
 
 import json
 import subprocess
@@ -14,7 +14,6 @@ from torch.nn.utils import prune as torch_prune
 
 import sparsity
 from benchmarks._measure import compare
-from benchmarks._ways import WAYS
 from sparsity import masks
 from trainables.malloc import keep_freed_memory
 
@@ -56,9 +55,9 @@ def threads(num: int) -> Iterator[None]:
 
 
 def penalties() -> dict:
-    """Penalty and gradient, added to gradients that are there: plain autograd, ours, and a copy of the weights."""
+    """Penalty and gradient, added to existing gradients: plain autograd, ours, and a copy of the weights."""
     results = {}
-    for num in sorted({1, torch.get_num_threads()}):  # a trial has one
+    for num in sorted({1, torch.get_num_threads()}):  # a trial uses one
         with threads(num):
             results |= {f"{name}, {num} thread(s)": measured for name, measured in each_penalty().items()}
     return results
@@ -86,31 +85,8 @@ def each_penalty() -> dict:
     return results
 
 
-def ways() -> dict:
-    """Ways to compute WCR's gradient, in CPU time on one thread, with what is freed kept; and a copy of the weights."""
-    keep_freed_memory()
-    weights = weights_of(resnet18())
-    copies = [torch.zeros_like(w) for w in weights]
-    for w in weights:
-        w.grad = torch.zeros_like(w)
-    variants: dict[str, Callable[[], object]] = {
-        "copy": lambda: [c.copy_(w.detach()) for c, w in zip(copies, weights, strict=True)]
-    }
-    first = {}
-    with threads(1):
-        for name, way in WAYS.items():
-            begin = time.process_time()
-            way(weights, 1e-5)
-            first[name] = time.process_time() - begin
-            variants[name] = lambda way=way: way(weights, 1e-5)
-        measured = compare(variants, repeats=15, warmup=2, clock=time.process_time)
-    for name, seconds in first.items():
-        measured[name]["first_s"] = seconds
-    return {"wcr": measured}
-
-
 def perturbations() -> dict:
-    """What the optimizers add to their gradients: a step whose closure has its gradients ready, one thread."""
+    """CPU time of an optimizer step without its gradients, which are given. One thread."""
     keep_freed_memory()
     variants = {}
     for name in OPTIMIZERS:
@@ -129,8 +105,10 @@ def perturbations() -> dict:
 
 
 def steps() -> dict:
-    """A training step of ResNet-18 on 32x32 images, as a trial runs it, CPU time on one thread: SGD with WCR and each
-    optimizer, against SGD alone."""
+    """CPU time of a training step of ResNet-18 on 32x32 images, relative to SGD.
+
+    One thread, as in a trial.
+    """
     keep_freed_memory()
     with threads(1):
         return {
@@ -172,8 +150,10 @@ def step_variants(batch_size: int) -> dict[str, Callable[[], None]]:
 
 
 def layouts() -> dict:
-    """A step of ResNet-18 at batch 128 on one thread, CPU seconds, each in a process of its own: as PyTorch and the C
-    library have it, with what is freed kept, with channels last, and with both."""
+    """CPU time of a step of ResNet-18 at batch 128 with each memory setting.
+
+    One thread. Each setting has its own process, because a process cannot undo `keep_freed_memory`.
+    """
     results = {}
     for name, keeps, layout in (
         ("as it is", False, "contiguous_format"),
@@ -199,7 +179,7 @@ def print_step(keeps: bool, layout: str) -> None:
 
 
 def mask_levels() -> dict:
-    """Masks at ten sparsities: torch's global pruning ten times, and one ranking of ours."""
+    """Masks at ten sparsities: torch's global pruning ten times, and our single ranking."""
     model = resnet18()
     modules = [(m, "weight") for m in model.modules() if isinstance(m, nn.Conv2d)]
     scores = [m.weight.detach().abs() for m, _ in modules]
@@ -207,7 +187,7 @@ def mask_levels() -> dict:
     def theirs() -> None:
         for level in LEVELS:
             torch_prune.global_unstructured(modules, torch_prune.L1Unstructured, amount=level)
-            for module, name in modules:  # back to the dense weight, without the cost of a copy
+            for module, name in modules:  # restore the dense weight without copying it
                 dense = module.weight_orig.data
                 torch_prune.remove(module, name)
                 module.weight.data = dense
@@ -220,5 +200,5 @@ def mask_levels() -> dict:
     return {"ten levels": compare({"torch.nn.utils.prune": theirs, "ours": ours}, repeats=2, warmup=0)}
 
 
-# penalties before any that keeps freed memory: plain autograd stands for a program that does not know of it.
-BENCHMARKS = (penalties, layouts, ways, perturbations, steps, mask_levels)
+# `penalties` runs first: its plain autograd must not profit from `keep_freed_memory`, which the others call.
+BENCHMARKS = (penalties, layouts, perturbations, steps, mask_levels)
