@@ -1,7 +1,7 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import numpy as np
 
@@ -147,7 +147,7 @@ def _in_parquet(root):
         for file, _, labels in parts:
             check_labels(file, labels, num_classes)
         samples[name] = [
-            Sample(f"{file}, row {row}", data, label)
+            Sample(f"{file}, row {row}", data, cast(int, label))
             for file, encoded, labels in parts
             for row, (data, label) in enumerate(zip(encoded, labels, strict=True))
         ]
