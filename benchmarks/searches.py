@@ -1,8 +1,8 @@
 """How busy a search keeps its workers, and what it finds: `python -m benchmarks.searches`, a minute.
 
 The trials are simulated. One arm searches lam and rho in 40 searches. A trial takes 0.8 to 1.2 units of time; every
-tenth diverges after 0.4 of that. Its value is a smooth function of lam and rho with a noise of 0.01. The best value is 1,
-at another place in each search.
+tenth diverges after 0.4 of that. Its value is a smooth function of lam and rho with a noise of 0.01. The best value is
+1, at another place in each search.
 
 Four rules are compared: the one of `service.search.proposals.num_pending`; no configuration ahead of the workers; twice
 as many as the rule; and Optuna's TPE on its own, which uses every result that there is, so that its trials depend on

@@ -1,8 +1,8 @@
 """`python -m benchmarks.shipping`: how fast a long sweep's event log gets into MLflow, and what it costs the driver.
 
-An event log as 1,000 trials write it, 200 metric points each, is shipped to SQLite and to a server over PostgreSQL, each
-from a process of its own whose memory is sampled; afterwards the runs and points there are counted. --figures adds what
-lies in real trials' folders: curve and histogram are drawn, and the pruned checkpoint and layers.json are sent along.
+The event log of 1,000 trials with 200 metric points each is shipped to SQLite, and to a server over PostgreSQL. Each
+shipper runs in a process of its own, whose memory is sampled. Afterwards the runs and points in MLflow are counted.
+--figures adds the files of a real trial: figures, the pruned checkpoint and layers.json.
 """
 
 import argparse

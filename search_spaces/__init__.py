@@ -1,8 +1,8 @@
 """Search spaces as data: what to search, where to start, and what a method needs in place of a sweep's own values.
 
-Each file covers one family of architectures and has one value, `SEARCH_SPACE`. An entry of it either holds for every arm
-(an optimizer with a regularizer), or is conditional: `{parent: {choice: value}}`. For example, each optimizer of the SAM
-family has its own range of rho:
+Each file covers one family of architectures and has one value, `SEARCH_SPACE`. An entry of it either holds for every
+arm (an optimizer with a regularizer), or is conditional: `{parent: {choice: value}}`. For example, each optimizer of
+the SAM family has its own range of rho:
 
     "opt/rho": {"optimizer": {"sam": Float(0.05, 1.0, log=True), "cram": Float(0.01, 0.2, log=True)}}
 

@@ -165,11 +165,10 @@ def retry(
     start: Annotated[bool, typer.Option(help="run the sweep at once, by the command it was last run with")] = True,
 ) -> None:
     """Run trials again that ended in an error, were lost or ran out of memory, and go on with the sweep."""
-    from trainables.result import Status
-
     from service.records.passwords import HIDDEN
     from service.records.recorder import RETRIED, Recorder
     from service.records.state import State
+    from trainables.result import Status
 
     folder = sweep_folder(runs, name)
     with (

@@ -15,7 +15,8 @@ class Sweep(SweepSpec):
     """A sweep that can be run. Its fields are those of `SweepSpec`.
 
     Example:
-        sweep = Sweep(trial=TrialConfig(dataset="digits", architecture="small_resnet", ...), search=small_cnn.SEARCH_SPACE)
+        trial = TrialConfig(dataset="digits", architecture="small_resnet", max_epochs=30, target_sparsity=0.96)
+        sweep = Sweep(trial=trial, search=small_cnn.SEARCH_SPACE)
         summary = sweep.run()
     """
 

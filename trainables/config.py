@@ -171,7 +171,8 @@ class TrialConfig(BaseModel):
             raise ValueError(f"accumulate: must be at most the batch size {self.batch_size}, got {self.accumulate}")
         if self.patience is not None and self.pruning_schedule != "one_shot":
             raise ValueError(
-                f"patience: must not be given with pruning_schedule {self.pruning_schedule} (its rounds are of equal length)"
+                f"patience: must not be given with pruning_schedule {self.pruning_schedule} (its rounds are of equal "
+                "length)"
             )
         return self
 

@@ -34,7 +34,7 @@ def alive() -> list[dict[str, Any]]:
 
 
 def wait_for_hosts(console: Console) -> None:
-    """Wait until the hosts listed in the cluster file have joined. After JOIN_TIMEOUT, warn and continue without them."""
+    """Wait for the hosts that the cluster file lists. After JOIN_TIMEOUT, warn and continue without the missing ones."""
     provider = cluster_file().get("provider", {})
     if provider.get("type") != "local":
         return

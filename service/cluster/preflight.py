@@ -104,8 +104,8 @@ def sees(path: Path, token: str, timeout: float | None = None) -> bool:
 def check_cluster(folder: Path, resources: Mapping[str, float], tracking_uri: str, console: Console) -> None:
     """Check that trials can run on the hosts of the joined cluster.
 
-    A tracking server that does not answer is not a fault: it gets the records later. If this host is the only one, there
-    is nothing to check.
+    A tracking server that does not answer is not a fault: it gets the records later. If this host is the only one,
+    there is nothing to check.
 
     Args:
         folder: The sweep's folder, which every host must see.

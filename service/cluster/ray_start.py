@@ -77,8 +77,8 @@ class Cluster:
         """What the trials of a sweep reserve.
 
         Args:
-            memory: Estimated bytes of a trial on a CPU, None if unknown. It matters on this machine alone: the memory of
-                hosts that join a cluster later is unknown.
+            memory: Estimated bytes of a trial on a CPU, None if unknown. Ignored on a cluster, because the memory of
+                hosts that join later is unknown.
 
         Raises:
             ValueError: If not even one trial fits.

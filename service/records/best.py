@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.result import Status
-
 from service.records.state import State, TrialRecord, find_sweeps
 from service.statistics import mean_and_spread
 from trainables.config import expanded
+from trainables.result import Status
 
 __all__ = ["PRUNING_DEFAULTS", "TRAINING_FIELDS", "best", "without_seed"]
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from trainables.result import Status, read_result
-
 from service.records.events import EventLog
 from service.records.lock import SweepLock
 from service.records.passwords import hide_passwords
 from service.records.software import software_versions
 from service.records.state import EVENTS, FORMAT, State, flatten, refuse_unreadable
+from trainables.result import Status, read_result
 
 __all__ = ["RETRIED", "Recorder"]
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from trainables.result import Status
-
 from service.records.best import without_seed
 from service.records.state import State, TrialRecord
 from service.statistics import MIN_SEEDS, compare, holm, mean_and_spread
+from trainables.result import Status
 
 __all__ = ["configurations_by_arm", "describe", "level_name", "mean_objective", "summarize"]
 

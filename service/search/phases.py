@@ -200,8 +200,8 @@ class Phases:
 def points_from_other_sweeps(spec: SweepSpec) -> dict[str, list[dict[str, float]]]:
     """For each arm, the best values that other sweeps recorded for this architecture at this sparsity.
 
-    They are ordered by dataset (this sweep's first), then by the number of `TRAINING_FIELDS` that differ from this sweep's,
-    then by training length (longest first).
+    They are ordered by dataset (this sweep's first), then by the number of `TRAINING_FIELDS` that differ from this
+    sweep's, then by training length (longest first).
     """
     trial = spec.trial
     pruning = {"pruning_schedule": trial.pruning_schedule, "criterion": trial.criterion, "scope": trial.scope}

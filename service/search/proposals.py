@@ -4,9 +4,9 @@ An arm is an optimizer with a regularizer. Every arm has the same number of tria
 sweep's tables compare arms: one search over all of them would tune the promising ones and leave the others at their
 first guess. An arm's trials are its initial points, then points of a Halton sequence, then TPE.
 
-A proposal is a function of the seed and of the results of the arm's earlier trials, except the last few, which may still
-run. It never depends on which trial happened to finish first. A sweep that is killed and continued, also on more or
-fewer workers, makes the same trials.
+A proposal is a function of the seed and of the results of the arm's earlier trials, except the last few, which may
+still run. It never depends on which trial happened to finish first. A sweep that is killed and continued, also on more
+or fewer workers, makes the same trials.
 """
 
 import functools

@@ -7,11 +7,10 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.result import Status, read_result
-
 from service.records.events import EventLog
 from service.records.state import EVENTS, flatten
 from service.tracking.connection import connect, first_line, is_refusal
+from trainables.result import Status, read_result
 
 __all__ = ["MlflowWriter", "metrics_of"]
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
 from trainables.result import Status
 
 __all__ = ["Progress"]

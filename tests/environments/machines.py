@@ -40,7 +40,8 @@ def test_no_worker_starts(runs, environment_row):
     )
     broken.chmod(0o755)
     code = (
-        f"import sys, runpy; from service.cluster import ray_start; ray_start.START_TIMEOUT = 40; sys.executable = {str(broken)!r}; "
+        "import sys, runpy; from service.cluster import ray_start; ray_start.START_TIMEOUT = 40; "
+        f"sys.executable = {str(broken)!r}; "
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(REPOSITORY / "sweeps" / "digits.py"), "--runs", str(runs)]

@@ -23,7 +23,7 @@ TINY = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Use one thread, as a trial on one CPU does: sums depend on their number, and tiny networks are slower with more."""
+    """Use one thread, as a trial on one CPU does: sums depend on the number of threads."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""The one test file here that starts Ray: a reused actor computes what a fresh one does, and reports what Tune needs."""
+"""Trials in Ray actors: a reused actor computes what a fresh one does, and reports what Tune needs."""
 
 import os
 

@@ -143,7 +143,7 @@ def test_more_workers_than_arms_make_the_same_trials_in_any_order():
 
 
 def test_others_go_on_beside_a_slow_trial_as_far_as_num_pending_allows():
-    """One arm on two workers: while one trial goes on, the other worker makes two more, as three pending trials allow."""
+    """One arm on two workers: while one trial runs, the other worker runs two more, as three pending trials allow."""
     run = Run(
         optuna.storages.InMemoryStorage(), 40, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
     )

@@ -250,7 +250,9 @@ FAULTS = {
     "grey mask": r"_9_mask.tif: a mask must hold 0 and 255 only, got 77$",
     "another size": r"_9.tif: must be square and of the size of the first slice, \(32, 32\), got \(64, 32\)$",
     "no square": r"must be square and of the size of the first slice, \(64, 32\), got \(64, 32\)$",
-    "no number": r"overview_mask.tif: must be named PATIENT_NUMBER.tif or PATIENT_NUMBER_mask.tif, got overview_mask.tif$",
+    "no number": (
+        r"overview_mask.tif: must be named PATIENT_NUMBER.tif or PATIENT_NUMBER_mask.tif, got overview_mask.tif$"
+    ),
     "no lesion to validate on": r"^lgg: the validation split .* got none for its patients TCGA_CS_03$",
     "two patients": r"^split: there must be at least 3 patients .*TCGA_CS_0",
     "nothing": r"must hold kaggle_3m/ or its archive, from https://\S+, got none$",
