@@ -51,8 +51,8 @@ class Trial(tune.Trainable):
         """Train to the next evaluation.
 
         Returns:
-            `key`, `status`, `reason`, `epoch` and `done`, and while the trial runs `evaluation`, its numbers. The numbers
-            of a trial that has ended are in its result.json.
+            `key`, `status`, `reason`, `epoch` and `done`, and while the trial runs `evaluation`, its numbers. The
+            numbers of a trial that has ended are in its result.json.
         """
         assert self.runner is not None
         report = self.runner.advance()

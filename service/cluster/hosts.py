@@ -34,7 +34,7 @@ def alive() -> list[dict[str, Any]]:
 
 
 def wait_for_hosts(console: Console) -> None:
-    """Wait for the hosts that the cluster file lists. After JOIN_TIMEOUT, warn and continue without the missing ones."""
+    """Wait for the hosts that the cluster file lists. After JOIN_TIMEOUT, warn and continue without the others."""
     provider = cluster_file().get("provider", {})
     if provider.get("type") != "local":
         return
