@@ -110,15 +110,21 @@ def read_parquet(
     return np.concatenate(all_images), np.concatenate(all_labels)
 
 
-def check_labels(file: Path, labels: Sequence[int | None], num_classes: int) -> None:
+def check_labels(file: Path, labels: Sequence[int | None], num_classes: int) -> list[int]:
     """Check that the labels of a file are from 0 to num_classes - 1.
+
+    Returns:
+        The labels.
 
     Raises:
         DataError: For the first row with another label.
     """
+    checked = []
     for row, label in enumerate(labels):
         if label is None or not 0 <= label < num_classes:
             raise DataError(f"{file}, row {row}: label must be from 0 to {num_classes - 1}, got {label}")
+        checked.append(label)
+    return checked
 
 
 def read_columns(

@@ -144,12 +144,10 @@ def _in_parquet(root):
     num_classes = max(2, 1 + max(found, default=0))
     samples = {}
     for name, parts in columns.items():
-        for file, _, labels in parts:
-            check_labels(file, labels, num_classes)
         samples[name] = [
             Sample(f"{file}, row {row}", data, cast(int, label))
             for file, encoded, labels in parts
-            for row, (data, label) in enumerate(zip(encoded, labels, strict=True))
+            for row, (data, label) in enumerate(zip(encoded, check_labels(file, labels, num_classes), strict=True))
         ]
     if len(found) < num_classes:
         got = f"{len(found)} of these {num_classes}"
