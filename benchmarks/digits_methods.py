@@ -129,7 +129,7 @@ def comparison_table(arms: dict[tuple[str, str], list[TrialRecord]]) -> str:
                 verdict,
             ]
         )
-    return table(["combination", "against", "n", "difference", "95% interval", "p", "p (Holm)", "established"], rows)
+    return table(["arm", "against", "n", "difference", "95% interval", "p", "p (Holm)", "established"], rows)
 
 
 def budget(state: State) -> str:
@@ -141,7 +141,7 @@ def budget(state: State) -> str:
     state = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
     return (
         f"{state}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for "
-        f"each combination) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
+        f"each arm) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
         f"{len(failed)} of them diverged or failed. Code: {state.header['software']['git_commit'][:10]}."
     )
 

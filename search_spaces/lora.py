@@ -1,4 +1,4 @@
-"""Language models fine-tuned with LoRA: the combinations of the WCR paper, with our ranges.
+"""Language models fine-tuned with LoRA: the arms of the WCR paper, with our ranges.
 
 Source: Yun, Jo & Lee 2025 (arXiv 2511.14282), section 5.1, tables 6 and 12: AdamW with no penalty, l1, Hoyer-square and
 WCR, with three values of lam each on Qwen2.5-1.5B. Our copy of the paper's text lacks these values, so all ranges are

@@ -1,6 +1,6 @@
 """Digits: every optimizer with every regularizer at equal budgets. Which keeps the most accuracy at 96% sparsity?
 
-Eight configurations of two seeds for each of 36 combinations, then twelve unseen seeds for the best of each: hours.
+Eight configurations of two seeds for each of 36 arms, then twelve unseen seeds for the best of each: hours.
 `python -m benchmarks.digits_methods` runs it, resumably, and writes docs/methods-on-digits.md from its records.
 """
 

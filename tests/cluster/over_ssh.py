@@ -171,8 +171,8 @@ def test_a_driver_goes_on_after_the_login_that_started_it(cluster, hosts, how):
     else:
         job = ["ray", "job", "submit", "--no-wait", "--"]
         hosts.ssh(1, shlex.join([*job, "python", "-m", "sweeps.digits", *flags]))
-    journal, deadline = cluster.runs / name / "events.jsonl", time.monotonic() + 240
-    while '"complete": true' not in (journal.read_text() if journal.exists() else ""):
+    events, deadline = cluster.runs / name / "events.jsonl", time.monotonic() + 240
+    while '"complete": true' not in (events.read_text() if events.exists() else ""):
         assert time.monotonic() < deadline, f"{how}: the sweep did not end"
         time.sleep(1)
     assert len(finished(cluster, name)) == 3  # sgd with each of three regularizers
