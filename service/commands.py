@@ -1,4 +1,4 @@
-"""`python -m sweeps`: look at what was recorded, and at what runs."""
+"""`python -m sweeps`: the commands on recorded and running sweeps."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ def main(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="show the version and exit")
     ] = False,
 ) -> None:
-    """Look at what the sweeps recorded. Run a sweep as a module or by its file: python -m sweeps.digits --help"""
+    """Look at recorded sweeps. To run a sweep, start its file: python sweeps/digits.py --help"""
     prepare_process()
 
 
@@ -63,7 +63,7 @@ def show_best(
     sparsity: Annotated[float | None, typer.Option(help="only at this sparsity, in [0, 1)")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
-    """The best configuration of each arm (an optimizer with a regularizer), by network, data, pruning and sparsity."""
+    """Show the best configuration of each arm (an optimizer with a regularizer) at each sparsity."""
     from service.records.best import best
     from service.records.state import find_sweeps
     from service.views.console import make_console, print_whole
@@ -86,7 +86,7 @@ def show_best(
 def report(
     name: Name, runs: Runs = DEFAULT_RUNS, markdown: Annotated[bool, typer.Option(help="as Markdown")] = False
 ) -> None:
-    """A sweep's tables: the best trial of each arm, and what was confirmed on unseen seeds, with mean, spread and n."""
+    """Show a sweep's tables: the best configuration of each arm, and its results on unseen seeds."""
     from service.records.state import State
     from service.views.console import make_console, print_whole
     from service.views.tables import as_markdown, as_tables
@@ -108,7 +108,7 @@ def status(
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
-    """Where a sweep stands: running or not, trials by status, the best so far, what failed and why."""
+    """Show whether a sweep runs, its trials by status, the best so far, and what failed and why."""
     from service.records.state import find_sweeps
     from service.views.console import make_console, print_whole
     from service.views.status import as_text, status_of
@@ -133,7 +133,7 @@ def stop(
     runs: Runs = DEFAULT_RUNS,
     wait: Annotated[float, typer.Option(help="seconds to wait for its end", min=0)] = 120,
 ) -> None:
-    """End a running sweep as Ctrl-C does, from any host that sees its folder; the same command goes on with it."""
+    """Stop a running sweep as Ctrl-C does, from any host that sees its folder."""
     from service.records.lock import lock_holder, request_stop
     from service.records.state import State
 
@@ -148,7 +148,7 @@ def stop(
         time.sleep(0.5)
     if lock_holder(folder) == process:
         fail(ValueError(f"stop: {name} was asked to stop {wait:g} s ago and is still run by {process}"))
-    typer.echo(f"{name} has stopped; it was run by {process}. The command that started it goes on with it.")
+    typer.echo(f"{name} has stopped; it was run by {process}. The command that started it continues it.")
     with one_line_errors():
         last_run = State.read(folder).last_run
     if command := shown_command(last_run):
@@ -160,11 +160,11 @@ def retry(
     name: Name,
     runs: Runs = DEFAULT_RUNS,
     diverged: Annotated[
-        bool, typer.Option("--diverged", help="also those that diverged: the same code does so again")
+        bool, typer.Option("--diverged", help="also those that diverged; the same code diverges again")
     ] = False,
-    start: Annotated[bool, typer.Option(help="run the sweep at once, by the command it was last run with")] = True,
+    start: Annotated[bool, typer.Option(help="continue the sweep at once, with its last command")] = True,
 ) -> None:
-    """Run trials again that ended in an error, were lost or ran out of memory, and go on with the sweep."""
+    """Run the trials again that failed, were lost or ran out of memory, and continue the sweep."""
     from service.records.passwords import HIDDEN
     from service.records.recorder import RETRIED, Recorder
     from service.records.state import State
@@ -177,12 +177,12 @@ def retry(
     ):
         keys = recorder.retry((*RETRIED, Status.DIVERGED) if diverged else RETRIED)
         last = recorder.state.last_run
-    typer.echo(f"{len(keys)} trials of {name} are to be made again{': ' if keys else ''}{', '.join(keys)}")
+    typer.echo(f"{len(keys)} trials of {name} will run again{': ' if keys else ''}{', '.join(keys)}")
     command = last.get("command")
     if not keys or not start:
         return
     if not command or any(HIDDEN in word for word in command):
-        typer.echo("Run the sweep's command again to make them.")
+        typer.echo("Run the sweep's command to start them.")
         return
     typer.echo(shown_command(last))
     sys.stdout.flush()
@@ -196,7 +196,7 @@ def sync(
     runs: Runs = DEFAULT_RUNS,
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
 ) -> None:
-    """Send MLflow what it has not got of a sweep; what it has is not sent again."""
+    """Send the records of a sweep to MLflow that it does not have yet."""
     from service.tracking.connection import default_tracking_uri
     from service.tracking.shipper import Shipper
 
@@ -212,10 +212,10 @@ def sync(
 def submit(
     cluster: Annotated[Path, typer.Argument(help="cluster file, e.g. cluster.yaml")],
     sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. cifar10, or its file")],
-    arguments: Annotated[list[str] | None, typer.Argument(help="the sweep's own flags, behind --")] = None,
-    tmux: Annotated[bool, typer.Option("--tmux", help="return at once; the sweep goes on in tmux on the head")] = False,
+    arguments: Annotated[list[str] | None, typer.Argument(help="the sweep's own options, after --")] = None,
+    tmux: Annotated[bool, typer.Option("--tmux", help="return at once; the sweep runs in tmux on the head")] = False,
 ) -> None:
-    """Run a sweep on a cluster: Ray's own `ray submit`, but arguments reach the sweep unbroken and unexecuted."""
+    """Run a sweep on a cluster: `ray submit` with safely quoted arguments."""
     from service.cluster import submit as launcher
 
     try:
@@ -228,11 +228,11 @@ def submit(
 def ui(
     runs: Runs = DEFAULT_RUNS,
     host: Annotated[
-        str, typer.Option(help="address to listen on; anyone who reaches it can read and change")
+        str, typer.Option(help="address to listen on; anyone who can reach it can read and change the records")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 5000,
 ) -> None:
-    """MLflow's UI on what was recorded."""
+    """Open MLflow's UI on the recorded runs."""
     from service.tracking.connection import default_tracking_uri
     from service.tracking.ui import serve_ui
 
