@@ -67,7 +67,7 @@ def on_its_last_interval(runs):
 
 
 def result_without_record(runs):
-    """A trial's result lies in its folder and the journal does not have it."""
+    """A trial's result lies in its folder and the event log does not have it."""
     recorded = {e["trial"] for e, _ in EventLog.read(runs / "digits" / "events.jsonl") if e["event"] == "end"}
     return {path.parent.name for path in runs.glob("digits/trials/*/result.json")} - recorded
 
