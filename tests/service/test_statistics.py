@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from service.statistics import compare, exact_interval, holm, interval_of_mean, sign_flip_p
+from service.statistics import compare, exact_interval, holm, interval_of_mean, mean_and_spread, sign_flip_p
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.5], {"value": 0.5, "spread": None, "n": 1}),
+        ([1.0, 2.0, 3.0, 4.0], {"value": 2.5, "spread": pytest.approx((5 / 3) ** 0.5), "n": 4}),  # sum of squares 5
+    ],
+)
+def test_spread_is_the_sample_standard_deviation(values, expected):
+    assert mean_and_spread(values) == expected
 
 
 def test_interval_of_the_mean_by_hand():
@@ -14,7 +25,7 @@ def test_interval_of_the_mean_by_hand():
     assert interval_of_mean([1.0]) is None
 
 
-def test_interval_covers_the_mean_as_often_as_it_says():
+def test_interval_covers_the_mean_at_its_nominal_rate():
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(2000):
@@ -50,7 +61,7 @@ def test_the_interval_of_a_difference_inverts_the_test():
     assert exact_interval(differences[:5]) is None
 
 
-def test_the_interval_of_a_difference_covers_it_as_often_as_it_says():
+def test_interval_of_a_difference_covers_it_at_its_nominal_rate():
     rng = np.random.default_rng(6)
     covered = 0
     for _ in range(400):
@@ -63,7 +74,7 @@ def test_equal_differences_have_an_interval_of_no_width():
     assert exact_interval(np.full(6, 0.1)) == pytest.approx((0.1, 0.1), abs=1e-6)
 
 
-def test_false_alarms_are_as_rare_as_stated_with_ties():
+def test_false_positive_rate_with_ties_is_at_most_nominal():
     rng = np.random.default_rng(1)
     alarms = sum(sign_flip_p(rng.integers(-3, 4, 8) / 360) < 0.05 for _ in range(1000))
     assert alarms / 1000 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
