@@ -138,9 +138,9 @@ def budget(state: State) -> str:
     hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
     failed = [trial for trial in trials if trial.status != "finished"]
     planned = len(make_arms(SWEEP)) * (SWEEP.num_trials * SWEEP.num_search_seeds + SWEEP.num_seeds)
-    state = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
+    incomplete = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
     return (
-        f"{state}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for "
+        f"{incomplete}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds for "
         f"each arm) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
         f"{len(failed)} of them diverged or failed. Code: {state.header['software']['git_commit'][:10]}."
     )
