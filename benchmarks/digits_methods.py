@@ -164,6 +164,7 @@ def draw(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequence[float]
             for density, column in zip(densities, seeds, strict=True):
                 axes.plot([density] * len(column), column, ".", color=COLOURS[index], alpha=0.25, markersize=3)
         label_levels(axes, levels)
+        axes.tick_params(axis="x", labelsize=7)
         axes.set_ylim(0, 1.02)
         axes.set_title(optimizer)
         if axes.get_legend_handles_labels()[0]:
