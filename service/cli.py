@@ -58,6 +58,14 @@ CHOICES = {  # field -> the package that lists what it accepts
     "lr_schedule": "trainables.lr_schedules",
     "pruning_schedule": "trainables.pruning_schedules",
 }
+GROUP_OF = {  # what is named -> the group of its arguments
+    "task": "task_args",
+    "dataset": "data",
+    "architecture": "model",
+    "lr_schedule": "lr_sched",
+    "pruning_schedule": "pruning_sched",
+    "criterion": "crit",
+}
 WORDS = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
@@ -99,17 +107,19 @@ def with_options(sweep: SweepSpec, given: Mapping[str, Any]) -> Any:
     own = {name: getattr(sweep, name) for name in sweep.model_fields_set}
     if own.get("name") == sweep.trial.dataset and "dataset" in given:
         del own["name"]
+    own_trial = dict(sweep.trial)
     trial = {
         name: value for name, value in given.items() if name in TrialConfig.model_fields and name not in own_fields()
     }
     hold = [*sweep.hold, *given.get("hold", ())]
+    replaced = {group for name, group in GROUP_OF.items() if trial.get(name, own_trial[name]) != own_trial[name]}
     for group in ARGUMENT_GROUPS:
-        if group in trial:
-            arguments = parse_arguments(group, trial[group])
-            trial[group] = {**getattr(sweep.trial, group), **arguments}
+        arguments = parse_arguments(group, trial.get(group, ()))
+        if arguments or group in replaced:  # another network does not take the arguments of this one
+            trial[group] = {**({} if group in replaced else own_trial[group]), **arguments}
             hold += [f"{group}/{name}" for name in arguments]
     fields = {name: value for name, value in given.items() if name in own_fields()} | {"hold": tuple(hold)}
-    changed = TrialConfig.model_validate({**dict(sweep.trial), **trial}) if trial else sweep.trial
+    changed = TrialConfig.model_validate({**own_trial, **trial}) if trial else sweep.trial
     return type(sweep)(**{**own, **fields, "trial": changed})
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service import Sweep
+from service.cli import with_options
 from service.process import this_python
 from service.search.space import make_arms, make_config
 from tests.service._sweeps import SWEEPS, TUNED, load_sweep, make
@@ -43,6 +44,19 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "IMPORTED []" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "model"),
+    [
+        ({"architecture": "resnet18"}, {}),
+        ({"architecture": "resnet18", "model": ["width=4"]}, {"width": 4}),
+        ({"architecture": "small_resnet"}, {"width": 16, "depth": 3}),
+        ({"model": ["width=8"]}, {"width": 8, "depth": 3}),
+    ],
+)
+def test_another_network_does_not_get_the_arguments_of_the_sweeps_own(given, model):
+    assert with_options(load_sweep("digits"), given).trial.model == model
 
 
 def test_a_value_typed_on_the_command_line_is_held(monkeypatch):
