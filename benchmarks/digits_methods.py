@@ -140,8 +140,8 @@ def budget(state: State) -> str:
     planned = len(make_arms(SWEEP)) * (SWEEP.num_trials * SWEEP.num_search_seeds + SWEEP.num_seeds)
     incomplete = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
     return (
-        f"{incomplete}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} seeds "
-        f"for each arm) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
+        f"{incomplete}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} "
+        f"seeds for each arm) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
         f"{len(failed)} of them diverged or failed. Code: {state.header['software']['git_commit'][:10]}."
     )
 

@@ -39,7 +39,7 @@ class MlflowWriter:
         self.client = connect(tracking_uri)
         self.folder, self.sweep = folder, folder.name
         header = next(iter(EventLog.read(folder / EVENTS)))[0]
-        self.sweep_id, self.identity, self.software = header["sweep_id"], header["identity"], header["software"]
+        self.sweep_id, self.trial, self.software = header["sweep_id"], header["identity"]["trial"], header["software"]
         self.artifacts = (folder.parent / "mlartifacts").resolve() if tracking_uri.startswith("sqlite:") else None
         self.experiment = self._experiment()
         self._runs: dict[str, str] = {}  # run id by trial, of trials that have not ended
@@ -59,7 +59,7 @@ class MlflowWriter:
         run = self._find(PARENT)
         if run is None:
             tags = {
-                **{k: str(self.identity[k]) for k in ("task", "architecture", "dataset", "criterion")},
+                **{k: str(self.trial[k]) for k in ("task", "architecture", "dataset", "criterion")},
                 "git_commit": self.software["git_commit"],
                 "software": json.dumps(self.software),
             }
@@ -226,8 +226,9 @@ class MlflowWriter:
 
         for event in events:
             if event["event"] == "sweep":
-                params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in flatten(event["identity"]).items()]
-                self.client.log_batch(self.parent, params=params[:100])  # MLflow's limit
+                params = sweep_params(event["identity"])
+                logged = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in params.items()]
+                self.client.log_batch(self.parent, params=logged[:100])  # MLflow's limit
             if event["event"] == "summary" and (winner := event["summary"]["winner"]):
                 name, step = event["summary"]["objective"] + "_pruned", sum(event["summary"]["counts"].values())
                 point = Metric(name, winner["value"], milliseconds_of(event), step)
@@ -258,7 +259,7 @@ class MlflowWriter:
         from mlflow.exceptions import MlflowException
 
         level = f"{summary['target_sparsity']:g}"
-        name = f"{self.identity['architecture']}-{self.identity['dataset']}-{level}"
+        name = f"{self.trial['architecture']}-{self.trial['dataset']}-{level}"
         if not any(path.path == f"pruned/{level}" for path in self.client.list_artifacts(run, "pruned")):
             return  # --keep none
         with contextlib.suppress(MlflowException):  # the model exists already
@@ -324,3 +325,14 @@ def metrics_of_report(report: Mapping[str, Any]) -> Iterator[tuple[str, float, i
     for name, value in report.items():
         if name != "epoch" and isinstance(value, int | float):
             yield name, value, report["epoch"]
+
+
+def sweep_params(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of the parent run: the trials' own names (`opt/lr`), the sweep's, and each range as one param."""
+    own = {name: value for name, value in identity.items() if name not in ("trial", "search")}
+    space = {
+        f"search/{part}/{name}": json.dumps(entry)
+        for part, entries in identity["search"].items()
+        for name, entry in entries.items()
+    }
+    return flatten(identity["trial"]) | own | space

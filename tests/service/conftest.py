@@ -4,10 +4,11 @@ import pytest
 
 from service.records.recorder import Recorder
 from service.records.summary import summarize
+from tests.service._sweeps import make
 from trainables.config import TrialConfig
 
 LEVELS = (0.0, 0.9)
-IDENTITY = {"task": "cnn", "architecture": "small_resnet", "dataset": "digits", "criterion": "magnitude", "seed": 0}
+IDENTITY = make().identity()
 
 
 def make_config(optimizer="sam", regularizer="wcr", lam=1e-5, rho=0.1, lr=0.1, seed=0, **more):

@@ -98,8 +98,10 @@ def test_passwords_of_the_command_are_not_recorded(toy):
 
 def test_the_folder_of_another_sweep_is_refused_with_the_difference(toy):
     toy.recorder.close()
-    with pytest.raises(ValueError, match=r"toy: must be of the same sweep.*\(seed: 0 there, 7 here\): choose another"):
-        Recorder(toy.folder, toy.state.header["identity"] | {"seed": 7})
+    with pytest.raises(
+        ValueError, match=r"toy: must be of the same sweep.*\(num_search_seeds: 1 there, 7 here\): choose another"
+    ):
+        Recorder(toy.folder, toy.state.header["identity"] | {"num_search_seeds": 7})
     Recorder(toy.folder, toy.state.header["identity"]).close()  # the refused one has released the folder
 
 

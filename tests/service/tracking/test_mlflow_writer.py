@@ -1,8 +1,12 @@
+import json
+
+import pytest
 from mlflow import MlflowClient
 
 from service.tracking.connection import default_tracking_uri
-from service.tracking.mlflow_writer import MlflowWriter, metrics_of
+from service.tracking.mlflow_writer import MlflowWriter, metrics_of, sweep_params
 from tests._tracking import assert_as_the_events_say, runs_of
+from tests.service._sweeps import SWEEPS, load_sweep, make
 
 
 def write(toy, uri):
@@ -85,3 +89,16 @@ def test_a_trial_that_runs_again_has_the_same_run_with_each_point_once(toy, tmp_
     assert_as_the_events_say(client, folder)
     write(toy, uri)
     assert_as_the_events_say(client, folder)
+
+
+def test_the_sweeps_params_have_the_trials_names_and_one_entry_for_each_range():
+    identity = make().identity()
+    params = sweep_params(identity)
+    assert (params["architecture"], params["opt/lr"], params["num_search_seeds"]) == ("small_resnet", 0.1, 1)
+    assert json.loads(params["search/ranges/opt/rho"]) == identity["search"]["ranges"]["opt/rho"]
+    assert len(params) < 100  # what MLflow accepts at once
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_params_of_every_sweep_fit_into_one_request(name):
+    assert len(sweep_params(load_sweep(name).identity())) < 100
