@@ -71,7 +71,7 @@ def rank(scores: Sequence[Tensor], scope: str = "global", *, min_kept: int = 0) 
         n, m = map(int, pattern.groups())
         if n <= m:
             if min_kept:
-                raise ValueError(f"masks: min_kept must be 0 for scope {scope} (it fixes all counts), got {min_kept}")
+                raise ValueError(f"masks: min_kept must be 0 for scope {scope} (it fixes every count), got {min_kept}")
             if not any(_has_groups(score, m) for score in scores):
                 shapes = ", ".join(str(tuple(score.shape)) for score in scores)
                 raise ValueError(

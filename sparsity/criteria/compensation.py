@@ -73,11 +73,9 @@ def compensation(
         outputs = forward(model, batch)
     if not isinstance(outputs, Tensor) or not outputs.numel():
         got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(f"compensation: forward must return outputs (N, ...) of a sample or more, got {got}")
+        raise ValueError(f"compensation: forward must return outputs (N, ...) of at least one sample, got {got}")
     if not outputs.requires_grad:
-        raise ValueError(
-            "compensation: forward must return differentiable outputs (no detach), got some without a graph"
-        )
+        raise ValueError("compensation: forward must return differentiable outputs, got some without a graph")
     calls = []
     for name, layer in zip(names, layers, strict=True):
         shapes = [tuple(call.x.shape) for call in trace.calls.get(layer, [])]

@@ -51,5 +51,5 @@ class SGD(Optimizer, torch.optim.SGD):
         if not 0 <= momentum < 1:
             raise ValueError(f"SGD: momentum must be in [0, 1) (at 1, old gradients never fade), got {momentum}")
         if nesterov and not momentum:
-            raise ValueError("SGD: momentum must be > 0 with nesterov (which looks ahead along it), got 0")
+            raise ValueError("SGD: momentum must be > 0 (nesterov looks ahead along it), got 0")
         super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)

@@ -85,7 +85,7 @@ class L0HardConcrete(Gated):
             raise ValueError(f"L0HardConcrete: decay must be one of expected, plain, got {decay!r}")
         if not 0 < droprate_init < 1:
             raise ValueError(
-                f"L0HardConcrete: droprate_init must be in (0, 1) (it must be able to learn), got {droprate_init}"
+                f"L0HardConcrete: droprate_init must be in (0, 1) (a gate must be able to learn), got {droprate_init}"
             )
         if not 0 < beta <= 1:
             raise ValueError(f"L0HardConcrete: beta must be in (0, 1] (the temperature of the noise), got {beta}")

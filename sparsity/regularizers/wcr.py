@@ -42,7 +42,7 @@ class WCR(ClosedForm):
         if not 0 < smooth < math.inf:
             raise ValueError(f"WCR: smooth must be > 0 and finite (it makes |w| differentiable at 0), got {smooth}")
         if not 0 < eps < math.inf:
-            raise ValueError(f"WCR: eps must be > 0 and finite (V is 0 where all magnitudes are equal), got {eps}")
+            raise ValueError(f"WCR: eps must be > 0 and finite (it bounds R where V is 0), got {eps}")
         super().__init__(weights)
         self.smooth, self.eps = smooth, eps
         self.kernel = ("wcr", smooth, eps)

@@ -173,7 +173,7 @@ def test_learns_a_sparse_regression():
     ("arguments", "message"),
     [
         ({"weight_decay": 5e-4}, r"weight_decay must be 0 or left out \(the polytope bounds the weights\), got 0.0005"),
-        ({"base": "sgd"}, r"base must be left out \(its step is no other's update\), got 'sgd'"),
+        ({"base": "sgd"}, r"base must be left out \(SFW updates the weights itself\), got 'sgd'"),
         ({"k_fraction": 1.5}, r"k_fraction must be in \(0, 1\] \(K may not be above n\), got 1.5"),
         ({"k_fraction": 0.0}, r"k_fraction must be in \(0, 1\] \(K may not be above n\), got 0.0"),
         ({"min_k": 0}, r"min_k must be a whole number >= 1, got 0"),

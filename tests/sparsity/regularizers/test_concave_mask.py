@@ -119,7 +119,7 @@ def test_logistic_regression_of_two_digits_is_sparse_and_accurate_with_log():
     ("arguments", "message"),
     [
         ({"r": "l2"}, r"r must be one of log, l1, got 'l2'"),
-        ({"delta": 0.0}, r"delta must be > 0 and finite \(it bounds the slope of log\), got 0.0"),
+        ({"delta": 0.0}, r"delta must be > 0 and finite \(it bounds the slope of r at 0\), got 0.0"),
         ({"delta": math.inf}, r"delta must be > 0 and finite .*, got inf"),
         ({"start": 0.0}, r"start must be in \(0, 1\] \(a mask at 0 would not train theta\), got 0.0"),
         ({"start": 1.5}, r"start must be in \(0, 1\] .*, got 1.5"),

@@ -175,14 +175,14 @@ def test_starts_at_the_drop_rate():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"gamma": 0.0}, r"gamma must be < 0 \(else no gate is ever exactly 0\), got 0.0"),
-        ({"gamma": 0.1}, r"gamma must be < 0 \(else no gate is ever exactly 0\), got 0.1"),
+        ({"gamma": 0.0}, r"gamma must be < 0 \(otherwise no gate is ever exactly 0\), got 0.0"),
+        ({"gamma": 0.1}, r"gamma must be < 0 \(otherwise no gate is ever exactly 0\), got 0.1"),
         ({"gamma": math.nan}, r"gamma must be < 0 .*, got nan"),
-        ({"zeta": 1.0}, r"zeta must be > 1 \(else no gate is ever exactly 1\), got 1.0"),
+        ({"zeta": 1.0}, r"zeta must be > 1 \(otherwise no gate is ever exactly 1\), got 1.0"),
         ({"zeta": math.inf}, r"zeta must be > 1 .*, got inf"),
         ({"beta": 0.0}, r"beta must be in \(0, 1\] \(the temperature of the noise\), got 0.0"),
         ({"beta": 1.5}, r"beta must be in \(0, 1\] .*, got 1.5"),
-        ({"droprate_init": 0.0}, r"droprate_init must be in \(0, 1\) \(a gate can learn\), got 0.0"),
+        ({"droprate_init": 0.0}, r"droprate_init must be in \(0, 1\) \(a gate must be able to learn\), got 0.0"),
         ({"droprate_init": 1.0}, r"droprate_init must be in \(0, 1\) .*, got 1.0"),
         ({"per": "filter"}, r"per must be one of weight, row, got 'filter'"),
         ({"decay": "none"}, r"decay must be one of expected, plain, got 'none'"),
