@@ -42,6 +42,8 @@ def copy(tmp_path_factory):
     for package in ("sparsity", "trainables", "search_spaces", "service", "sweeps", "sparsity_sweeps", "tests"):
         shutil.copytree(ROOT / package, folder / package, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "make_methods.py", folder / "docs")
     for path, text in FILES.items():
         assert not (folder / path).exists(), f"{path} is already a file of the repository"
         (folder / path).write_text(text)
