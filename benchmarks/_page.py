@@ -76,8 +76,11 @@ def perturbations(record: Mapping[str, Any]) -> str:
 
 def layouts(record: Mapping[str, Any]) -> str:
     found = record["results"].get("layouts/ResNet-18, batch 128", {})
-    rows = [(name, f"{row['median_s']:.2f}", f"{row['ratio']:.2f}") for name, row in found.items()]
+    rows = [(LAYOUTS.get(name, name), f"{row['median_s']:.2f}", f"{row['ratio']:.2f}") for name, row in found.items()]
     return measured(record, ("a step of ResNet-18, batch 128", "CPU s", "ratio"), rows)
+
+
+LAYOUTS = {"as it is": "PyTorch's default"}
 
 
 def small_costs(record: Mapping[str, Any]) -> str:
@@ -91,8 +94,8 @@ def small_costs(record: Mapping[str, Any]) -> str:
     if memory := results.get("memory/memory"):
         few, every = memory["a tenth"], memory["all"]
         own, data = (every[key] - few[key] for key in ("private_MB", "data_MB"))
-        value = f"{own:.0f} MB more of its own for {data:.0f} MB more data"
-        rows.append(("memory of one more CIFAR-10 trial", "the data is not counted again", value))
+        value = f"{own:.0f} MB for {data:.0f} MB more data"
+        rows.append(("growth of a trial's own memory with the dataset, which trials share", "none", value))
     if own := results.get("sweeps/sweeps", {}).get("the sweep"):
         rows.append(("speed of a sweep after start-up", "0.95 of the ideal", f"{own['of_ideal_after_start']:.2f}"))
     if start := results.get("start/start"):
@@ -134,7 +137,7 @@ PENDING = {"the rule": "1.5 per worker", "none ahead": "1 per worker", "twice th
 def gpu(record: Mapping[str, Any]) -> str:
     """The last run of `python -m benchmarks.gpu`."""
     last = last_record("*-gpu.json")
-    return f"Last run: {where(last)}\n" if last else "It has not been run on a GPU yet.\n"
+    return f"Last run: {where(last)}\n" if last else "These measurements have not been run on a GPU yet.\n"
 
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {

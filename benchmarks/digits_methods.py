@@ -136,13 +136,14 @@ def budget(state: State) -> str:
     trials = [trial for trial in state.trials.values() if trial.done]
     search = sum(trial.phase == "search" for trial in trials)
     hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
-    failed = [trial for trial in trials if trial.status != "finished"]
+    failed = sum(trial.status != "finished" for trial in trials)
     planned = len(make_arms(SWEEP)) * (SWEEP.num_trials * SWEEP.num_search_seeds + SWEEP.num_seeds)
     incomplete = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
     return (
-        f"{incomplete}{search} trials in the search ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} "
-        f"seeds for each arm) and {len(trials) - search} in the confirmation, {hours:.1f} core hours in total; "
-        f"{len(failed)} of them diverged or failed. Code: {state.header['software']['git_commit'][:10]}."
+        f"{incomplete}Search: {search} trials ({SWEEP.num_trials} configurations x {SWEEP.num_search_seeds} "
+        f"seeds per arm). Confirmation: {len(trials) - search} trials. They took {hours:.1f} core hours; "
+        f"{failed or 'none'} of them diverged or failed. "
+        f"Commit of the code: {state.header['software']['git_commit'][:10]}."
     )
 
 

@@ -75,8 +75,10 @@ def test_the_tables_by_hand(toy, at_090, monkeypatch):
     assert f"0.835 [{0.835 - half:.3f}, {0.835 + half:.3f}]" in methods
     assert methods.index("| sam | wcr |") < methods.index("| sam | none |")  # by validation
     assert "14 of them diverged" not in study.budget(toy.state)
-    assert study.budget(toy.state).startswith("**Not complete:** 14 of 1008 trials have run. 2 trials in the search")
-    assert "12 in the confirmation" in study.budget(toy.state)
+    assert study.budget(toy.state).startswith(
+        "**Not complete:** 14 of 1008 trials have run. Search: 2 trials (planned: "
+    )
+    assert "Confirmation: 12 trials." in study.budget(toy.state)
 
 
 def test_the_page_keeps_what_people_wrote(toy, at_090, tmp_path, monkeypatch):
