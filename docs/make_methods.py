@@ -17,8 +17,8 @@ Each method is a file of `sparsity/regularizers`, `sparsity/optimizers`, `sparsi
 `trainables/pruning_schedules`, and its name is the name of that file. Formulas, shapes, units and errors are in the
 docstrings (see the API reference).
 
-A cost such as "2 x the weights" is memory beside the weights and their gradients. A range is searched where the search
-space has none of its own.
+A cost such as "2 x the weights" is memory beside the weights and their gradients. The search uses the ranges in these
+tables, unless the search space has its own.
 
 `python docs/make_methods.py` writes this page from the docstrings: the first line, and the sections "Reference" and
 "Cost". Do not edit it by hand.

@@ -29,8 +29,8 @@ class Regularizer(torch.nn.Module):
         trained = list(dict.fromkeys(p for p in (*model.parameters(), *R.parameters()) if p.requires_grad))
 
     Args:
-        weights: Floating-point tensors of any shape with at least one element. Biases and normalization scales are the
-            caller's to leave out. The list may be empty; R() is then 0.
+        weights: Floating-point tensors of any shape with at least one element. The caller should leave out biases and
+            normalization scales. The list may be empty; R() is then 0.
 
     Attributes:
         lam_range: Search range of lam. A search space overrides it. None where there is nothing to search.

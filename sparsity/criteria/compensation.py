@@ -22,10 +22,10 @@ def compensation(
     generator: torch.Generator | None = None,
     num_probes: int | None = None,
 ) -> "CompensatedScores":
-    """Elimination-compensation: score = w^2 (A - B^2 / C).
+    """Elimination-compensation: output change if w is removed and the bias adjusted.
 
-    The score is the mean squared change of the outputs when w is removed and the bias of the same row is shifted by the
-    best amount. To first order, removing w_ij and adding s to b_i changes output k of a sample by
+    The score w^2 (A - B^2 / C) is the mean squared change of the outputs when w is removed and the bias of the same row
+    is shifted by the best amount. To first order, removing w_ij and adding s to b_i changes output k of a sample by
     -w_ij df_k/dw_ij + s df_k/db_i. With E the mean over the samples of the batch, and sums over the outputs k,
 
         A_ij = E sum (df_k/dw_ij)^2
@@ -63,9 +63,10 @@ def compensation(
         networks", 2026, arXiv 2602.20467.
 
     Cost:
-        One backward pass per output of a sample, or num_probes. 4 x the weights of memory (sums, scores and shifts) and
-        temporaries of 64 MiB in float32. Layers with positions form the weight gradient of every sample in each pass:
-        the arithmetic of an ordinary pass, and one pass over the weights' memory per sample.
+        `num_probes` backward passes or, if it is None, one for each output of the network. Memory: 4 x the weights
+        (sums, scores and shifts) and temporaries of 64 MiB in float32. For convolutions, and for linear layers on
+        sequences, each backward pass computes a separate weight gradient per sample. This takes as much arithmetic as
+        an ordinary pass, but reads and writes memory of the weights' size once per sample.
     """
     names = parameter_names("compensation", model, weights)
     layers = layers_of("compensation", model, names)

@@ -49,8 +49,8 @@ def synflow(
         absolute values, and a trained network's running means then make paths negative.
 
     Cost:
-        num_rounds backward passes of one input. About 12 x float32 weights of memory: copies, gradients, scores and
-        order, all in 64 bits.
+        `num_rounds` backward passes of one input. About 12 x the memory of the float32 weights, because copies,
+        gradients, scores and order have 64 bits per element.
     """
     if num_rounds != int(num_rounds) or num_rounds < 1:
         raise ValueError(f"synflow: num_rounds must be a whole number >= 1, got {num_rounds}")

@@ -53,12 +53,14 @@ class CrAM(OptimizerWithBase):
 
     Reference:
         Peste et al., "CrAM: a compression-aware minimizer", ICLR 2023, with the options of the authors' code.
-        Departures: counts are exact (the authors cut at a percentile), all groups are ranked together (the authors rank
-        each group), and "uniform" compresses the first and the last layer too.
+        Departures: exactly the given fraction is pruned (the authors' percentile threshold may prune more or less), all
+        groups are ranked together (the authors rank each group), and "uniform" compresses the first and the last layer
+        too.
 
     Cost:
-        2 gradients and a top-k selection per step. The memory of the base and, within the step, 2.25 x the weights (w,
-        g0 and masks) at the second gradient, 4 x during the selection.
+        2 gradients and a top-k selection per step. Memory: that of the base optimizer (`base`). During a step, also 4 x
+        the weights while it selects the weights to keep, and 2.25 x (a copy of the weights, the first gradient, masks)
+        during the second gradient.
     """
 
     ranges: ClassVar = {"rho": Range(0.01, 0.2, 0.05)}  # search_spaces/cnn.py and small_cnn.py

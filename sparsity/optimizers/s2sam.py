@@ -9,10 +9,11 @@ __all__ = ["S2SAM"]
 
 
 class S2SAM(OptimizerWithBase):
-    """Single-step SAM: update w with the gradient g_t at w + e.
+    """Single-step SAM: perturb w along the previous step's gradient.
 
-    e = rho g_{t-1} / |g_{t-1}|, along the gradient of the previous step, so a step takes one gradient where SAM takes
-    two. The norm is joint over all parameters that had a gradient. The first step has e = 0.
+    w is updated with the gradient g_t at w + e, as in SAM. But e = rho g_{t-1} / |g_{t-1}| is along the gradient of the
+    previous step, so a step takes one gradient where SAM takes two. The norm is joint over all parameters that had a
+    gradient. The first step has e = 0.
 
     `step(closure)` calls the closure once, at w + e, and returns its loss. The gradient moves into the optimizer's
     state as "previous_grad": `p.grad` is None after the step, and `zero_grad` does not clear it.

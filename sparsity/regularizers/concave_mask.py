@@ -46,8 +46,8 @@ class ConcaveMask(Gated):
         arXiv 2501.11135.
 
     Cost:
-        No extra gradient evaluation. 1 x the weights of memory for m, which also has a gradient and optimizer state; 1
-        x in the graph of a forward pass (w); 2 x in the graph of the penalty.
+        No extra gradient evaluation. Memory in multiples of the weights: 1 x for the mask, plus its gradient and
+        optimizer state; 1 x in the graph of a forward pass (the masked weights); 2 x in the graph of the penalty.
     """
 
     # search_spaces/small_cnn.py with its gate_lr of 10; a smaller gate_lr needs a larger lam in proportion

@@ -13,7 +13,7 @@ class HoyerSquare(ClosedForm):
     Q = sum(w^2) + eps, dR/dw_i = 2 (A/Q) sign(w_i) - 2 (A/Q)^2 w_i. A tensor of zeros has R = 0 and gradient 0.
 
     Args:
-        weights: Tensors of any shape. Biases and normalization scales are the caller's to leave out.
+        weights: Tensors of any shape. The caller should leave out biases and normalization scales.
         eps: Added to sum(w^2), in units of w^2, so that a tensor of zeros scores 0. Not in the reference.
 
     Raises:

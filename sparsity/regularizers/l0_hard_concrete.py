@@ -54,14 +54,15 @@ class L0HardConcrete(Gated):
 
     Reference:
         Louizos, Welling & Kingma, "Learning sparse neural networks through L0 regularization", ICLR 2018, arXiv
-        1712.01312. The factor |g| is that of the authors' code; with it, lam means the same per weight and per row.
-        Departures from the code: log_alpha starts without noise of N(0, 0.01^2) and is not clamped to [log 0.01,
-        log 100], and the weight decay is not divided by 1 - droprate_init.
+        1712.01312. As in the authors' code, a gate counts once for each weight that it gates, so that lam has the same
+        meaning for gates per weight and per row. Departures from the code: log_alpha starts without noise of N(0,
+        0.01^2) and is not clamped to [log 0.01, log 100], and the weight decay is not divided by 1 - droprate_init.
 
     Cost:
-        No extra gradient evaluation. With per="weight", 1 x the weights of memory for log_alpha, which also has a
-        gradient and optimizer state, and 5 x in the graph of a forward pass; with per="row", 1 x in the graph (w). The
-        graph of the decay takes 3 x and is freed before that of the penalty is built.
+        No extra gradient evaluation. Memory in multiples of the weights: with per="weight", 1 x for the gates'
+        parameters, plus their gradients and optimizer state, and 5 x in the graph of a forward pass; with per="row", 1
+        x in this graph (the gated weights). The gradient of the weight decay needs another 3 x, which is freed before
+        the penalty's gradient is computed.
     """
 
     # search_spaces/small_cnn.py with its gate_lr of 100; a smaller gate_lr needs a larger lam in proportion

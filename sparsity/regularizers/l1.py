@@ -10,7 +10,7 @@ class L1(ClosedForm):
     dR/dw = sign(w), 0 at w = 0. R is in units of w.
 
     Args:
-        weights: Tensors of any shape. Biases and normalization scales are the caller's to leave out.
+        weights: Tensors of any shape. The caller should leave out biases and normalization scales.
 
     Reference:
         Tibshirani, "Regression shrinkage and selection via the lasso", J. R. Stat. Soc. B 58, 1996, as a penalty. A

@@ -7,10 +7,10 @@ __all__ = ["WCR"]
 
 
 class WCR(ClosedForm):
-    """Weight concentration: R(W) = 1 / (V + eps), summed over weight tensors.
+    """Weight concentration: R(W) = 1 / (var(|w|) + eps), summed over weight tensors.
 
-    V is the variance of a tensor's magnitudes a_i = sqrt(w_i^2 + smooth). It is computed as mean((a - mean(a))^2),
-    which keeps its digits in float32 when all magnitudes are nearly equal.
+    V = var(|w|) is the variance of a tensor's magnitudes a_i = sqrt(w_i^2 + smooth). It is computed as
+    mean((a - mean(a))^2), which keeps its digits in float32 when all magnitudes are nearly equal.
 
         dR/dw_i = -(2/n) (1 - mean(a) / a_i) w_i / (V + eps)^2
 
@@ -21,7 +21,7 @@ class WCR(ClosedForm):
     whose first AdamW step makes all magnitudes nearly equal, needs eps = 1e-4 (search_spaces/lora.py).
 
     Args:
-        weights: Tensors of any shape. Biases and normalization scales are the caller's to leave out.
+        weights: Tensors of any shape. The caller should leave out biases and normalization scales.
         smooth: In units of w^2; makes |w| differentiable at 0. Not in the reference.
         eps: In units of w^2; bounds R where V is 0. Not in the reference.
 

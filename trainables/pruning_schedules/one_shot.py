@@ -6,5 +6,5 @@ __all__ = ["OneShot"]
 class OneShot(PruningSchedule):
     """One-shot pruning: train once, prune once at each sparsity, do not retrain.
 
-    Cost: one training.
+    Cost: One training.
     """
