@@ -28,7 +28,7 @@ class Table:
 
 
 FAULTS = Table(
-    columns=("fault", "lost", "computed again", "goes on after"),
+    columns=("fault", "lost", "computed again", "how it goes on"),
     start="<!-- faults: written by make test-faults -->",
     end="<!-- faults end -->",
 )
@@ -53,7 +53,7 @@ def interruptible():
 
 @pytest.fixture
 def fault_row(request):
-    """A function: fault, lost, computed_again, seconds_to_go_on, all text. A row is kept only if its test passes."""
+    """A function: fault, lost, computed_again, how_it_goes_on, all text. A row is kept only if its test passes."""
     yield from rows_of(request, FAULTS)
 
 

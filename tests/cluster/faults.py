@@ -123,8 +123,8 @@ def power_off(hosts, host):
 @pytest.mark.parametrize(
     ("name", "fault", "again"),
     [
-        ("network of a host cut for less than the health check", cut(HEALTH_CHECK / 3), "nothing"),
-        ("network of a host cut for longer, then healed", cut(3 * HEALTH_CHECK), "at most one checkpoint interval"),
+        ("a host's network cut for less than the health check's timeout", cut(HEALTH_CHECK / 3), "nothing"),
+        ("a host's network cut for longer, then restored", cut(3 * HEALTH_CHECK), "at most one checkpoint interval"),
         ("a host's Ray ended by SIGTERM (spot)", notice, "at most one checkpoint interval"),
         ("a host powered off", power_off, "at most one checkpoint interval"),
     ],
@@ -145,7 +145,7 @@ def test_a_host(cluster, hosts, undisturbed, fault_row, name, fault, again):
     runs = in_mlflow(cluster, sweep)
     assert sorted(run[0] for run in runs) == sorted(["all", *results(undisturbed)])
     assert {(status, most) for _, status, most in runs} == {("FINISHED", 1)}
-    fault_row(name, "nothing", again, f"{seconds:.0f} s, every trial that ran")
+    fault_row(name, "nothing", again, f"by itself: all trials that ran, after {seconds:.0f} s")
 
 
 def test_status_and_stop_from_the_head(cluster, hosts):

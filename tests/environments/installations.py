@@ -77,7 +77,8 @@ def test_a_folder_with_a_sweeps_of_its_own(programs, tmp_path, environment_row):
     assert refused.endswith(": run the sweep from another folder\n")
     environment_row(
         "a folder with a `sweeps` package of its own",
-        "`sweeps` and `python -P -m sweeps.digits` work; beside a `sparsity` of its own, one line refuses the sweep",
+        "`sweeps` and `python -P -m sweeps.digits` work; if the folder has its own `sparsity` package, a sweep refuses "
+        "to start, with a one-line error",
     )
 
 

@@ -52,7 +52,7 @@ def test_killed_at_random_moments(runs, undisturbed_long, fault_row):
         f"driver killed at {NUM_KILLS} random moments of one sweep",
         "nothing",
         "at most one checkpoint interval of each trial that ran",
-        f"by the same command ({', '.join(f'{count} {stage}' for stage, count in stages.items())})",
+        f"run the same command again (kills: {', '.join(f'{count} {stage}' for stage, count in stages.items())})",
     )
 
 
@@ -77,7 +77,7 @@ def result_without_record(runs):
     [
         ("driver killed before its first trial", header_only, False),
         ("driver killed between a trial's end and its record", result_without_record, True),
-        ("driver killed while it ships the end", lambda runs: events(runs)["summary"] == 1, False),
+        ("driver killed while it sends the last records to MLflow", lambda runs: events(runs)["summary"] == 1, False),
     ],
 )
 def test_killed_at_this_moment(runs, undisturbed, fault_row, name, when, stopped):
@@ -92,7 +92,7 @@ def test_killed_at_this_moment(runs, undisturbed, fault_row, name, when, stopped
     run(runs)
     assert_as_undisturbed(runs, undisturbed)
     assert num_repeated(runs) == 0
-    fault_row(name, "nothing", "at most one checkpoint interval of each trial that ran", "by the same command")
+    fault_row(name, "nothing", "at most one checkpoint interval of each trial that ran", "run the same command again")
 
 
 def test_its_machine_is_lost_and_the_storage_kept(runs, undisturbed, tmp_path, fault_row):
@@ -108,9 +108,9 @@ def test_its_machine_is_lost_and_the_storage_kept(runs, undisturbed, tmp_path, f
     assert num_repeated(elsewhere) == 0
     fault_row(
         "driver's machine lost, its storage kept",
-        "nothing; an MLflow that was lost with it is sent everything",
+        "nothing; if MLflow's database was on that machine, all records are sent to the new one",
         "at most one checkpoint interval of each trial that ran",
-        "by the same command",
+        "run the same command again",
     )
 
 
@@ -126,5 +126,5 @@ def test_it_is_terminated(runs, undisturbed, fault_row):
         "driver terminated (SIGTERM, Ctrl-C, `python -m sweeps stop`)",
         "nothing",
         "at most one checkpoint interval of each trial that ran",
-        "by the same command",
+        "run the same command again",
     )

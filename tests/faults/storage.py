@@ -78,9 +78,9 @@ def test_storage_that_takes_nothing_more(mounted, undisturbed, tmp_path, fault_r
     assert num_repeated(runs) == 0
     fault_row(
         f"storage {name}",
-        f"nothing: the sweep stops ({seconds:.0f} s after) and says why in one line",
+        f"nothing: after {seconds:.0f} s the sweep stops with a one-line reason",
         "at most one checkpoint interval of each trial that ran",
-        "by the same command, once it can be written",
+        "run the same command again once the folder can be written",
     )
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint(runs, undisturbed_longer, fault_row, damage):
     assert num_repeated(runs) == 0
     again = "the whole trial" if damage == "both lost" else "two checkpoint intervals"
     name = "both of a trial's checkpoints altered" if damage == "both lost" else f"a checkpoint {damage}"
-    fault_row(name, "nothing; the trial's notes say it", again, "at once")
+    fault_row(name, "nothing; a note is recorded with the trial", again, "run the same command again")
 
 
 def test_pickles_where_ray_tune_keeps_its_own(runs, fault_row):
@@ -118,4 +118,6 @@ def test_pickles_where_ray_tune_keeps_its_own(runs, fault_row):
     run(runs, "--trials", "4", "--confirm", "0", "--epochs", "1", "--evaluations", "1")
     assert events(runs)["end"] == 4
     assert not (runs / "unpickled").exists()
-    fault_row("pickles planted where Ray Tune keeps its own", "nothing: they are not read", "nothing", "at once")
+    fault_row(
+        "pickles planted where Ray Tune keeps its own", "nothing: they are not read", "nothing", "by itself, at once"
+    )

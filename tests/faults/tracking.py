@@ -81,8 +81,8 @@ def spans(runs):
 
 
 def compared(a, b):
-    """Median and largest of a beside those of b."""
-    return f"{statistics.median(a) / statistics.median(b):.3f} (largest {max(a) / max(b):.3f})"
+    """The median of a relative to that of b, and the longest likewise."""
+    return f"median {statistics.median(a) / statistics.median(b):.3f}, longest {max(a) / max(b):.3f}"
 
 
 def test_an_outage_of_two_minutes(runs, server, fault_row):
@@ -113,8 +113,9 @@ def test_an_outage_of_two_minutes(runs, server, fault_row):
         "tracking server down for 2 minutes",
         "nothing: 100 runs, each point once",
         "nothing",
-        f"first run shipped {first:.0f} s after; the {len(inside)} trials in the outage took "
-        f"{compared(inside, earlier + later)} of the others' time, the last {compared(later, earlier)} of the first",
+        f"by itself: MLflow has the next run {first:.0f} s after the server's return. Time of the {len(inside)} trials "
+        f"during the outage relative to the others: {compared(inside, earlier + later)}; of those after it relative to "
+        f"those before it: {compared(later, earlier)}",
     )
 
 
@@ -136,9 +137,9 @@ def test_a_server_that_is_there_now_and_then(runs, server, fault_row):
     assert_as_the_events_say(MlflowClient(server.uri), runs / "digits")
     fault_row(
         "tracking server down at the start and at the end",
-        "nothing, after `python -m sweeps sync`: each run and point once",
+        "nothing: MLflow has each run and point once",
         "nothing",
-        f"{left} lines sent in {time.monotonic() - begin:.0f} s",
+        f"run `python -m sweeps sync`: it sent {left} records in {time.monotonic() - begin:.0f} s",
     )
 
 
@@ -159,9 +160,9 @@ def test_a_server_that_takes_two_seconds_a_call(runs, server, fault_row):
     assert len(State.read(runs / "digits").finished("search")) == 6
     fault_row(
         "tracking server that takes 2 s for each call",
-        f"nothing, after `python -m sweeps sync`: {left} lines were left at the sweep's end",
+        f"nothing: `python -m sweeps sync` sent the {left} records that were missing when the sweep ended",
         "nothing",
-        f"trials took {statistics.median(took):.1f} s (median)",
+        f"trials are not delayed: {statistics.median(took):.1f} s (median)",
     )
 
 
@@ -193,8 +194,8 @@ def test_killed_while_calls_are_answered(runs, server, fault_row):
         assert Shipper(runs / "digits", proxy.uri).num_waiting == 0
     assert_as_the_events_say(MlflowClient(server.uri), runs / "digits")
     fault_row(
-        "killed 8 times between a call to the tracking server and its answer",
-        "nothing: one run a trial, each point once",
+        "`sweeps sync` killed 8 times between a call to the tracking server and the answer",
+        "nothing: one run for each trial, each point once",
         "nothing",
-        f"by `python -m sweeps sync`; the calls: {', '.join(sorted(set(killed)))}",
+        f"run `sweeps sync` again (killed in the calls {', '.join(sorted(set(killed)))})",
     )

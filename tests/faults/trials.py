@@ -24,7 +24,8 @@ def test_a_worker_that_dies(runs, undisturbed_longer, fault_row, name, sig):
     assert_as_undisturbed(runs, undisturbed_longer)
     assert num_repeated(runs) == 0
     assert "its worker died, it goes on from its last checkpoint" in (runs / "shown").read_text()
-    fault_row(name, "nothing", "at most one checkpoint interval", f"{goes_on(runs, died, before):.0f} s")
+    seconds = goes_on(runs, died, before)
+    fault_row(name, "nothing", "at most one checkpoint interval", f"by itself, after {seconds:.0f} s")
 
 
 def running(runs):
@@ -57,9 +58,9 @@ def test_a_worker_that_dies_again_and_again(runs, with_fault, fault_row):
     assert {t.evaluations[-1]["epoch"] for t in trials if t.status == "lost"} == {2}
     fault_row(
         "worker dies at the same place each time",
-        "these trials, recorded as lost with the reason; the sweep goes on",
-        "two epochs, twice",
-        "at once, three attempts",
+        "these trials, recorded as lost with the reason",
+        "up to two epochs in each of the two repeated attempts",
+        "by itself: the other trials, at once",
     )
 
 
@@ -87,9 +88,9 @@ def test_an_exception_in_a_method_and_the_retry_after_its_mending(runs, undistur
         assert (ours[key].status, ours[key].curve) == (theirs[key].status, theirs[key].curve)
     fault_row(
         "an exception in user code",
-        "these trials, recorded with the traceback; `retry NAME` makes them again",
+        "these trials, recorded with the traceback; `sweeps retry NAME` repeats them",
         "the failed trials, when they are retried",
-        "at once",
+        "by itself: the other trials, at once",
     )
 
 
@@ -115,10 +116,10 @@ def test_out_of_memory_of_the_host(runs, with_fault, fault_row):
     assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "lost")}
     assert all("memory" in t.reason.lower() for t in trials if t.status == "lost")
     fault_row(
-        "out of the host's memory",
-        "these trials, recorded as lost with the reason (of a GPU's memory: out_of_memory); the sweep goes on",
-        "up to two attempts more",
-        "at once",
+        "a trial exhausts the host's memory",
+        "that trial, recorded as lost with the reason (as out_of_memory if it was a GPU's memory)",
+        "that trial, up to two more attempts",
+        "by itself: the other trials, at once",
     )
 
 
@@ -135,5 +136,8 @@ def test_a_loss_that_is_not_finite(runs, fault_row):
     trials = State.read(runs / "digits").trials.values()
     assert {trial.status for trial in trials} == {"diverged"}
     fault_row(
-        "a loss that is not finite", "nothing: it is an outcome, recorded with step and loss", "nothing", "at once"
+        "a loss that is not finite",
+        "nothing: it is a result, recorded with step and loss",
+        "nothing",
+        "by itself, at once",
     )

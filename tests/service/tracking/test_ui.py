@@ -92,7 +92,10 @@ def test_a_port_in_use_is_refused_before_mlflow_starts(port, monkeypatch, enviro
         message = rf"port: must be free and allowed \(choose another with --port\), got {port} \(Address al"
         with pytest.raises(ValueError, match=message):
             serve_ui("sqlite:///x", "127.0.0.1", port)
-    environment_row("a taken port for `sweeps ui`", "one line at once that names the port and --port; exit code 2")
+    environment_row(
+        "`sweeps ui` on a port that is in use",
+        "exits at once with code 2 and a line that names the port and suggests --port",
+    )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])  # a documentation address, a reserved name
