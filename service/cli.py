@@ -103,7 +103,12 @@ def make_command(sweep: SweepSpec) -> Callable[..., None]:
 
 
 def with_options(sweep: SweepSpec, given: Mapping[str, Any]) -> Any:
-    """The sweep with the values of options, by field; those of argument groups are KEY=VALUE pairs."""
+    """A copy of the sweep, changed by the options.
+
+    Args:
+        sweep: The sweep.
+        given: Values by field. For argument groups, such as `opt`, a value is a list of texts KEY=VALUE.
+    """
     own = {name: getattr(sweep, name) for name in sweep.model_fields_set}
     if own.get("name") == sweep.trial.dataset and "dataset" in given:
         del own["name"]
@@ -124,7 +129,10 @@ def with_options(sweep: SweepSpec, given: Mapping[str, Any]) -> Any:
 
 
 def own_fields() -> set[str]:
-    """The sweep's own fields. `optimizer`, `regularizer` and `lam` of its trials are the search's."""
+    """The sweep's own fields.
+
+    They include `optimizer`, `regularizer` and `lam`: the search sets these fields of a trial's configuration.
+    """
     return set(SweepSpec.model_fields)
 
 

@@ -97,7 +97,7 @@ def report(
     if summary is None:
         fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
     if markdown:
-        print(as_markdown(summary))  # typer.echo takes an output in ASCII for UTF-8
+        print(as_markdown(summary))  # not typer.echo: it writes UTF-8 even if the output's encoding is ASCII
     else:
         print_whole(make_console(), as_tables(summary))
 
@@ -133,7 +133,7 @@ def stop(
     runs: Runs = DEFAULT_RUNS,
     wait: Annotated[float, typer.Option(help="seconds to wait for its end", min=0)] = 120,
 ) -> None:
-    """Stop a running sweep as Ctrl-C does, from any host that sees its folder."""
+    """Stop a running sweep, like Ctrl-C, from any host that sees its folder. Its command continues it."""
     from service.records.lock import lock_holder, request_stop
     from service.records.state import State
 
@@ -148,7 +148,7 @@ def stop(
         time.sleep(0.5)
     if lock_holder(folder) == process:
         fail(ValueError(f"stop: {name} was asked to stop {wait:g} s ago and is still run by {process}"))
-    typer.echo(f"{name} has stopped; it was run by {process}. The command that started it continues it.")
+    typer.echo(f"{name} has stopped; it was run by {process}. To continue, run the same command again.")
     with one_line_errors():
         last_run = State.read(folder).last_run
     if command := shown_command(last_run):
@@ -160,11 +160,11 @@ def retry(
     name: Name,
     runs: Runs = DEFAULT_RUNS,
     diverged: Annotated[
-        bool, typer.Option("--diverged", help="also those that diverged; the same code diverges again")
+        bool, typer.Option("--diverged", help="also retry diverged trials; the same code diverges again")
     ] = False,
     start: Annotated[bool, typer.Option(help="continue the sweep at once, with its last command")] = True,
 ) -> None:
-    """Run the trials again that failed, were lost or ran out of memory, and continue the sweep."""
+    """Retry the trials that ended in an error, were lost or ran out of memory, and continue the sweep."""
     from service.records.passwords import HIDDEN
     from service.records.recorder import RETRIED, Recorder
     from service.records.state import State
@@ -196,7 +196,7 @@ def sync(
     runs: Runs = DEFAULT_RUNS,
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
 ) -> None:
-    """Send the records of a sweep to MLflow that it does not have yet."""
+    """Send MLflow the records of a sweep that it does not have yet."""
     from service.tracking.connection import default_tracking_uri
     from service.tracking.shipper import Shipper
 
@@ -215,7 +215,7 @@ def submit(
     arguments: Annotated[list[str] | None, typer.Argument(help="the sweep's own options, after --")] = None,
     tmux: Annotated[bool, typer.Option("--tmux", help="return at once; the sweep runs in tmux on the head")] = False,
 ) -> None:
-    """Run a sweep on a cluster: `ray submit` with safely quoted arguments."""
+    """Run a sweep on a cluster: `ray submit` with arguments quoted for the head's shell."""
     from service.cluster import submit as launcher
 
     try:
@@ -270,12 +270,14 @@ def sweep_folder(runs: Path, name: str) -> Path:
 
 
 def mention_unreadable(runs: Path) -> None:
-    """Print a line if sweeps are left out because version 0.1 recorded them."""
+    """Print a line if sweeps are not shown because version 0.1 recorded them."""
     from service.records.state import find_unreadable_sweeps
 
     if folders := find_unreadable_sweeps(runs):
         names = ", ".join(folder.name for folder in folders)
-        typer.echo(f"Left out, recorded by version 0.1, which this version cannot read: {names}", err=True)
+        typer.echo(
+            f"Not shown, because version 0.1 recorded them and this version cannot read its records: {names}", err=True
+        )
 
 
 @contextlib.contextmanager

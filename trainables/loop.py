@@ -36,7 +36,7 @@ def load_task(config: TrialConfig, *, root: str | None = None, data: Any = None,
     """Create the task that a configuration names.
 
     Args:
-        root: The folder of the dataset, if it is not downloaded or generated.
+        root: The dataset's folder; None for datasets that are downloaded or generated.
         data: What the task class's `load` returned, so that it is not loaded again.
     """
     cls = sparsity.load("trainables.tasks", config.task)
@@ -46,7 +46,7 @@ def load_task(config: TrialConfig, *, root: str | None = None, data: Any = None,
 def train(
     task: Task, config: TrialConfig | Mapping[str, Any], *, report: Callable[[dict[str, Any]], None] | None = None
 ) -> tuple[nn.Module, Evaluation]:
-    """Train a configuration to its end in this process, and prune the network at each of its sparsities.
+    """Train a network in this process, and prune it at each sparsity of the configuration.
 
     Args:
         report: Called after each epoch with a dictionary of `epoch`, `loss`, `penalty` and `lr`.
@@ -66,6 +66,10 @@ def train(
 
 class Training:
     """The training of one configuration, with everything that a checkpoint holds.
+
+    A pruning schedule may train the network several times. Each such training is a phase of `max_epochs` epochs.
+    Between two phases, weights are removed, and the others are rewound to their values at an early epoch. A ticket is
+    the network of a phase that is kept for a sparsity of the configuration.
 
     Raises:
         ValueError: If an optimizer, regularizer, network or schedule does not take its arguments.
@@ -97,7 +101,7 @@ class Training:
 
     @property
     def evaluation_epochs(self) -> list[int]:
-        """The epochs of all phases after which the network is evaluated and a checkpoint is written."""
+        """Epochs, counted over all phases, that end with an evaluation and a checkpoint."""
         starts = [phase * self.config.max_epochs for phase in range(self.lottery.num_phases)]
         return [start + epoch for start in starts for epoch in self.config.evaluation_epochs]
 
@@ -111,13 +115,13 @@ class Training:
         """Train to the next evaluation.
 
         Args:
-            evaluate: Whether to evaluate the network there, dense and pruned at the target sparsity. It is left out at
-                the last epoch, which an evaluation at all sparsities follows. Early stopping always evaluates.
+            evaluate: Whether to evaluate the network there, dense and pruned at the target sparsity. The last epoch has
+                none, because the caller then evaluates at all sparsities. Early stopping always evaluates.
             report: Called after each epoch with a dictionary of `epoch`, `loss`, `penalty` and `lr`.
 
         Returns:
-            The last epoch's terms, `<objective>_dense` and `<objective>_pruned` of the validation split if they were
-            evaluated, and `weights_left` if the pruning schedule has several phases.
+            A dictionary: what `run_epoch` returned for the last epoch; after an evaluation, `<objective>_dense` and
+            `<objective>_pruned` on the validation split; with several phases, `weights_left`.
 
         Raises:
             Diverged: If the loss or a weight becomes infinite or NaN.
@@ -181,7 +185,10 @@ class Training:
         }
 
     def end_phase(self) -> None:
-        """After the last epoch of a phase that another one follows: prune, rewind and begin that one."""
+        """If a phase has ended, keep its network if it is a ticket; then prune, rewind and begin the next phase.
+
+        Only the first step follows the last phase. Nothing happens if there is a single phase.
+        """
         if self.lottery.num_phases == 1 or self.epoch % self.config.max_epochs:
             return
         model = self.trained_model().eval()
@@ -197,15 +204,16 @@ class Training:
             self._begin_phase()
 
     def trained_model(self) -> nn.Module:
-        """A copy of the model in plain weights: gates are folded into them, adapters merged."""
+        """A copy of the model as a plain network: gates are multiplied into the weights, adapters are merged."""
         model = copy.deepcopy(self.model)
         self.regularizer.fold(model)
         return self.task.deployed(model)
 
     def networks(self, levels: Iterable[float]) -> dict[float, nn.Module]:
-        """The trained network for each sparsity: its ticket if the pruning schedule has one, else the last network.
+        """The trained network for each sparsity, not pruned any further.
 
-        Sparsities without a ticket share one module.
+        It is the ticket of that sparsity if there is one, and otherwise the final network, which these sparsities
+        share as one module.
         """
         shared: nn.Module | None = None
         found: dict[float, nn.Module] = {}
@@ -220,7 +228,7 @@ class Training:
     def evaluate(self, levels: tuple[float, ...], split: str = "validation") -> Evaluation:
         """Prune copies of the model at each sparsity and evaluate them; the training model is not changed.
 
-        After the last phase of a pruning schedule, a sparsity that has a ticket is evaluated on it.
+        After the last phase, sparsities with a ticket use the ticket's network instead of pruning the final one.
         """
         begin = time.perf_counter()
         tickets = {level: ticket for level, ticket in self.lottery.tickets.items() if self.finished and level in levels}
@@ -241,7 +249,7 @@ class Training:
     def penalty_warning(self) -> str:
         """A line if the penalty dominated the training, else "".
 
-        Gates never warn: their penalty is there to close most of them.
+        Never for regularizers with gates: their penalty has to dominate, because it closes most of the gates.
         """
         gated = hasattr(sparsity.load("regularizers", self.config.regularizer), "gate_values")
         return "" if gated else self.penalty_ratio.warning(self.config.lam)
@@ -268,7 +276,7 @@ class Training:
             ValueError: If it is of another configuration.
         """
         if state["config"] != self.config.model_dump(mode="json"):
-            raise ValueError("checkpoint: must be of the same configuration, got one of another")
+            raise ValueError("checkpoint: must be of this training's configuration, was written for another")
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.early_stopping.load_state_dict(state["early_stopping"])
         self.penalty_ratio.values = dict(state["penalty_ratio"])
@@ -307,7 +315,7 @@ class Training:
         )
 
     def _update_early_stopping(self, value: float) -> None:
-        """Note the dense objective of an evaluation; at the end, return to the weights of the best one."""
+        """Record the unpruned network's metric; when training stops, restore the weights of the best evaluation."""
         state = {"model": self.model.state_dict(), "regularizer": self.regularizer.state_dict()}
         self.early_stopping.update(value, state)
         if self.finished and (best := self.early_stopping.best_state):
@@ -323,7 +331,7 @@ class Training:
         return contextlib.nullcontext
 
     def _check_finite(self, losses: Tensor, penalties: Tensor, first_step: int) -> None:
-        """Raise Diverged if a step's objective or, after the last step, a weight is not finite."""
+        """Raise Diverged if a step's loss with its penalty, or a weight after the last step, is not finite."""
         bad = ~torch.isfinite(losses + self.lam * penalties)
         if bad.any():
             step, what = int(bad.nonzero()[0]), ""
@@ -337,7 +345,7 @@ class Training:
         )
 
     def _ungated_state(self) -> dict[str, Tensor]:
-        """The model's state dict without gates: the trained weights under their own names."""
+        """The model's state dict as if it had no gates: no gate parameters, and the weights under their usual names."""
         state = {name: t for name, t in self.model.state_dict().items() if "parametrizations" not in name.split(".")}
         gated = zip(self.gated_names, self.regularizer.weights, strict=True)
         return state | {name: weight.detach() for name, weight in gated if name not in state}

@@ -39,7 +39,7 @@ class StorageError(RuntimeError):
 
 
 class SupersededError(RuntimeError):
-    """Another process runs the trial, because the host of this one was out of reach."""
+    """Another process has taken over the trial, because this host was unreachable."""
 
 
 class TrialRunner:
@@ -48,7 +48,7 @@ class TrialRunner:
     Args:
         config: The configuration.
         folder: The trial's own folder; created if necessary.
-        make_task: Creates the task. Called once, and not at all if the trial has ended before.
+        make_task: Creates the task. Called at most once; not called if the trial has already ended.
         keep: Which pruned checkpoints to write: of the target sparsity ("target"), of every sparsity ("all"), or
             "none".
 
@@ -63,7 +63,8 @@ class TrialRunner:
         self.training: Training | None = None
         self.notes: list[str] = []
         self.warnings: list[str] = []  # notes that cast doubt on the trial's numbers
-        self.evaluations: list[dict[str, Any]] = []  # result.json has them too: a killed driver may have missed some
+        # also written to result.json, because a driver that was killed may not have received all of them
+        self.evaluations: list[dict[str, Any]] = []
         self._make_task = make_task
         self._owner = uuid4().hex
 
@@ -71,10 +72,10 @@ class TrialRunner:
         """Train to the next evaluation. Once the trial has ended, return its last report again.
 
         Returns:
-            A flat report that always has the keys epoch, seconds, loss, penalty, lr, `<objective>_dense`,
-            `<objective>_pruned` (on the validation split, at the target sparsity), status and reason, and weights_left
-            if the pruning schedule has several phases. Unknown values are None. A status other than "running" is the
-            last one; "storage_failed" and "superseded" leave no result.
+            A flat report with the keys epoch, seconds, loss, penalty, lr, `<objective>_dense`, `<objective>_pruned` (on
+            the validation split, at the target sparsity), status and reason. With several phases it also has
+            weights_left. Unknown values are None. Any status except "running" means that the trial has ended here.
+            With "storage_failed" and "superseded", no result.json is written.
         """
         terms: dict[str, Any] = {}
         try:
@@ -114,9 +115,9 @@ class TrialRunner:
                 self.training.load_state_dict(state)
                 self.evaluations = state["evaluations"]
                 break
-            except Exception as error:  # truncated or altered: the one before it is as good
+            except Exception as error:  # truncated or altered: use the one before it
                 self.notes.append(f"{name}: could not be read ({one_line(error)}), passed over")
-                path.unlink()  # or it would become the previous one when the next checkpoint is written
+                path.unlink()  # otherwise the next save would replace the good previous checkpoint by it
                 self.training = Training(task, self.config)
         return self.training
 
@@ -175,8 +176,8 @@ class TrialRunner:
         ]
         if ":" in self.config.scope:
             self.notes += [
-                f"{layer['name']}: kept whole at {self.config.scope}, "
-                f"its shape {tuple(layer['shape'])} has no such groups"
+                f"{layer['name']}: not pruned at {self.config.scope}, because the input channels of its shape "
+                f"{tuple(layer['shape'])} cannot be divided into groups of {self.config.scope.partition(':')[2]}"
                 for layer in layers
                 if layer["num_kept"] == layer["num_weights"]
             ]
@@ -202,7 +203,7 @@ class TrialRunner:
             save_pruned(folder, task, network, masks, description, shifted=evaluation.shifted[level])
 
     def _illustrate(self, task: Task, dense: nn.Module, pruned: nn.Module) -> None:
-        """Write the task's figures, all or none. A figure that fails costs a note, not the trial."""
+        """Write all of the task's figures or, if one fails, none. A failure becomes a note; the trial goes on."""
         shutil.rmtree(self.folder / "figures", ignore_errors=True)
         partial = self.folder / f"figures.{os.getpid()}.partial"
         partial.mkdir(parents=True, exist_ok=True)
@@ -243,7 +244,7 @@ class TrialRunner:
         return {**self._progress(terms), "status": status, "reason": reason}
 
     def _progress(self, terms: dict[str, Any]) -> dict[str, Any]:
-        """The terms of an evaluation, with None for those that are unknown, and how far the training is."""
+        """Epoch, seconds and the values of an evaluation; None for values that are unknown."""
         name = sparsity.load("trainables.tasks", self.config.task).objective
         keys = ("loss", "penalty", "lr", f"{name}_dense", f"{name}_pruned")
         epoch, seconds = (self.training.epoch, self.training.seconds) if self.training else (0, 0.0)

@@ -72,11 +72,11 @@ def answer(folder: str, token: str, count_gpus: bool) -> Answer:
     storage = ""
     try:
         if not sees(Path(folder) / "driver", token):
-            storage = "does not see the driver's file there"
+            storage = "does not see the driver's file"
         else:
             (Path(folder) / host).write_text(token)
     except OSError as error:
-        storage = f"cannot write there ({error.strerror})"
+        storage = f"cannot read or write ({error.strerror})"
     num_gpus = None
     if count_gpus:
         import torch
@@ -140,7 +140,7 @@ def fits(node: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
 def room_faults(nodes: list[dict[str, Any]], resources: Mapping[str, float]) -> list[str]:
     """Why no host, present or expected, can run a trial."""
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):
-        return []  # its operator decides which hosts it starts
+        return []  # on Kubernetes, only KubeRay's operator knows which hosts can be started
     faults = []
     hosts = [node["Resources"] for node in nodes] + [t.get("resources", {}) for t in node_types()]
     for name, amount in resources.items():
@@ -155,7 +155,10 @@ def room_faults(nodes: list[dict[str, Any]], resources: Mapping[str, float]) -> 
 
 
 def tracking_faults(folder: Path, uri: str, console: Console) -> list[str]:
-    """Why MLflow's server refuses records. The sweep's run is created for it, because /health accepts everyone."""
+    """Why MLflow's server refuses records.
+
+    To find out, this creates the sweep's run: the server answers /health even without a valid password.
+    """
     if not uri.startswith("http"):
         return []
     try:
@@ -178,7 +181,7 @@ def tracking_faults(folder: Path, uri: str, console: Console) -> list[str]:
             hint = f"start it with MLFLOW_SERVER_ALLOWED_HOSTS='{name},{name}:*' (clusters/mlflow.sh: MLFLOW_NAMES)"
         else:
             hint = "correct MLFLOW_TRACKING_URI or --tracking-uri"
-        return [f"tracking server: must take this sweep's records, {shown} answers {text[:200]!r}: {hint}"]
+        return [f"tracking server: {shown} refused this sweep's records with {text[:200]!r}: {hint}"]
     return []
 
 
@@ -232,24 +235,24 @@ def faults_of(
                 f"the project must be installed there ({missing.strip()}): run clusters/setup.sh, or `ray up` again"
             ]
         if isinstance(answer, ray.exceptions.GetTimeoutError):
-            return [f"must answer within {PROBE_TIMEOUT:g} s, did not: see `ray status`, or take it out of the cluster"]
-        return [f"must be able to run a task, failed with {type(answer).__name__}: {lines[-1][:300] if lines else ''}"]
+            return [f"did not answer within {PROBE_TIMEOUT:g} s: see `ray status`, or remove it from the cluster"]
+        return [f"could not run a task, which failed with {type(answer).__name__}: {lines[-1][:300] if lines else ''}"]
     faults = []
     storage = answer.storage
     if not storage and not sees(shared / answer.host, token):
-        storage = "wrote a file there that the driver does not see"
+        storage = "wrote a file that the driver does not see"
     if storage:
         faults.append(
-            f"the records' folder must be one that every host sees and may write, {storage}: mount shared storage and "
-            f"set SPARSITY_SWEEPS_RUNS or --runs to a folder on it ({shared.parent.parent} now)"
+            f"{storage} in the records' folder {shared.parent.parent}, which every host must be able to read and "
+            "write: mount shared storage and set SPARSITY_SWEEPS_RUNS or --runs to a folder on it"
         )
     different = [
-        f"{name} {answer.software.get(name)}, here {here[name]}"
+        f"{name} {answer.software.get(name)} (driver: {here[name]})"
         for name in here
         if answer.software.get(name) != here[name]
     ]
     if different:
-        faults.append(f"must have the versions of the driver's host, has {'; '.join(different)}: run `ray up` again")
+        faults.append(f"has other versions than the driver's host, {', '.join(different)}: run `ray up` again")
     if answer.num_gpus is not None and answer.num_gpus < num_gpus:
         faults.append(
             f"torch must see the {num_gpus:g} GPUs that Ray counts there, sees {answer.num_gpus}: install NVIDIA's "

@@ -19,7 +19,7 @@ def summarize(state: State, *, objective: str, target_sparsity: float, complete:
     Args:
         state: The sweep's state.
         objective: The metric that the search maximizes, e.g. "acc".
-        target_sparsity: The sparsity at which it does.
+        target_sparsity: The sparsity at which this metric is maximized.
         complete: Whether all trials of the sweep have ended.
 
     Returns:
@@ -68,7 +68,7 @@ class Cells:
 
     Args:
         objective: The metric that the search maximizes.
-        target_sparsity: The sparsity at which it does.
+        target_sparsity: The sparsity at which this metric is maximized.
         measured: The validation curve of one trial, which names the metrics.
     """
 
@@ -136,7 +136,10 @@ def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
 
 
 def add_comparisons(confirmed: Sequence[dict[str, Any]]) -> None:
-    """Compare each arm with its optimizer alone; p_holm is corrected over all comparisons with enough seeds."""
+    """Compare each arm with the same optimizer without a regularizer.
+
+    p_holm is corrected over all comparisons with enough seeds.
+    """
     alone = {row["optimizer"]: row for row in confirmed if row["regularizer"] == "none"}
     for row in confirmed:
         if row["regularizer"] != "none" and row["optimizer"] in alone:
@@ -151,7 +154,7 @@ def choose_winner(arms: Sequence[dict[str, Any]], confirmed: Sequence[dict[str, 
 
     Args:
         arms: The rows of the search.
-        confirmed: The rows of the confirmation, ordered as `confirmed_rows` does.
+        confirmed: The rows of the confirmation, in the order that `confirmed_rows` returns.
     """
     if confirmed:
         winner = dict(confirmed[0])

@@ -1,12 +1,12 @@
-"""Which configuration comes next: one persistent Optuna study for each arm.
+"""Choose the next configuration to try, with one persistent Optuna study for each arm.
 
 An arm is an optimizer with a regularizer. Every arm has the same number of trials and a search of its own, because a
 sweep's tables compare arms: one search over all of them would tune the promising ones and leave the others at their
 first guess. An arm's trials are its initial points, then points of a Halton sequence, then TPE.
 
 A proposal is a function of the seed and of the results of the arm's earlier trials, except the last few, which may
-still run. It never depends on which trial happened to finish first. A sweep that is killed and continued, also on more
-or fewer workers, makes the same trials.
+still run. It never depends on which trial happened to finish first. A sweep that is killed and continued makes the same
+trials, even if the number of workers has changed: the records keep the `num_parallel` that the sweep began with.
 """
 
 import functools
@@ -51,7 +51,7 @@ class Proposal:
     Args:
         phase: "search" or "confirm".
         arm: The arm's name.
-        number: Which of the search's configurations it repeats.
+        number: The number of its configuration in the search. The seeds of a configuration share it.
     """
 
     config: TrialConfig
@@ -77,7 +77,10 @@ class Proposal:
 
 
 def open_storage(place: str | Path) -> BaseStorage:
-    """A database (its URL; PostgreSQL for several hosts), or a file on this host (its path)."""
+    """Open Optuna's storage: a database if `place` is a URL, else a journal file.
+
+    A study that several hosts share needs PostgreSQL.
+    """
     if isinstance(place, str) and "://" in place:
         return RDBStorage(place)
     return JournalStorage(JournalFileBackend(str(place)))
@@ -90,7 +93,7 @@ class Search:
         num_trials: Configurations proposed for each arm. An arm without parameters to search has one.
         num_seeds: Trials of each configuration, with consecutive seeds. The search maximizes their mean objective,
             because a single seed ranks configurations by luck as much as by merit.
-        make_config: (choices, params) -> the TrialConfig with the first of the seeds.
+        make_config: Makes the TrialConfig, with the first seed, from an arm's choices and the proposed parameters.
         value_of: key -> the objective of a finished trial, nan if it ended otherwise, None if it has not ended.
         first: arm -> points to propose first, before the arm's own initial point.
         num_parallel: How many trials may run at once. It decides how far an arm proposes ahead of its results.
@@ -130,7 +133,8 @@ class Search:
         self._launched: set[tuple[int, int]] = set()  # (index in slots, index of the seed)
         self._proposals: dict[tuple[int, int], list[Proposal]] = {}  # (arm, number) -> a trial for each seed
         self._params: dict[tuple[int, int], Mapping[str, Any]] = {}
-        self._untold: set[tuple[int, int]] = set()  # whose result the study does not have yet
+        # (arm, number) of the configurations whose result is not in the study yet
+        self._untold: set[tuple[int, int]] = set()
         for index, study in enumerate(self.studies):
             for trial in study.get_trials(deepcopy=False):
                 self._remember(index, trial.number, trial.params)
@@ -140,7 +144,8 @@ class Search:
     def next(self) -> Proposal | Next:
         """The first trial that is neither done nor launched by this process, and that may start.
 
-        Trials that a killed process left unfinished come again in their place, with the configuration they had.
+        If an earlier process was killed, its unfinished trials are returned again, in the original order and with the
+        same configurations.
         """
         self._tell()
         for number, slot in enumerate(self.slots):
@@ -184,13 +189,16 @@ class Search:
         return all(slot in self._proposals and self.value(slot) is not None for slot in self.slots)
 
     def _ready(self, index: int, number: int) -> bool:
-        """Whether the configuration before it was proposed, and the results that it depends on are known."""
+        """Whether configuration `number` of an arm can be proposed.
+
+        The one before it must have been proposed, and all results that it uses must be known.
+        """
         if number and (index, number - 1) not in self._proposals:
             return False
         return all(self.value((index, earlier)) is not None for earlier in self._used(index, number))
 
     def _used(self, index: int, number: int) -> range:
-        """The arm's configurations whose results decide its configuration `number`."""
+        """Numbers of the arm's earlier configurations whose results are used to propose configuration `number`."""
         if self._given(index, number).keys() >= self.arms[index].space.keys():
             return range(0)
         return range(max(0, number + 1 - self.num_pending))
@@ -215,7 +223,10 @@ class Search:
         ]
 
     def _number_of(self, index: int, number: int) -> int:
-        """The number of a configuration among all arms; -1 if it was proposed under a larger budget than this one."""
+        """The number of a configuration, counted over all arms.
+
+        It is -1 if an earlier run with a larger `num_trials` proposed the configuration.
+        """
         return self._numbers.get((index, number), -1)
 
     def _propose(self, index: int, number: int) -> dict[str, Any]:
@@ -260,7 +271,7 @@ class Search:
         return {name: from_unit(u, dist) for u, (name, dist) in zip(point, arm.space.items(), strict=True)}
 
     def _tell(self) -> None:
-        """Write the results that the records have into the studies. A trial that did not finish is FAIL."""
+        """Copy new results from the records to the studies. A configuration with a failed trial becomes FAIL."""
         for index, number in sorted(self._untold):
             value = self.value((index, number))
             if value is None:
@@ -275,8 +286,8 @@ class Search:
 def num_pending(num_parallel: int, num_arms: int, num_seeds: int = 1) -> int:
     """How many configurations of an arm may be under way at once, counting the next one.
 
-    An arm's share of the workers, and half as many again, so that a worker seldom waits for its slowest neighbour; one
-    if trials run one at a time.
+    About 1.5 times the number of workers per arm and seed, so that a free worker rarely waits for the slowest trial. It
+    is 1 if trials run one at a time.
     """
     if num_parallel == 1:
         return 1

@@ -14,7 +14,7 @@ from trainables.result import Status, read_result
 
 __all__ = ["MlflowWriter", "metrics_of"]
 
-PARENT = "all"  # the tag `trial` of the sweep's own run, the parent of the trials' runs
+PARENT = "all"  # the tag `trial` of the parent run, which stands for the whole sweep
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow keeps
 
 
@@ -69,7 +69,7 @@ class MlflowWriter:
         return run.info.run_id
 
     def _find(self, trial: str) -> Any:
-        """The run of a trial, deleted or not; None without one.
+        """The run of a trial, even if it was deleted, or None if there is none.
 
         If a lost response left two runs, the one with fewer metrics is deleted.
         """
@@ -100,7 +100,7 @@ class MlflowWriter:
             skip: Trials whose events are left out; "" stands for the sweep's own events.
 
         Returns:
-            For each trial (or "") whose events MLflow refuses, what it answered.
+            MLflow's answers, by trial (or ""), for those whose events it refused.
 
         Raises:
             Exception: If MLflow cannot be reached. Some events may have been written.
@@ -163,7 +163,7 @@ class MlflowWriter:
             self._runs.pop(key)
 
     def _without_recorded(self, run: str, metrics: list[Any]) -> list[Any]:
-        """The metrics of which the run has no point with the same name and step."""
+        """Leave out the metrics that the run already has, at the same name and step."""
         names = {metric.key for metric in metrics}
         recorded = {(m.key, m.step) for name in names for m in self.client.get_metric_history(run, name)}
         return [metric for metric in metrics if (metric.key, metric.step) not in recorded]
@@ -255,7 +255,7 @@ class MlflowWriter:
         self.client.set_terminated(parent, "FINISHED" if summary["complete"] else "KILLED", end_time=milliseconds)
 
     def _register(self, run: str, winner: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-        """Register the winner's pruned checkpoint as a model version, unless it is, and give it the alias "best"."""
+        """Register the winner's pruned checkpoint as a model version, if there is none yet, with the alias "best"."""
         from mlflow.exceptions import MlflowException
 
         level = f"{summary['target_sparsity']:g}"

@@ -56,7 +56,7 @@ def test_sweeps_of_version_0_1_are_named_and_left_out(toy, old, sweeps):
     toy.trial((0.9, 0.8))
     for command, shown in (("best", "sam + wcr"), ("status", "toy: running")):
         lines, code = sweeps(command)
-        assert "Left out, recorded by version 0.1, which this version cannot read: old\n" in lines
+        assert "Not shown, because version 0.1 recorded them and this version cannot read its records: old\n" in lines
         assert shown in lines
         assert code == 0
 

@@ -172,7 +172,9 @@ def test_resumed_training_continues_to_count_seconds(tiny, make_task):
 def test_state_of_another_configuration_is_refused(tiny, make_task):
     config, other = tiny(), tiny(opt={"lr": 0.06})
     state = Training(make_task(config), config).state_dict()
-    with pytest.raises(ValueError, match=r"^checkpoint: must be of the same configuration, got one of another$"):
+    with pytest.raises(
+        ValueError, match=r"^checkpoint: must be of this training's configuration, was written for another$"
+    ):
         Training(make_task(other), other).load_state_dict(state)
 
 

@@ -41,7 +41,7 @@ class LoadedQuestions:
         cutoff: Maximum length of prompt and answer in training, in tokens.
         template: The template of prompts.
         end: The end-of-text token.
-        tokenizer: The tokenizer as JSON if it was trained here, "" if it is that of the base.
+        tokenizer: The tokenizer as JSON if it was trained on this dataset, "" if it comes with the pretrained base.
     """
 
     questions: EncodedQuestions
@@ -60,12 +60,12 @@ class LoRA(Task):
     The adapters are merged into the network before it is pruned, evaluated or saved.
 
     Loss: cross-entropy in nats, the mean over the tokens of the batch's correct responses, end of text included.
-    Prompts have no loss. A training prompt that exceeds `cutoff` loses tokens after its first one (LLaMA's
-    begin-of-text).
+    Prompts have no loss. If prompt and response exceed `cutoff` in training, tokens are removed from the prompt's
+    start, except the first one (LLaMA's begin-of-text).
 
     Answer: the candidate with the highest sum of its tokens' log-probabilities after the prompt, end of text left out.
-    No token is sampled. One forward pass of the prompt with the correct response also scores all candidates that differ
-    from it in the last token only, as in all commonsense tasks; other candidates take a row of the batch each.
+    No token is sampled. In the commonsense tasks the candidates differ in their last token only, so one forward pass
+    scores all of them. Any other candidate needs its own row of the batch.
 
     Metrics:
         - `acc`: the mean over tasks of their accuracies, `acc_TASK`.
@@ -74,11 +74,11 @@ class LoRA(Task):
         - `greedy_agreement`: the fraction of questions for which greedy decoding gives the chosen candidate.
         - `collapsed`: 1 if the choice depends on the candidates only, never on the question.
 
-    Memory, for P weights of the base, Q of them in the adapted projections, and L in the factors: training takes 4 P
-    bytes (2 P with base_dtype=bfloat16), 16 L (weights, gradients, AdamW's two moments), 4 L or 8 L more for the SAM
-    family, and the activations. regularize=merged adds 4 Q and 4 bytes per weight of the largest tensor. An evaluation
-    adds 8 P (merged and pruned weights) and about 17 Q (scores, their order, masks); scope global adds about 20 Q on a
-    GPU. Without activations, for r = 32:
+    Memory in bytes. Let P be the number of weights of the base, Q of those in the adapted projections, and L of those
+    in LoRA's factors A and B. Training takes 4 P (2 P with base_dtype=bfloat16), 16 L (weights, gradients, AdamW's two
+    moments), another 4 L or 8 L for SAM and its relatives, and the activations. regularize=merged adds 4 Q and 4 bytes
+    per weight of the largest tensor. An evaluation adds 8 P (merged and pruned weights) and about 17 Q (scores, their
+    order, masks); with scope=global on a GPU, another 20 Q. Without activations, for r = 32:
 
         Qwen2.5-1.5B  P 1.544e9  Q 1.310e9  L 36.9e6  training 6.8 GB (bfloat16 3.7 GB), with an evaluation 41 GB
         LLaMA-3.2-1B  P 1.236e9  Q 0.973e9  L 22.5e6  training 5.3 GB (bfloat16 2.8 GB), with an evaluation 32 GB
@@ -98,7 +98,7 @@ class LoRA(Task):
         questions = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(questions, Questions):
             raise ValueError(
-                f"dataset: must be one of questions with candidate answers, such as commonsense, got {config.dataset!r}"
+                f"dataset: must have questions with candidate answers (e.g. commonsense), got {config.dataset!r}"
             )
         training, validation = questions.split(config.train_size)
         tiny = base_of(config) in TINY
@@ -136,9 +136,8 @@ class LoRA(Task):
         self.splits_read = ("validation", "test") if config.read_test else ("validation",)
         self.batcher = Batcher(self.questions, data.cutoff, self.device)
         self.scorer = CandidateScorer(self.questions, self.batcher, self.forward)
-        self._merged: tuple[nn.Module, MergedWeights] | None = (
-            None  # of the model that is penalized, if regularize=merged
-        )
+        # the penalized model and its merged weights, if regularize=merged
+        self._merged: tuple[nn.Module, MergedWeights] | None = None
         self._network_config: dict[str, Any] | None = None  # of the network that build_model built
 
     # ---- the network -------------------------------------------------------------------------------------------
@@ -212,8 +211,8 @@ class LoRA(Task):
 
     def forward(self, model: Any, batch: Batch) -> Tensor:
         """Logits (N, P, vocabulary) at the positions that predict the response."""
-        # In evaluation mode, a criterion or the sharpness may need second derivatives, which the fused attention
-        # kernels do not have.
+        # In evaluation mode, a pruning criterion or the measurement of the loss's sharpness may need second
+        # derivatives, which the fused attention kernels do not have.
         second = torch.is_grad_enabled() and not model.training
         kernel = sdpa_kernel(SDPBackend.MATH) if second else contextlib.nullcontext()
         with self.autocast(), kernel, logits_only_at(model.get_output_embeddings(), batch.positions):
@@ -259,7 +258,7 @@ class LoRA(Task):
         draw_accuracy(metrics, [f"{level:g}" for level in models]).savefig(folder / "accuracy.png", dpi=120)
 
     def _tasks(self, split: str) -> dict[str, np.ndarray]:
-        """For each task of a split, which of the split's questions belong to it, bool."""
+        """A bool mask for each task of a split: which of the split's questions belong to it."""
         tasks = self.questions.tasks[self.rows[split]]
         return {self.questions.task_names[task]: tasks == task for task in np.unique(tasks)}
 

@@ -92,7 +92,7 @@ class UNet(Task):
         check_name("trainables.datasets", config.dataset, "dataset")
         slices = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(slices, Slices):
-            raise ValueError(f"dataset: must be one of image slices with masks, such as lgg, got {config.dataset!r}")
+            raise ValueError(f"dataset: must have image slices with masks (e.g. lgg), got {config.dataset!r}")
         return slices
 
     def __init__(self, config: TrialConfig, data: Slices, device: str | torch.device = "cpu"):
@@ -236,7 +236,8 @@ class UNet(Task):
     def _shown_rows(self) -> np.ndarray:
         """Choose the slices with the largest lesions of three patients, and the brightest slice without a lesion.
 
-        The patients are spread over all validation patients with a lesion. A bright slice shows much of the brain.
+        The three are evenly spaced in the sorted list of validation patients with a lesion. A bright slice shows much
+        of the brain.
         """
         rows = self.rows["validation"]
         sizes = self.data.masks[rows].sum(axis=(1, 2), dtype=np.int64)
@@ -291,5 +292,7 @@ def choose_rows(slices: Slices, split: str, size: int | None) -> np.ndarray:
     rows = rows[np.arange(min(size, len(rows))) * len(rows) // min(size, len(rows))]
     if not slices.masks[rows].any():
         argument = "train_size" if split == "train" else "eval_size"
-        raise ValueError(f"{argument}: must leave a slice with a lesion in the {split} split, got {size} without one")
+        raise ValueError(
+            f"{argument}: none of the {len(rows)} chosen slices of the {split} split has a lesion; choose a larger size"
+        )
     return rows

@@ -647,9 +647,7 @@ def test_load_refuses_bad_input(folder, fields, message):
 
 def test_load_refuses_another_kind_of_dataset(monkeypatch):
     monkeypatch.setattr("trainables.datasets.digits.digits", lambda root: object())
-    with pytest.raises(
-        ValueError, match=r"^dataset: must be one of questions with candidate answers, .*, got 'digits'$"
-    ):
+    with pytest.raises(ValueError, match=r"^dataset: must have questions with candidate answers \(.*\), got 'digits'$"):
         LoRA.load(configuration(dataset="digits"))
 
 

@@ -102,9 +102,7 @@ class Bright(nn.Module):
 def test_load_refuses_bad_input(config, tmp_path):
     with pytest.raises(ValueError, match=r"^dataset: must be one of .*, got 'mri'$"):
         UNet.load(config(dataset="mri"))
-    with pytest.raises(
-        ValueError, match=r"^dataset: must be one of image slices with masks, such as lgg, got 'digits'$"
-    ):
+    with pytest.raises(ValueError, match=r"^dataset: must have image slices with masks \(e.g. lgg\), got 'digits'$"):
         UNet.load(config(dataset="digits"))
     with pytest.raises(ValueError, match=r"^data: arguments of lgg must be among image_size, got 'size'$"):
         UNet.load(config(data={"size": 64}), str(tmp_path))
@@ -134,7 +132,7 @@ def test_train_size_and_eval_size(config, data):
     masks[[24, 32]] = 0  # the first of each validation patient
     no_lesion = dataclasses.replace(data, masks=masks)
     with pytest.raises(
-        ValueError, match=r"^eval_size: must leave a slice with a lesion in the validation split, got 2 "
+        ValueError, match=r"^eval_size: none of the 2 chosen slices of the validation split has a lesion;"
     ):
         UNet(config(eval_size=2), no_lesion)
 
