@@ -76,7 +76,7 @@ def test_the_tables_by_hand(toy, at_090, monkeypatch):
     assert methods.index("| sam | wcr |") < methods.index("| sam | none |")  # by validation
     assert "14 of them diverged" not in study.budget(toy.state)
     assert study.budget(toy.state).startswith(
-        "**Not complete:** 14 of 1008 trials have run. Search: 2 trials (planned: "
+        "**Not complete:** 14 of 1008 trials have run. Search: 2 trials (8 configurations"
     )
     assert "Confirmation: 12 trials." in study.budget(toy.state)
 
