@@ -128,7 +128,7 @@ def train(task, config):
 @pytest.mark.parametrize("space", [cnn, small_cnn])
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
 def test_initial_lam_of_cnns_does_not_dominate(tiny, make_task, space, regularizer):
-    lam = space.KNOWN["lam"]["regularizer"][regularizer]
+    lam = space.SEARCH_SPACE.initial_points["lam"]["regularizer"][regularizer]
     config = tiny(model={"width": 16, "depth": 2}, regularizer=regularizer, lam=lam, opt={"lr": 0.1}, max_epochs=8)
     training = train(make_task(config), config)
     assert 0 < training.penalty_ratio.values["max"] <= PENALTY_RATIO_LIMIT
@@ -152,7 +152,7 @@ def test_initial_lam_of_vits_does_not_dominate(tiny, regularizer):
         opt={"lr": 1e-3},
         max_epochs=4,
         regularizer=regularizer,
-        lam=vit.KNOWN["lam"]["regularizer"][regularizer],
+        lam=vit.SEARCH_SPACE.initial_points["lam"]["regularizer"][regularizer],
     )
     task = ViT(config, ViT.load(config))
     build = task.build_model

@@ -694,8 +694,8 @@ def test_published_questions_need_one_row_each():
 def test_wcr_on_the_factors_dominates_with_its_default_eps_only(data, lr):
     """B is 0 before the first of 22 steps."""
     found = {}
-    for eps in (1e-8, lora_space.FIXED["reg/eps"]["regularizer"]["wcr"]):
-        lam = lora_space.KNOWN["lam"]["regularizer"]["wcr"]
+    for eps in (1e-8, lora_space.SEARCH_SPACE.overrides["reg/eps"]["regularizer"]["wcr"]):
+        lam = lora_space.SEARCH_SPACE.initial_points["lam"]["regularizer"]["wcr"]
         config = configuration(regularizer="wcr", lam=lam, reg={"eps": eps}, opt={"lr": lr})
         training = Training(LoRA(config, data), config)
         while not training.finished:
@@ -710,7 +710,9 @@ def test_wcr_on_the_factors_dominates_with_its_default_eps_only(data, lr):
 
 @pytest.mark.parametrize("regularizer", ["l1", "hoyer_square"])
 def test_other_penalties_do_not_dominate_at_their_initial_lam(data, regularizer):
-    config = configuration(regularizer=regularizer, lam=lora_space.KNOWN["lam"]["regularizer"][regularizer])
+    config = configuration(
+        regularizer=regularizer, lam=lora_space.SEARCH_SPACE.initial_points["lam"]["regularizer"][regularizer]
+    )
     training = Training(LoRA(config, data), config)
     while not training.finished:
         training.run_epoch()

@@ -417,7 +417,7 @@ def test_figures_show_lesions_of_three_patients_and_a_slice_without(config, data
 
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
 def test_the_penalty_does_not_dominate_at_its_initial_lam(config, data, regularizer):
-    lam = unet.KNOWN["lam"]["regularizer"][regularizer]
+    lam = unet.SEARCH_SPACE.initial_points["lam"]["regularizer"][regularizer]
     one = config(regularizer=regularizer, lam=lam, model={"encoder": "resnet18", "decoder_width": 4}, max_epochs=2)
     training = Training(UNet(one, data), one)
     while not training.finished:
