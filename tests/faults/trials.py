@@ -23,7 +23,7 @@ def test_a_worker_that_dies(runs, undisturbed_longer, fault_row, name, sig):
     assert end(process, timeout=240) == 0
     assert_as_undisturbed(runs, undisturbed_longer)
     assert num_repeated(runs) == 0
-    assert "its worker died, it goes on from its last checkpoint" in (runs / "shown").read_text()
+    assert "its worker died, it continues from its last checkpoint" in (runs / "shown").read_text()
     seconds = goes_on(runs, died, before)
     fault_row(name, "nothing", "at most one checkpoint interval", f"by itself, after {seconds:.0f} s")
 

@@ -195,7 +195,7 @@ def test_a_damaged_library_is_built_again(fresh):
     assert all(_kernels._is_whole(path) for damage, path in damaged.items() if DAMAGES[damage])
     assert done.stderr.count("RuntimeWarning: kernels") == 1
     assert "Is a directory" in done.stderr
-    assert str(damaged["a directory"]) in done.stderr
+    assert str(damaged["a directory"].parent) in done.stderr  # a long message is cut off
 
 
 @compiled

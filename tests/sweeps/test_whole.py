@@ -67,7 +67,7 @@ def killed(tmp_path_factory):
     assert end(process) == 130
     assert "digits: stopped" in sweeps("status", "--runs", runs)
     shown = (runs / "shown").read_text()
-    assert "its worker died, it goes on from its last checkpoint" in shown
+    assert "its worker died, it continues from its last checkpoint" in shown
     assert f"Stopped. The same command continues from here.\n{shlex.join(command(runs))}\n" in shown
     assert "Traceback" not in shown
     started = State.read(runs / "digits").trials

@@ -6,11 +6,12 @@ HEAVY = {"transformers", "peft", "segmentation_models_pytorch", "timm", "tokeniz
 TRIAL = f"""
 import sys
 import service.driver, sweeps.digits
+from service.search.space import make_arms, make_config
 from trainables.config import TrialConfig
 from trainables.loop import load_task, train
 sweep = sweeps.digits.SWEEP
-arm = sweep.arms()[-1]
-config = sweep.trial_config(arm.choices, arm.known, max_epochs=1, train_size=64)
+arm = make_arms(sweep)[-1]
+config = make_config(sweep, arm.choices, arm.initial_point, max_epochs=1, train_size=64)
 train(load_task(config), config)
 print(sorted({HEAVY!r} & sys.modules.keys()))
 """

@@ -65,7 +65,7 @@ def test_reused_actor_computes_what_a_fresh_one_does(local_ray, tiny, digits_dat
     ray.kill(actor)
 
     (error,) = failed
-    assert error["reason"].startswith("ValueError: opt: arguments of SGD must be among ")
+    assert error["reason"].startswith("ValueError: SGD: arguments must be among ")
     assert error == {"key": error["key"], "status": "error", "reason": error["reason"], "epoch": 0, "done": True}
     assert sorted(path.name for path in folder.iterdir()) == sorted([first.key, second.key, error["key"]])
     assert again == [one[-1]]  # it had ended
