@@ -15,7 +15,7 @@ from benchmarks.digits_methods import table, with_interval
 from service.statistics import compare, holm, interval_of_mean
 from service.views.tables import number
 from sweeps.digits_methods import SWEEP
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, hyperparameters
 
 __all__ = ["comparison_table", "curvature_comparisons", "fit_exponents", "placement_comparisons", "scope_comparisons"]
 __all__ += ["logistic_comparisons", "section"]
@@ -108,8 +108,7 @@ def arms_text(arms: Entries, jobs: Entries) -> str:
     rows = []
     for arm in {(arm["optimizer"], arm["regularizer"]): arm for arm in arms}.values():
         config = TrialConfig.model_validate(arm["config"])
-        lam = None if config.regularizer == "none" else config.lam
-        settings = [number(lam), *(number(config.get(f"opt/{name}")) for name in ("rho", "lr", "weight_decay"))]
+        settings = [number(value) for value in hyperparameters(dict(config)).values()]
         rows.append([config.optimizer, config.regularizer, *settings, arm["source"]])
     minutes = sum(job["cpu_s"] for job in jobs) / 60
     seeds = sorted({job["seed"] for job in jobs})

@@ -25,6 +25,7 @@ from service.statistics import compare, holm, interval_of_mean
 from service.views.figures import COLOURS, label_levels, sparsity_axes
 from service.views.tables import number
 from sweeps import digits_methods
+from trainables.config import hyperparameters
 
 SWEEP = digits_methods.SWEEP
 PAGE = Path(__file__).parents[1] / "docs" / "methods-on-digits.md"
@@ -95,8 +96,7 @@ def method_table(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequenc
     ordered = sorted(arms.items(), key=lambda item: -statistics.fmean(t.at(target, "acc") or 0.0 for t in item[1]))
     for (optimizer, regularizer), trials in ordered:
         config = trials[0].config
-        lam = None if regularizer == "none" else config["lam"]
-        settings = [number(lam), *(number(config["opt"].get(name)) for name in ("rho", "lr", "weight_decay"))]
+        settings = [number(value) for value in hyperparameters(config).values()]
         cells = [with_interval(list(values(trials, level).values())) for level in levels]
         rows.append([optimizer, regularizer, *settings, str(len(trials)), *cells])
     return table(header, rows)

@@ -45,7 +45,6 @@ PANELS = {
         *("name", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "keep", "tracking_uri", "study_uri"),
     ),
 }
-NO_OPTION = {"trial", "search", "read_test"}
 FLAGS = {"sparsities": "sparsity", "num_sharpness_batches": "sharpness", "task_args": "task-arg"}
 PREFIXES, SUFFIXES = ("num_", "max_"), ("_per_trial",)
 CHOICES = {  # field -> the package that lists what it accepts
@@ -110,8 +109,6 @@ def with_options(sweep: SweepSpec, given: Mapping[str, Any]) -> Any:
         given: Values by field. For argument groups, such as `opt`, a value is a list of texts KEY=VALUE.
     """
     own = {name: getattr(sweep, name) for name in sweep.model_fields_set}
-    if own.get("name") == sweep.trial.dataset and "dataset" in given:
-        del own["name"]
     own_trial = dict(sweep.trial)
     trial = {
         name: value for name, value in given.items() if name in TrialConfig.model_fields and name not in own_fields()

@@ -52,19 +52,20 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
         warm_up(tracking_uri)  # while Ray starts
 
         @functools.cache
-        def start_ray() -> Cluster:
-            return stack.enter_context(connect(console))
+        def start_ray() -> tuple[Cluster, Resources]:
+            cluster = stack.enter_context(connect(console))
+            return cluster, cluster.resources(spec, checked.memory)
 
         if not records.state.search_state:
-            resources = start_ray().resources(spec, checked.memory)
+            _, resources = start_ray()
             points = points_from_other_sweeps(spec) if spec.reuse_best else {}
             records.search_started(initial_points=points, num_parallel=resources.num_parallel)
         phases = Phases(spec, checked.arms, records, checked.objective)
         announce(spec, phases, records, tracking_uri, console)
         shipper = Shipper(spec.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
         if not phases.complete():
-            resources = start_ray().resources(spec, checked.memory)
-            if not start_ray().is_own:
+            cluster, resources = start_ray()
+            if not cluster.is_own:
                 check_cluster(spec.folder, resources.reserved, tracking_uri, console)
             records.run_started(command, num_search=phases.num_search, num_confirm=phases.num_confirm)
         shipper.start()

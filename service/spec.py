@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, distribution_to_json
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from search_spaces import SearchSpace
 from service.process import default_runs
@@ -35,7 +35,10 @@ class SweepSpec(BaseModel):
     trial: TrialConfig
     search: SearchSpace
 
-    name: str = Field(default="", description="folder in --runs, and experiment in MLflow; default: the dataset")
+    name: str = Field(
+        default_factory=lambda fields: fields["trial"].dataset if "trial" in fields else "",
+        description="folder in --runs, and experiment in MLflow; default: the dataset",
+    )
     optimizer: tuple[str, ...] = Field(
         default=(), description="search with this optimizer; default: all of the search space"
     )
@@ -138,13 +141,12 @@ class SweepSpec(BaseModel):
             raise ValueError("trial: read_test must be off (only the confirmation reads the test split), got on")
         return trial
 
-    @model_validator(mode="after")
-    def _plain_name(self) -> "SweepSpec":
-        if not self.name:
-            object.__setattr__(self, "name", self.trial.dataset)
-        if not self.name or set(self.name) - NAME_CHARACTERS:
-            raise ValueError(f"name: must be letters, digits, '_', '.', '-' (it names a folder), got {self.name!r}")
-        return self
+    @field_validator("name")
+    @classmethod
+    def _name_of_a_folder(cls, name: str) -> str:
+        if not name or set(name) - NAME_CHARACTERS:
+            raise ValueError(f"name: must be letters, digits, '_', '.', '-' (it names a folder), got {name!r}")
+        return name
 
     @property
     def folder(self) -> Path:

@@ -15,6 +15,7 @@ import sparsity
 
 __all__ = [
     "ARGUMENT_GROUPS",
+    "HYPERPARAMETERS",
     "Arguments",
     "Lam",
     "Sparsity",
@@ -177,7 +178,7 @@ class TrialConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _knobs_have_one_place(self) -> "TrialConfig":
+    def _arguments_have_one_place(self) -> "TrialConfig":
         if self.regularizer == "none" and self.lam > 0:
             raise ValueError(f"lam: must be 0 without a regularizer (nothing is scaled), got {self.lam:g}")
         if self.recalibrate and self.criterion == "compensation":
@@ -233,8 +234,10 @@ ARGUMENT_GROUPS = tuple(
 )
 
 
-def hyperparameters(config: TrialConfig | Mapping[str, Any]) -> dict[str, float | None]:
-    """`lam`, `rho`, `lr` and `weight_decay` of a configuration, or of its JSON; None for what its methods lack."""
-    fields = config if isinstance(config, Mapping) else config.model_dump()
-    opt = {name: fields["opt"].get(name) for name in ("rho", "lr", "weight_decay")}
-    return {"lam": None if fields["regularizer"] == "none" else fields["lam"], **opt}
+HYPERPARAMETERS = ("lam", "rho", "lr", "weight_decay")  # what tables show of a configuration
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, float | None]:
+    """The HYPERPARAMETERS of a configuration's fields; None for those that its methods do not have."""
+    lam = None if config["regularizer"] == "none" else config["lam"]
+    return {"lam": lam, **{name: config["opt"].get(name) for name in HYPERPARAMETERS[1:]}}

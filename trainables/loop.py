@@ -324,9 +324,9 @@ class Training:
 
     def _penalty_context(self, step: int) -> ContextFactory:
         """Creates the context that measures the penalty's gradient at this step, or one that does nothing."""
-        weights = penalized(self.model, self.regularizer)
         steps_per_epoch = self.task.steps_per_epoch(self.config.batch_size)
-        if weights and self.lam > 0 and is_measured(step, steps_per_epoch, self.config.max_epochs):
+        measured = self.lam > 0 and is_measured(step, steps_per_epoch, self.config.max_epochs)
+        if measured and (weights := penalized(self.model, self.regularizer)):
             return functools.partial(self.penalty_ratio.measure, step, weights)
         return contextlib.nullcontext
 

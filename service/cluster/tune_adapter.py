@@ -1,6 +1,5 @@
 """Ray Tune's view of a sweep: where its trials come from, and what becomes of their reports and faults."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -18,9 +17,9 @@ from trainables.config import TrialConfig
 from trainables.pruning_schedule import num_epochs
 from trainables.result import Status, read_result
 
-__all__ = ["Death", "TrialRecorder", "TrialSource", "WorkerFault", "fault_of"]
+__all__ = ["Cause", "Interruption", "TrialRecorder", "TrialSource", "interruption_of"]
 
-MAX_ATTEMPTS = 3  # at a trial whose worker dies before its next checkpoint
+MAX_ATTEMPTS = 3  # at a trial that is interrupted before its next checkpoint
 MAX_FAILURES = 3  # a sweep stops after so many trials in a row that fail before their first epoch
 
 
@@ -54,23 +53,24 @@ class TrialSource(Searcher):
         return {}
 
 
-class Death(Enum):
-    """What died."""
+class Cause(Enum):
+    """Why a trial was interrupted."""
 
-    WORKER = "the trial's process"
-    HOST = "the host that it ran on"
+    WORKER_DIED = "its worker died"
+    HOST_DIED = "its host died"
+    SUPERSEDED = "another process took it over"
 
 
 @dataclass(frozen=True)
-class WorkerFault:
-    """Why Tune lost a trial. Faults of the trial itself are in its report instead."""
+class Interruption:
+    """A trial that stopped without a result. Faults of the trial itself are in its report instead."""
 
-    death: Death
+    cause: Cause
     reason: str
 
 
-def fault_of(trial: Any) -> WorkerFault:
-    """The last fault of a Tune trial.
+def interruption_of(trial: Any) -> Interruption:
+    """Why Tune lost a trial.
 
     Tune keeps a fault as text and as a pickle. The text is read, so that nothing is unpickled. This is the only place
     that interprets Ray's wording.
@@ -81,28 +81,27 @@ def fault_of(trial: Any) -> WorkerFault:
         text = ""
     text = text.partition("Some common causes include")[0].partition("\n")[2].strip() or "its worker died"
     reason = text.splitlines()[-1].rpartition("Worker exit detail: ")[2].strip()[:500]
-    host_died = re.search(r"node (?:has )?died|node was terminated", text) is not None
-    return WorkerFault(Death.HOST if host_died else Death.WORKER, reason)
+    return Interruption(Cause.HOST_DIED if "node has died" in text else Cause.WORKER_DIED, reason)
 
 
 class TrialRecorder(tune.Callback):
     """Writes the reports and faults of trials to the records and to the screen.
 
-    A trial whose worker died runs again from its checkpoint, unless workers died MAX_ATTEMPTS times before the next
-    checkpoint. The death of a host does not count. (Tune's own retries would count all deaths of the whole trial.)
+    An interrupted trial runs again from its checkpoint, unless it was interrupted MAX_ATTEMPTS times since then. The
+    death of a host does not count. (Tune's own retries would count all interruptions of the whole trial.)
     """
 
     def __init__(self, records: Recorder, phases: Phases, progress: Progress):
         self.records, self.phases, self.progress = records, phases, progress
-        self.num_deaths: Counter[str] = Counter()  # of workers, since the trial's last evaluation
+        self.num_interruptions: Counter[str] = Counter()  # since the trial's last evaluation
         self.num_failures = 0  # in a row
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         key, status = result["key"], Status(result["status"])
         if status == Status.SUPERSEDED:
-            self._repeat_or_lose(key, WorkerFault(Death.WORKER, result["reason"]))
+            self._repeat_or_lose(key, Interruption(Cause.SUPERSEDED, result["reason"]))
             return
-        self.num_deaths[key] = 0
+        self.num_interruptions[key] = 0
         if status == Status.STORAGE_FAILED:
             self.phases.stop(f"{result['reason']}. {STORAGE_HINT}")
         elif status == Status.RUNNING:
@@ -116,22 +115,23 @@ class TrialRecorder(tune.Callback):
                 self._show_end(key)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._repeat_or_lose(TrialConfig.model_validate(trial.config).key, fault_of(trial))
+        self._repeat_or_lose(TrialConfig.model_validate(trial.config).key, interruption_of(trial))
 
-    def _repeat_or_lose(self, key: str, fault: WorkerFault) -> None:
-        self.num_deaths[key] += fault.death == Death.WORKER
-        if self.num_deaths[key] < MAX_ATTEMPTS and not read_result(self.records.state.trial_folder(key)):
-            label = self.phases.label(key)
-            self.progress.say(f"{label}: its worker died, it continues from its last checkpoint ({fault.reason})")
+    def _repeat_or_lose(self, key: str, interruption: Interruption) -> None:
+        self.num_interruptions[key] += interruption.cause != Cause.HOST_DIED
+        if self.num_interruptions[key] < MAX_ATTEMPTS and not read_result(self.records.state.trial_folder(key)):
+            label = self.phases.proposal(key).label
+            cause, reason = interruption.cause.value, interruption.reason
+            self.progress.say(f"{label}: {cause}, it continues from its last checkpoint ({reason})")
             self.phases.repeat(key)
             return
         with self.phases.stopping_on_storage_faults():
-            self.records.trial_ended(key, lost=fault.reason)
+            self.records.trial_ended(key, lost=interruption.reason)
             self._show_end(key)
 
     def _show(self, key: str, report: dict[str, Any]) -> None:
-        config = TrialConfig.model_validate(self.records.state.trials[key].config)
-        self.progress.update(key, self.phases.label(key), report, num_epochs(config))
+        proposal = self.phases.proposal(key)
+        self.progress.update(key, proposal.label, report, num_epochs(proposal.config))
 
     def _show_end(self, key: str) -> None:
         """Show a trial that ended, and stop the sweep if trials keep failing at once."""

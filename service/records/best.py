@@ -7,7 +7,7 @@ from typing import Any
 
 from service.records.state import State, TrialRecord, find_sweeps
 from service.statistics import mean_and_spread
-from trainables.config import expanded
+from trainables.config import expanded, hyperparameters
 from trainables.result import Status
 
 __all__ = ["PRUNING_DEFAULTS", "TRAINING_FIELDS", "best", "without_seed"]
@@ -97,8 +97,7 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
             "regularizer": config["regularizer"],
             **{name: config.get(name, default) for name, default in PRUNING_DEFAULTS.items()},
             "sparsity": point["sparsity"],
-            "lam": None if config["regularizer"] == "none" else config["lam"],
-            **{name: config["opt"].get(name) for name in ("rho", "lr", "weight_decay")},
+            **hyperparameters(config),
             "metric": metric,
             **mean_and_spread(values),
             "seeds": "unseen" if confirmed else "search",

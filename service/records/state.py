@@ -47,7 +47,7 @@ class TrialRecord:
 
     @property
     def done(self) -> bool:
-        return self.status not in (Status.WAITING, Status.RUNNING)
+        return Status(self.status).ended
 
     @property
     def pruned_objective(self) -> float:

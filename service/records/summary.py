@@ -8,6 +8,7 @@ from typing import Any
 from service.records.best import without_seed
 from service.records.state import State, TrialRecord
 from service.statistics import MIN_SEEDS, compare, holm, mean_and_spread
+from trainables.config import hyperparameters
 from trainables.result import Status
 
 __all__ = ["configurations_by_arm", "describe", "level_name", "mean_objective", "summarize"]
@@ -180,8 +181,7 @@ def describe(trial: TrialRecord) -> dict[str, Any]:
         "arm": trial.arm,
         "optimizer": config["optimizer"],
         "regularizer": config["regularizer"],
-        "lam": None if config["regularizer"] == "none" else config["lam"],
-        **{name: config["opt"].get(name) for name in ("rho", "lr", "weight_decay")},
+        **hyperparameters(config),
         "trial": trial.key,
     }
 

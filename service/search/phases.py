@@ -178,8 +178,9 @@ class Phases:
         """Propose a launched trial once more."""
         self._repeat.append(self._launched[key])
 
-    def label(self, key: str) -> str:
-        return self._launched[key].label
+    def proposal(self, key: str) -> Proposal:
+        """The proposal of a trial that this process launched."""
+        return self._launched[key]
 
     def stop(self, reason: str) -> None:
         self.stopped_because = self.stopped_because or reason

@@ -30,7 +30,7 @@ from optuna.trial import TrialState
 from scipy.stats import qmc
 
 from service.search.space import Arm
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, hyperparameters
 
 __all__ = ["Next", "Proposal", "Search", "num_pending", "open_storage"]
 
@@ -67,12 +67,11 @@ class Proposal:
     @property
     def label(self) -> str:
         """Arm and hyperparameters, for people: `sam + wcr lam 1e-05 rho 0.1 lr 0.1 wd 0.03`."""
-        config = self.config
-        values = {"lam": config.get("lam") if config.regularizer != "none" else None}
-        values |= {"rho": config.opt.get("rho"), "lr": config.opt.get("lr"), "wd": config.opt.get("weight_decay")}
-        parts = [self.arm, *(f"{name} {value:.2g}" for name, value in values.items() if value is not None)]
-        if self.phase != "search" or config.seed:
-            parts.append(f"seed {config.seed}")
+        values = {name: value for name, value in hyperparameters(dict(self.config)).items() if value is not None}
+        short = {"weight_decay": "wd"}
+        parts = [self.arm, *(f"{short.get(name, name)} {value:.2g}" for name, value in values.items())]
+        if self.phase != "search" or self.config.seed:
+            parts.append(f"seed {self.config.seed}")
         return " ".join(parts)
 
 

@@ -15,7 +15,7 @@ from service.records.recorder import RETRIED
 from service.records.state import EVENTS, State, TrialRecord
 from service.records.summary import configurations_by_arm, describe, mean_objective
 from service.views.tables import number
-from trainables.config import TrialConfig
+from trainables.config import HYPERPARAMETERS, TrialConfig
 from trainables.result import Status
 
 __all__ = ["as_text", "status_of"]
@@ -86,9 +86,7 @@ def epochs_done(trial: TrialRecord) -> int:
 
 def epochs_of(trial: TrialRecord) -> int:
     """The number of epochs that a trial trains for, in all rounds of its pruning schedule."""
-    from trainables.pruning_schedule import (
-        num_epochs,  # imports torch, which a sweep without running trials does not need
-    )
+    from trainables.pruning_schedule import num_epochs  # imports torch, needed for running trials only
 
     return num_epochs(TrialConfig.model_validate(trial.config))
 
@@ -129,7 +127,7 @@ def phase_line(phase: str, counts: dict[str, int]) -> str:
 
 
 def best_line(best: dict[str, Any]) -> str:
-    names = [name for name in ("lam", "rho", "lr", "weight_decay") if best[name] is not None]
+    names = [name for name in HYPERPARAMETERS if best[name] is not None]
     arguments = "".join(f", {name.replace('_', ' ')} {number(best[name])}" for name in names)
     seeds = f"{best['num_seeds']} seed{'s' * (best['num_seeds'] != 1)}"
     return (

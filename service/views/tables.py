@@ -12,6 +12,7 @@ from rich.text import Text
 from service.records.best import PRUNING_DEFAULTS, TRAINING_FIELDS
 from service.records.summary import level_name
 from service.statistics import MIN_SEEDS
+from trainables.config import HYPERPARAMETERS
 
 __all__ = ["as_markdown", "as_tables", "best_table", "number", "with_spread"]
 
@@ -169,7 +170,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     winner = summary["winner"]
     if winner is None:
         return "No trial has finished yet."
-    names = [name for name in ("lam", "rho", "lr", "weight_decay") if winner[name] is not None]
+    names = [name for name in HYPERPARAMETERS if winner[name] is not None]
     arguments = [f"{name.replace('_', ' ')} {number(winner[name])}" for name in names]
     level, objective = level_name(summary["target_sparsity"]), summary["objective"]
     best = f"Best: {', '.join([winner['arm'], *arguments])}"
@@ -226,7 +227,7 @@ def best_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     varying = [name for name in TRAINING_FIELDS if len({json.dumps(row[name]) for row in rows}) > 1]
     varying += [name for name, default in PRUNING_DEFAULTS.items() if any(row[name] != default for row in rows)]
     texts = ["architecture", "dataset", "arm", *(n for n in varying if n not in ("architecture", "dataset"))]
-    numbers = ["lam", "rho", "lr", "weight_decay"]
+    numbers = HYPERPARAMETERS
     table = Table(box=None, pad_edge=False)
     for name in (*texts, "sparsity", *numbers, "metric", "validation", "seeds", "sweep", "trial"):
         right = name in ("sparsity", *numbers, "max_epochs", "batch_size", "train_size", "eval_size")

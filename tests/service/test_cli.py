@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from service import Sweep
-from service.cli import with_options
+from service.cli import PANELS, with_options
 from service.process import this_python
 from service.search.space import make_arms, make_config
+from service.spec import SweepSpec
 from tests.service._sweeps import SWEEPS, TUNED, load_sweep, make
+from trainables.config import TrialConfig
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -44,6 +46,19 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "IMPORTED []" in done.stdout
+
+
+def test_every_field_has_an_option():
+    fields = set(SweepSpec.model_fields) | set(TrialConfig.model_fields)
+    shown = [name for names in PANELS.values() for name in names]
+    assert len(set(shown)) == len(shown)
+    assert set(shown) == fields - {"trial", "search", "read_test"}
+
+
+def test_a_sweep_of_another_dataset_is_recorded_under_its_name():
+    assert with_options(load_sweep("digits"), {"dataset": "svhn"}).name == "svhn"
+    assert with_options(load_sweep("digits"), {"dataset": "svhn", "name": "mine"}).name == "mine"
+    assert with_options(load_sweep("lottery"), {"dataset": "svhn"}).name == "lottery"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from ray.tune.search import Searcher
 
-from service.cluster.tune_adapter import MAX_ATTEMPTS, Death, TrialRecorder, TrialSource, fault_of
+from service.cluster.tune_adapter import MAX_ATTEMPTS, Cause, TrialRecorder, TrialSource, interruption_of
 from service.search.proposals import Next, Proposal
 from tests.service._sweeps import make
 
@@ -41,29 +41,29 @@ The actor died unexpectedly before finishing this task.
 @pytest.mark.parametrize(
     ("detail", "death", "reason"),
     [
-        ("The worker died. Worker exit detail: killed by SIGKILL", Death.WORKER, "killed by SIGKILL"),
-        ("The actor is dead because its node has died. Node Id: 1", Death.HOST, "its node has died. Node Id: 1"),
-        ("Worker exit detail: Some common causes include: (1) memory", Death.WORKER, ""),
+        ("The worker died. Worker exit detail: killed by SIGKILL", Cause.WORKER_DIED, "killed by SIGKILL"),
+        ("The actor is dead because its node has died. Node Id: 1", Cause.HOST_DIED, "its node has died. Node Id: 1"),
+        ("Worker exit detail: Some common causes include: (1) memory", Cause.WORKER_DIED, ""),
     ],
 )
 def test_the_fault_of_a_lost_trial(tmp_path, detail, death, reason):
     (tmp_path / "error.txt").write_text("Failure # 0\nan earlier one\n" + FAULT.format(detail=detail))
-    fault = fault_of(SimpleNamespace(error_file=str(tmp_path / "error.txt")))
-    assert fault.death == death
+    fault = interruption_of(SimpleNamespace(error_file=str(tmp_path / "error.txt")))
+    assert fault.cause == death
     assert fault.reason.endswith(reason)
 
 
 @pytest.mark.parametrize("error_file", [None, "/nowhere/error.txt"])
 def test_a_fault_without_text(error_file):
-    fault = fault_of(SimpleNamespace(error_file=error_file))
-    assert (fault.death, fault.reason) == (Death.WORKER, "its worker died")
+    fault = interruption_of(SimpleNamespace(error_file=error_file))
+    assert (fault.cause, fault.reason) == (Cause.WORKER_DIED, "its worker died")
 
 
 class Calls:
     """Stands for the records, phases and progress of a sweep, and notes what is called, with which arguments."""
 
     def __init__(self, config, folder):
-        self.calls = []
+        self.calls, self.config = [], config
         record = SimpleNamespace(
             config=config.model_dump(mode="json"), report={"status": "lost", "epoch": 1, "reason": ""}
         )
@@ -72,8 +72,8 @@ class Calls:
     def stopping_on_storage_faults(self):
         return contextlib.nullcontext()
 
-    def label(self, key):
-        return "a trial"
+    def proposal(self, key):
+        return Proposal(self.config, "search", "sgd + none", 0)
 
     def update(self, *arguments):
         """Of the progress: not noted."""
