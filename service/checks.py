@@ -12,6 +12,7 @@ from service.search.space import Arm, make_arms, make_config
 from service.spec import SweepSpec
 from sparsity import masks
 from trainables.config import construct
+from trainables.data.fingerprint import fingerprint
 from trainables.loop import Training
 from trainables.memory_estimate import training_memory
 from trainables.pruning_schedule import make_pruning_schedule
@@ -25,12 +26,14 @@ class Checked:
 
     Args:
         data: The task's data, loaded.
+        fingerprint: A hash of the data.
         objective: The metric that the search maximizes.
         memory: Estimated bytes of a trial on a CPU; None if there is no estimate.
     """
 
     arms: list[Arm]
     data: Any
+    fingerprint: str
     objective: str
     memory: int | None
 
@@ -60,8 +63,11 @@ def check(spec: SweepSpec) -> Checked:
     data = task_class.load(configs[0], str(spec.data_root) if spec.data_root else None)
     task = task_class(configs[0], data)
     model = Training(task, configs[0]).model
-    masks.rank([weight.detach()[:1] for weight in task.prunable(model).values()], spec.trial.scope)  # rows are alike
-    return Checked(arms, data, task_class.objective, training_memory(task, configs[0], model))
+    rows = [weight.detach()[:1] for weight in task.prunable(model).values()]  # the other rows are alike
+    for method in spec.pruning:
+        masks.rank(rows, method.scope)
+    memory = training_memory(task, configs[0], model)
+    return Checked(arms, data, fingerprint(data), task_class.objective, memory)
 
 
 def check_writable(folder: Path) -> None:

@@ -39,13 +39,30 @@ PANELS = {
         "num_sharpness_batches",
     ),
     "Search and confirmation": (
-        *("tuning", "hold", "reuse_best", "num_search_seeds", "num_confirm", "num_seeds", "race", "seed"),
+        *(
+            "objective",
+            "max_dense_drop",
+            "tuning",
+            "hold",
+            "reuse_best",
+            "adopt",
+            "num_search_seeds",
+            "num_confirm",
+            "num_seeds",
+            "race",
+            "seed",
+        ),
     ),
     "Where it runs": (
         *("name", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "keep", "tracking_uri", "study_uri"),
     ),
 }
-FLAGS = {"sparsities": "sparsity", "num_sharpness_batches": "sharpness", "task_args": "task-arg"}
+FLAGS = {
+    "sparsities": "sparsity",
+    "max_dense_drop": "max-dense-drop",
+    "num_sharpness_batches": "sharpness",
+    "task_args": "task-arg",
+}
 PREFIXES, SUFFIXES = ("num_", "max_"), ("_per_trial",)
 CHOICES = {  # field -> the package that lists what it accepts
     "task": "trainables.tasks",
@@ -114,7 +131,7 @@ def with_options(sweep: SweepSpec, given: Mapping[str, Any]) -> Any:
         name: value for name, value in given.items() if name in TrialConfig.model_fields and name not in own_fields()
     }
     hold = [*sweep.hold, *given.get("hold", ())]
-    replaced = {group for name, group in GROUP_OF.items() if trial.get(name, own_trial[name]) != own_trial[name]}
+    replaced = {group for name, group in GROUP_OF.items() if names_another(given.get(name), own_trial[name])}
     for group in ARGUMENT_GROUPS:
         arguments = parse_arguments(group, trial.get(group, ()))
         if arguments or group in replaced:  # another network does not take the arguments of this one
@@ -123,6 +140,11 @@ def with_options(sweep: SweepSpec, given: Mapping[str, Any]) -> Any:
     fields = {name: value for name, value in given.items() if name in own_fields()} | {"hold": tuple(hold)}
     changed = TrialConfig.model_validate({**own_trial, **trial}) if trial else sweep.trial
     return type(sweep)(**{**own, **fields, "trial": changed})
+
+
+def names_another(given: Any, own: str) -> bool:
+    """Whether an option, or each of its repetitions, names something else than the sweep does itself."""
+    return given is not None and own not in (given if isinstance(given, list | tuple) else [given])
 
 
 def own_fields() -> set[str]:

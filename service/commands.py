@@ -167,13 +167,12 @@ def retry(
     """Retry the trials that ended in an error, were lost or ran out of memory, and continue the sweep."""
     from service.records.passwords import HIDDEN
     from service.records.recorder import RETRIED, Recorder
-    from service.records.state import State
     from trainables.result import Status
 
     folder = sweep_folder(runs, name)
     with (
         one_line_errors(),
-        contextlib.closing(Recorder(folder, State.read(folder).header["identity"])) as recorder,
+        contextlib.closing(Recorder(folder)) as recorder,
     ):
         keys = recorder.retry((*RETRIED, Status.DIVERGED) if diverged else RETRIED)
         last = recorder.state.last_run
@@ -188,6 +187,62 @@ def retry(
     sys.stdout.flush()
     os.chdir(last["cwd"])
     os.execv(command[0], command)
+
+
+@app.command()
+def reprune(
+    name: Name,
+    criterion: Annotated[list[str] | None, typer.Option(help="what ranks weights for pruning; repeatable")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="weights ranked together: global, uniform, or N:M like 2:4; repeatable")
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="fraction of weights removed, beside the sweep's own; repeatable")
+    ] = None,
+    crit: Annotated[
+        list[str] | None, typer.Option(help="argument of the criteria that take it; repeatable", metavar="KEY=VALUE")
+    ] = None,
+    min_kept: Annotated[int, typer.Option(help="smallest number of weights kept in each tensor", min=0)] = 0,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="also evaluate with BatchNorm statistics estimated again")
+    ] = False,
+    runs: Runs = DEFAULT_RUNS,
+    data_root: Annotated[
+        Path | None, typer.Option(help="folder of the dataset; by default the one of the sweep's last run")
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="CPUs, and threads, of a trial")] = 1,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a trial; by default 1 if there are any")] = None,
+    max_concurrent: Annotated[int | None, typer.Option("--concurrent", help="trials that run at once")] = None,
+    keep: Annotated[str, typer.Option(help="all: also keep the pruned networks", metavar="target|all|none")] = "target",
+    tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
+) -> None:
+    """Prune the trained networks of a sweep in other ways, without training. The same command continues."""
+    from service.cli import parse_arguments
+    from service.driver import run_reprune
+    from service.records.state import State
+    from service.spec import SweepSpec, pruning_methods
+
+    folder = sweep_folder(runs, name)
+    with one_line_errors():
+        state = State.read(folder)
+        if data_root is None and state.last_run.get("data_root"):
+            data_root = Path(state.last_run["data_root"])
+        places = {"name": name, "runs": runs, "data_root": data_root, "keep": keep, "tracking_uri": tracking_uri}
+        resources = {"cpus_per_trial": cpus, "gpus_per_trial": gpus, "max_concurrent": max_concurrent}
+        spec = SweepSpec.from_identity(state.identity, **places, **resources)
+        decisive = spec.pruning[0]
+        methods = pruning_methods(
+            criterion or [decisive.criterion],
+            scope or [decisive.scope],
+            arguments=parse_arguments("crit", crit or ()),
+            min_kept=min_kept,
+            recalibrate=recalibrate,
+        )
+        try:
+            run_reprune(spec, methods, tuple(sparsity or ()))
+        except KeyboardInterrupt:
+            typer.echo("Stopped. The same command continues from here.", err=True)
+            raise typer.Exit(130) from None
 
 
 @app.command()

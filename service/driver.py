@@ -17,7 +17,7 @@ from service.cluster.ray_start import Cluster, Resources, connect  # first: sets
 from ray import tune
 from rich.console import Console
 
-from service.checks import Checked, check
+from service.checks import check
 from service.cluster.preflight import check_cluster
 from service.cluster.tune_adapter import TrialRecorder, TrialSource
 from service.cluster.tune_patches import find_internals, patched_tune
@@ -25,18 +25,23 @@ from service.process import sweeps_command
 from service.records.lock import stop_requested
 from service.records.passwords import hide_passwords
 from service.records.recorder import Recorder
+from service.records.state import State, find_sweeps
 from service.records.summary import summarize
+from service.search.adoption import Adoptable, admit, adopted_points, check_data
 from service.search.phases import Phases, points_from_other_sweeps
+from service.search.queue import TrialQueue
+from service.search.reprune import Reprune
 from service.spec import SweepSpec
 from service.tracking.connection import default_tracking_uri, warm_up
 from service.tracking.shipper import Shipper
 from service.views.console import make_console, print_whole
 from service.views.progress import Progress
 from service.views.tables import as_tables
+from trainables.config import PruningMethod
 from trainables.files import write_atomically
 from trainables.trial import Trial
 
-__all__ = ["run_sweep"]
+__all__ = ["run_reprune", "run_sweep"]
 
 POLL = 1.0  # seconds between looks for a request to stop
 SHIP_TIMEOUT = 60.0  # seconds that the end of a sweep waits for MLflow
@@ -48,7 +53,10 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
     checked = check(spec)
     tracking_uri = spec.tracking_uri or default_tracking_uri(spec.folder.parent)
     with contextlib.ExitStack() as stack:
-        records = stack.enter_context(contextlib.closing(Recorder(spec.folder, spec.identity())))
+        records = stack.enter_context(contextlib.closing(Recorder(spec.folder)))
+        others = states_to_adopt(spec, records.state)
+        for line in admit(spec, checked.arms, records, others, data=checked.fingerprint):
+            console.print(f"{spec.name}: {line}", style="yellow", soft_wrap=True)
         warm_up(tracking_uri)  # while Ray starts
 
         @functools.cache
@@ -56,32 +64,42 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
             cluster = stack.enter_context(connect(console))
             return cluster, cluster.resources(spec, checked.memory)
 
+        adopts = bool(records.state.num_changes or others)
         if not records.state.search_state:
             _, resources = start_ray()
-            points = points_from_other_sweeps(spec) if spec.reuse_best else {}
-            records.search_started(initial_points=points, num_parallel=resources.num_parallel)
-        phases = Phases(spec, checked.arms, records, checked.objective)
+            records.search_started(
+                initial_points=points_from_other_sweeps(spec) if spec.reuse_best else {},
+                num_parallel=resources.num_parallel,
+                adopted=adopted_points(spec, checked.arms, (records.state, *others)) if adopts else {},
+                adopted_from=[state.folder.name for state in others],
+            )
+        adoptable = Adoptable(spec.folder / "trials", records.state, others) if adopts else None
+        phases = Phases(spec, checked.arms, records, adoptable)
         announce(spec, phases, records, tracking_uri, console)
         shipper = Shipper(spec.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
         if not phases.complete():
             cluster, resources = start_ray()
             if not cluster.is_own:
                 check_cluster(spec.folder, resources.reserved, tracking_uri, console)
-            records.run_started(command, num_search=phases.num_search, num_confirm=phases.num_confirm)
+            records.run_started(
+                command, num_search=phases.num_search, num_confirm=phases.num_confirm, data_root=spec.data_root
+            )
         shipper.start()
         stack.enter_context(interrupted_on_request(spec.folder))
         try:
             if not phases.complete():
                 announce_memory(checked.memory, resources, console)
-                run_trials(spec, checked, phases, records, resources, console)
+                progress = Progress(
+                    console,
+                    title=spec.name,
+                    num_trials=phases.num_search + phases.num_confirm,
+                    objective=checked.objective,
+                    already_done=phases.num_done,
+                )
+                run_trials(spec, checked.data, phases, records, resources, progress)
         finally:
             complete = phases.complete()
-            summary = summarize(
-                records.state,
-                objective=checked.objective,
-                target_sparsity=spec.trial.target_sparsity,
-                complete=complete,
-            )
+            summary = summarize(records.state, objective=checked.objective, complete=complete)
             with phases.stopping_on_storage_faults():
                 records.summarized(summary)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
@@ -93,33 +111,115 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
     return summary
 
 
-def run_trials(
-    spec: SweepSpec, checked: Checked, phases: Phases, records: Recorder, resources: Resources, console: Console
-) -> None:
-    """Let Tune run the proposals of `phases`, and record what they report."""
-    metric = f"{checked.objective}_pruned"
-    progress = Progress(
-        console,
-        title=spec.name,
-        num_trials=phases.num_search + phases.num_confirm,
-        objective=checked.objective,
-        already_done=num_done(records),
+def states_to_adopt(spec: SweepSpec, state: State) -> list[State]:
+    """The states of the sweeps that trials are taken from: those of --adopt, and those of an earlier run."""
+    there = {folder.name: folder for folder in find_sweeps(spec.folder.parent)}
+    for name in spec.adopt:
+        if name not in there or name == spec.name:
+            others = ", ".join(sorted(there.keys() - {spec.name})) or "(none)"
+            raise ValueError(f"adopt: must be another sweep in {spec.folder.parent}, one of {others}, got {name!r}")
+    names = dict.fromkeys((*state.search_state.get("adopted_from", ()), *spec.adopt))
+    return [State.read(there[name]) for name in names if name in there]
+
+
+def run_reprune(
+    spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: Sequence[float], command: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Evaluate the finished trials of a recorded sweep by further pruning methods and sparsities.
+
+    Nothing is trained. What is recorded already is not evaluated again.
+
+    Args:
+        spec: The recorded sweep (`SweepSpec.from_identity`).
+        methods: Pruning methods, beside the one that decides the sweep's objective.
+        sparsities: Sparsities, beside those of the sweep.
+        command: The command line to record.
+
+    Returns:
+        The sweep's summary.
+
+    Raises:
+        ValueError: Before anything starts, one line for each fault.
+        KeyboardInterrupt: After a clean stop. The next call continues.
+    """
+    console = make_console()
+    checked = check(spec)
+    tracking_uri = spec.tracking_uri or default_tracking_uri(spec.folder.parent)
+    with contextlib.ExitStack() as stack:
+        records = stack.enter_context(contextlib.closing(Recorder(spec.folder)))
+        check_data(records.state, checked.fingerprint)
+        queue = Reprune(records, methods, sparsities)
+        announce_reprune(spec, queue, methods, console)
+        shipper = Shipper(spec.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
+        if queue.num_left:
+            warm_up(tracking_uri)
+            cluster = stack.enter_context(connect(console))
+            resources = cluster.resources(spec, checked.memory)
+            if not cluster.is_own:
+                check_cluster(spec.folder, resources.reserved, tracking_uri, console)
+        shipper.start()
+        stack.enter_context(interrupted_on_request(spec.folder))
+        complete = bool((records.state.summary or {}).get("complete"))
+        try:
+            if queue.num_left:
+                progress = Progress(console, title=spec.name, num_trials=queue.num_left, objective=checked.objective)
+                run_trials(spec, checked.data, queue, records, resources, progress)
+        finally:
+            num_left = queue.num_left
+            summary = summarize(records.state, objective=checked.objective, complete=complete)
+            with queue.stopping_on_storage_faults():
+                records.summarized(summary)
+            num_waiting = shipper.finish(SHIP_TIMEOUT)
+    if queue.stopped_because:
+        console.print(queue.stopped_because, style="red", soft_wrap=True)
+    elif num_left:
+        raise KeyboardInterrupt
+    report(spec, summary, tracking_uri, num_waiting, console)
+    return summary
+
+
+def announce_reprune(spec: SweepSpec, queue: Reprune, methods: Sequence[PruningMethod], console: Console) -> None:
+    labels = ", ".join(method.label for method in methods) or "no further method"
+    measured = f", {queue.num_measured} have them already" if queue.num_measured else ""
+    console.print(
+        f"{spec.name}: {queue.num_left} of {queue.num_finished} finished trials are evaluated, without training "
+        f"({labels}){measured}",
+        soft_wrap=True,
     )
+    if queue.not_kept:
+        console.print(
+            f"{len(queue.not_kept)} trials are left out, because their trained weights were not kept (--keep) or were "
+            f"removed: {', '.join(queue.not_kept[:4])}{', ...' if len(queue.not_kept) > 4 else ''}",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if queue.of_rounds:
+        console.print(
+            f"{len(queue.of_rounds)} trials are left out, because their pruning schedule prunes during the training",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def run_trials(
+    spec: SweepSpec, data: Any, queue: TrialQueue, records: Recorder, resources: Resources, progress: Progress
+) -> None:
+    """Let Tune run the trials of a queue, and record what they report."""
     for trial in records.state.finished("search") + records.state.finished("confirm"):
-        progress.note_best(trial.report[metric])
+        progress.note_best(trial.report[f"{progress.objective}_pruned"])
     folder = spec.folder / "trials"
     folder.mkdir(exist_ok=True)
-    trainable = tune.with_parameters(Trial, data=checked.data, folder=str(folder), keep=spec.keep)
+    trainable = tune.with_parameters(Trial, data=data, folder=str(folder), keep=spec.keep)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its messages are in the records
     with contextlib.ExitStack() as stack:
         # Tune's own state is pickled and not used: it stays on this host, where no other host can write it.
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-", ignore_cleanup_errors=True))
         stack.enter_context(progress)
-        stack.enter_context(patched_tune(lambda: phases.num_left, find_internals()))
+        stack.enter_context(patched_tune(lambda: queue.num_left, find_internals()))
         tune.Tuner(
             tune.with_resources(trainable, resources.reserved),
             tune_config=tune.TuneConfig(
-                search_alg=TrialSource(phases),
+                search_alg=TrialSource(queue),
                 num_samples=-1,
                 max_concurrent_trials=resources.num_parallel,
                 reuse_actors=True,
@@ -129,7 +229,7 @@ def run_trials(
                 storage_path=scratch,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
-                callbacks=[TrialRecorder(records, phases, progress)],
+                callbacks=[TrialRecorder(records, queue, progress)],
             ),
         ).fit()
 
@@ -158,13 +258,9 @@ def interrupted_on_request(folder: Path) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def num_done(records: Recorder) -> int:
-    return sum(trial.done for trial in records.state.trials.values())
-
-
 def announce(spec: SweepSpec, phases: Phases, records: Recorder, tracking_uri: str, console: Console) -> None:
     """Print what is about to run and where its records are."""
-    trial, done = spec.trial, num_done(records)
+    trial, done = spec.trial, phases.num_done
     num_configurations = max(number for _, number in phases.search.slots) + 1
     plural = "s" if num_configurations > 1 else ""
     seeds = f" on {spec.num_search_seeds} seeds" if spec.num_search_seeds > 1 else ""

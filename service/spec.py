@@ -1,19 +1,22 @@
 """A sweep as one frozen, validated value: what is trained, what is searched, with which budget, and where."""
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from optuna.distributions import BaseDistribution, distribution_to_json
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+import sparsity
 from search_spaces import SearchSpace
 from service.process import default_runs
-from trainables.config import ARGUMENT_GROUPS, Lam, TrialConfig, check_name, expanded
+from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name, expanded
 
-__all__ = ["SweepSpec"]
+__all__ = ["SweepSpec", "pruning_methods"]
 
+PRUNING_FIELDS = {*PruningMethod.model_fields, "more_pruning"}
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
@@ -52,11 +55,34 @@ class SweepSpec(BaseModel):
     hold: tuple[str, ...] = Field(
         default=(), description="do not search this parameter but keep its value, e.g. opt/lr; --opt lr=0.05 implies it"
     )
+    criterion: tuple[str, ...] = Field(
+        default_factory=lambda fields: (fields["trial"].criterion,) if "trial" in fields else (),
+        description="what ranks weights for pruning; several prune the same trained networks, and the first decides "
+        "the objective",
+    )
+    scope: tuple[str, ...] = Field(
+        default_factory=lambda fields: (fields["trial"].scope,) if "trial" in fields else (),
+        description="weights ranked together: global, uniform (per tensor), or N:M like 2:4; several prune the same "
+        "trained networks, and the first decides the objective",
+    )
+    objective: Literal["target", "area"] = Field(
+        default="target",
+        description="target: accuracy after pruning to the target sparsity; area: the area under accuracy against log "
+        "density, over all sparsities",
+    )
+    max_dense_drop: float | None = Field(
+        default=None,
+        ge=0,
+        description="only configurations that are at most this much below the best accuracy before pruning can win",
+    )
     lam: Lam | None = Field(default=None, description="strength of the penalty, instead of searching it")
     rho: float | None = Field(
         default=None, description="radius of SAM, S2SAM and CrAM (units of w), instead of searching it"
     )
     reuse_best: bool = Field(default=False, description="start from the best values recorded for this architecture")
+    adopt: tuple[str, ...] = Field(
+        default=(), description="take over the trials of this sweep in --runs that fit, instead of training them again"
+    )
 
     num_trials: int = Field(default=6, ge=1, description="configurations searched for each arm")
     num_search_seeds: int = Field(
@@ -83,8 +109,10 @@ class SweepSpec(BaseModel):
     max_concurrent: int | None = Field(
         default=None, ge=1, description="trials that run at once; default: as many as fit"
     )
-    keep: Literal["target", "all", "none"] = Field(
-        default="target", description="pruned checkpoints to keep: of the target sparsity, of all sparsities, or none"
+    keep: Literal["target", "all", "pruned", "none"] = Field(
+        default="target",
+        description="networks to keep: trained and pruned to the target (target), trained and pruned to each sparsity "
+        "(all), only pruned to the target (pruned), or none; without the trained ones, reprune has to train again",
     )
     tracking_uri: str = Field(
         default="", description="MLflow server; default: $MLFLOW_TRACKING_URI, else a database in --runs"
@@ -99,6 +127,11 @@ class SweepSpec(BaseModel):
         for name in names:
             check_name(f"sparsity.{info.field_name}s", name, info.field_name)
         return tuple(dict.fromkeys(names))  # an arm given twice is one
+
+    @field_validator("criterion")
+    @classmethod
+    def _names_of_criteria(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(check_name("sparsity.criteria", name, "criterion") for name in names))
 
     @field_validator("hold")
     @classmethod
@@ -148,6 +181,36 @@ class SweepSpec(BaseModel):
             raise ValueError(f"name: must be letters, digits, '_', '.', '-' (it names a folder), got {name!r}")
         return name
 
+    @model_validator(mode="after")
+    def _methods_fit(self) -> "SweepSpec":
+        first, *more = self.pruning  # each is checked when it is made
+        TrialConfig.model_validate({**dict(self.trial), **dict(first), "more_pruning": more})
+        if self.objective == "area" and len(self.trial.levels) < 3:
+            raise ValueError(
+                "objective: must have two sparsities or more for an area (give --sparsity), got "
+                f"{', '.join(f'{level:g}' for level in self.trial.levels[1:])}"
+            )
+        return self
+
+    @property
+    def pruning(self) -> tuple[PruningMethod, ...]:
+        """The methods that prune each trained network: every criterion with every scope.
+
+        A criterion gets those arguments of `crit` that it takes.
+
+        Raises:
+            ValueError: If a criterion takes none of the given arguments, or a scope is unknown.
+        """
+        trial = self.trial
+        methods = pruning_methods(
+            self.criterion,
+            self.scope,
+            arguments=trial.crit,
+            min_kept=trial.min_kept,
+            recalibrate=trial.recalibrate,
+        )
+        return tuple({method.label: method for method in (*methods, *trial.more_pruning)}.values())
+
     @property
     def folder(self) -> Path:
         """The folder of the sweep's records."""
@@ -160,7 +223,10 @@ class SweepSpec(BaseModel):
         """
         search = {name: as_json(getattr(self.search, name)) for name in SearchSpace.__dataclass_fields__}
         identity = {
-            "trial": self.trial.model_dump(mode="json", exclude={"lam", "read_test"}),
+            "trial": self.trial.model_dump(mode="json", exclude={"lam", "read_test", *PRUNING_FIELDS}),
+            "pruning": [method.model_dump(mode="json") for method in self.pruning],
+            "objective": self.objective,
+            "max_dense_drop": self.max_dense_drop,
             "search": search,
             "optimizer": self.optimizer,
             "regularizer": self.regularizer,
@@ -171,6 +237,57 @@ class SweepSpec(BaseModel):
             "num_search_seeds": self.num_search_seeds,
         }
         return json.loads(json.dumps(identity))
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any], **more: Any) -> "SweepSpec":
+        """The sweep that has this identity.
+
+        Args:
+            more: Fields that are not part of it, such as `name`, `runs` and `data_root`.
+        """
+        fields = dict(identity)
+        search = SearchSpace(**{name: from_json(entry) for name, entry in fields.pop("search").items()})
+        first, *others = fields.pop("pruning")
+        trial = TrialConfig.model_validate({**fields.pop("trial"), **first, "more_pruning": others})
+        return cls(trial=trial, search=search, **fields, **more)
+
+
+def from_json(entry: Any) -> Any:
+    """The entry of a search space whose `as_json` this is."""
+    if isinstance(entry, Mapping) and entry.keys() == {"name", "attributes"}:
+        return json_to_distribution(json.dumps(entry))
+    if isinstance(entry, Mapping):
+        return {name: from_json(value) for name, value in entry.items()}
+    return entry
+
+
+def pruning_methods(
+    criteria: Sequence[str], scopes: Sequence[str], *, arguments: Mapping[str, Any], min_kept: int, recalibrate: bool
+) -> list[PruningMethod]:
+    """Every criterion with every scope. A criterion gets those of the arguments that it takes."""
+    for name in criteria:
+        check_name("sparsity.criteria", name, "criterion")
+    own = arguments_of(criteria, arguments)
+    return [
+        PruningMethod(criterion=criterion, crit=own[criterion], scope=scope, min_kept=min_kept, recalibrate=recalibrate)
+        for criterion in dict.fromkeys(criteria)
+        for scope in dict.fromkeys(scopes)
+    ]
+
+
+def arguments_of(criteria: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments that each criterion takes. ValueError names one that none of them takes."""
+    taken = {
+        name: [p.name for p in parameters if p.default is not inspect.Parameter.empty]
+        for name in criteria
+        for parameters in [inspect.signature(sparsity.load("criteria", name)).parameters.values()]
+        if arguments
+    }
+    for argument in arguments:
+        if not any(argument in names for names in taken.values()):
+            known = "; ".join(f"{name}: {', '.join(names) or '(none)'}" for name, names in taken.items())
+            raise ValueError(f"crit: arguments must be among those of the criterion ({known}), got {argument!r}")
+    return {name: {key: arguments[key] for key in arguments if key in taken.get(name, ())} for name in criteria}
 
 
 def as_json(entry: Any) -> Any:

@@ -15,9 +15,11 @@ import sparsity
 
 __all__ = [
     "ARGUMENT_GROUPS",
+    "EVALUATED",
     "HYPERPARAMETERS",
     "Arguments",
     "Lam",
+    "PruningMethod",
     "Sparsity",
     "TrialConfig",
     "check_name",
@@ -98,7 +100,61 @@ def construct(where: str, make: Callable[..., Any], *args: Any, arguments: Mappi
         ) from error
 
 
-class TrialConfig(BaseModel):
+class PruningMethod(BaseModel):
+    """How a trained network is pruned: what ranks its weights, and which of them are ranked together.
+
+    Raises:
+        ValueError: pydantic's, one line for each fault, with the field, the rule and the value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    criterion: Annotated[str, named("sparsity.criteria", "criterion")] = Field(
+        default="magnitude", description="what ranks weights for pruning"
+    )
+    crit: Arguments = Field(default={}, description="argument of the criterion, e.g. num_batches=4")
+    scope: str = Field(
+        default="global", description="weights ranked together: global, uniform (per tensor), or N:M like 2:4"
+    )
+    min_kept: int = Field(default=0, ge=0, description="smallest number of weights kept in each tensor")
+    recalibrate: bool = Field(
+        default=False, description="also evaluate with BatchNorm statistics estimated again after pruning"
+    )
+
+    @model_validator(mode="after")
+    def _recalibration_fits_the_criterion(self) -> "PruningMethod":
+        if self.recalibrate and self.criterion == "compensation":
+            raise ValueError(
+                "recalibrate: must be off with compensation (it would undo the shifts in BatchNorm), got on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scope_is_known(self) -> "PruningMethod":
+        n_of_m = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", self.scope)
+        if self.scope not in ("global", "uniform") and (not n_of_m or int(n_of_m[1]) > int(n_of_m[2])):
+            raise ValueError(
+                f"scope: must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got {self.scope!r}"
+            )
+        return self
+
+    @property
+    def only_level(self) -> float | None:
+        """The one sparsity of an n:m scope; None if the scope has any sparsity."""
+        if ":" not in self.scope:
+            return None
+        n, m = map(int, self.scope.split(":"))
+        return 1 - n / m
+
+    @property
+    def label(self) -> str:
+        """The method in words, e.g. "magnitude global". Two methods have the same label only if they are equal."""
+        words = [self.criterion, *(f"{name}={value}" for name, value in sorted(self.crit.items())), self.scope]
+        words += [f"min_kept={self.min_kept}"] * bool(self.min_kept) + ["recalibrated"] * self.recalibrate
+        return " ".join(words)
+
+
+class TrialConfig(PruningMethod):
     """What one trial trains, prunes and measures.
 
     Keyword arguments are grouped by the object that takes them: `opt/rho` is `config.opt["rho"]` and SAM's `rho`.
@@ -106,8 +162,6 @@ class TrialConfig(BaseModel):
     Raises:
         ValueError: pydantic's, one line for each fault, with the field, the rule and the value.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Annotated[str, named("trainables.tasks", "task")] = Field(default="cnn", description="kind of problem")
     task_args: Arguments = Field(default={}, description="argument of the task, e.g. prune=qk")
@@ -141,17 +195,6 @@ class TrialConfig(BaseModel):
         default=None, ge=1, description="stop a trial after this many evaluations without a better dense objective"
     )
     num_evaluations: int = Field(default=8, ge=1, description="evaluations, each with a checkpoint, during a trial")
-    criterion: Annotated[str, named("sparsity.criteria", "criterion")] = Field(
-        default="magnitude", description="what ranks weights for pruning"
-    )
-    crit: Arguments = Field(default={}, description="argument of the criterion, e.g. num_batches=4")
-    scope: str = Field(
-        default="global", description="weights ranked together: global, uniform (per tensor), or N:M like 2:4"
-    )
-    min_kept: int = Field(default=0, ge=0, description="smallest number of weights kept in each tensor")
-    recalibrate: bool = Field(
-        default=False, description="also evaluate with BatchNorm statistics estimated again after pruning"
-    )
     num_sharpness_batches: int = Field(
         default=0,
         ge=0,
@@ -161,6 +204,9 @@ class TrialConfig(BaseModel):
         description="fraction of prunable weights removed, in [0, 1); the search maximizes the accuracy left there"
     )
     sparsities: tuple[Sparsity, ...] = Field(default=(), description="also evaluate at this sparsity")
+    more_pruning: tuple[PruningMethod, ...] = Field(
+        default=(), description="other methods that prune the same trained network, to compare them"
+    )
     seed: int = Field(
         default=0, ge=0, lt=2**63, description="seed of the first trials; unseen seeds follow the search's"
     )
@@ -181,35 +227,63 @@ class TrialConfig(BaseModel):
     def _arguments_have_one_place(self) -> "TrialConfig":
         if self.regularizer == "none" and self.lam > 0:
             raise ValueError(f"lam: must be 0 without a regularizer (nothing is scaled), got {self.lam:g}")
-        if self.recalibrate and self.criterion == "compensation":
-            raise ValueError(
-                "recalibrate: must be off with compensation (it would undo the shifts in BatchNorm), got on"
-            )
         return self
 
     @model_validator(mode="after")
     def _scope_has_these_levels(self) -> "TrialConfig":
-        if self.scope in ("global", "uniform"):
-            return self
-        n_of_m = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", self.scope)
-        if not n_of_m or int(n_of_m[1]) > int(n_of_m[2]):
-            raise ValueError(
-                f"scope: must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got {self.scope!r}"
-            )
-        only = 1 - int(n_of_m[1]) / int(n_of_m[2])
+        only = self.only_level
         for level in self.levels:
-            if level and not math.isclose(level, only, abs_tol=1e-9):
+            if level and only is not None and not math.isclose(level, only, abs_tol=1e-9):
                 raise ValueError(f"sparsity: must be {only:g} with scope {self.scope} (it has no other), got {level:g}")
         return self
 
+    @model_validator(mode="after")
+    def _rounds_prune_in_one_way(self) -> "TrialConfig":
+        if self.more_pruning and self.pruning_schedule != "one_shot":
+            raise ValueError(
+                f"criterion: must be one, with one scope, with pruning_schedule {self.pruning_schedule} (what it "
+                f"removes decides what is trained next), got {', '.join(method.label for method in self.pruning)}"
+            )
+        return self
+
+    @property
+    def training_key(self) -> str:
+        """16 hexadecimal digits that identify the trained weights: a hash of everything that decides them.
+
+        How the network is pruned and evaluated is left out, unless its pruning schedule prunes during the training.
+        """
+        return self._digest(EVALUATED | {"read_test", "num_sharpness_batches"})
+
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that identify this configuration: the trial's folder, its tag in the records.
+        """16 hexadecimal digits that identify a trial: the training and, beside it, what is measured once at its end.
 
-        Only what differs from the defaults enters it, so that a field that is added later changes no existing key.
+        It names the trial's folder and its run. The trained network can be pruned by any method, at any sparsity, so
+        these are left out, as in `training_key`.
         """
-        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        return self._digest(EVALUATED)
+
+    def _digest(self, left_out: set[str]) -> str:
+        """A hash of what differs from the defaults, so that a field that is added later changes no existing key."""
+        if self.pruning_schedule != "one_shot":
+            left_out = left_out - EVALUATED
+        if self.patience is None:  # evaluations then only report
+            left_out = left_out | {"num_evaluations"}
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True, exclude=left_out), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def pruning(self) -> tuple[PruningMethod, ...]:
+        """The methods that prune the trained network, each once. The first one decides the trial's objective."""
+        first = PruningMethod(**{name: getattr(self, name) for name in PruningMethod.model_fields})
+        return tuple({method.label: method for method in (first, *self.more_pruning)}.values())
+
+    def pruned_by(self, method: PruningMethod) -> "TrialConfig":
+        """The same training, pruned by this method alone. An n:m scope has no other sparsity than its own."""
+        fields: dict[str, Any] = dict(method) | {"more_pruning": ()}
+        if method.only_level is not None:
+            fields |= {"target_sparsity": method.only_level, "sparsities": ()}
+        return self.model_copy(update=fields)
 
     def get(self, name: str) -> Any:
         """The value of a parameter by its flat name, such as `opt/rho` or `lam`; None if it is not set."""
@@ -227,6 +301,9 @@ class TrialConfig(BaseModel):
         num = min(self.num_evaluations, self.max_epochs)
         return tuple(round(self.max_epochs * (i + 1) / num) for i in range(num))
 
+
+# The fields that decide how a trained network is pruned and evaluated.
+EVALUATED = {*PruningMethod.model_fields, "more_pruning", "target_sparsity", "sparsities"}
 
 # TrialConfig's fields that hold keyword arguments: the `opt` of `opt/rho` and `--opt rho=0.1`.
 ARGUMENT_GROUPS = tuple(

@@ -225,21 +225,27 @@ class Training:
                 shared = found[level] = shared or self.trained_model()
         return found
 
-    def evaluate(self, levels: tuple[float, ...], split: str = "validation") -> Evaluation:
+    def evaluate(
+        self, levels: tuple[float, ...], split: str = "validation", *, config: TrialConfig | None = None
+    ) -> Evaluation:
         """Prune copies of the model at each sparsity and evaluate them; the training model is not changed.
 
         After the last phase, sparsities with a ticket use the ticket's network instead of pruning the final one.
+
+        Args:
+            config: The configuration whose method prunes; by default this training's.
         """
         begin = time.perf_counter()
+        config = config or self.config
         tickets = {level: ticket for level, ticket in self.lottery.tickets.items() if self.finished and level in levels}
         evaluation = Evaluation({}, {}, {})
         for level, ticket in tickets.items():
             network = self.networks((level,))[level].eval()
-            metrics = measure(self.task, network, self.config, split)
+            metrics = measure(self.task, network, config, split)
             evaluation |= Evaluation({level: metrics}, {level: ticket.masks}, {level: {}})
         others = tuple(level for level in levels if level not in tickets)
         if others:
-            evaluation |= evaluate_pruned(self.task, self.trained_model(), self.config, others, split)
+            evaluation |= evaluate_pruned(self.task, self.trained_model(), config, others, split)
         if tickets:
             for level, masks in evaluation.masks.items():
                 evaluation.metrics[level]["weights_left"] = weights_left(masks)
@@ -257,7 +263,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers, strings, None, and dictionaries and lists of them."""
         return {
-            "config": self.config.model_dump(mode="json"),
+            "training": self.config.training_key,
             "epoch": self.epoch,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
@@ -270,12 +276,12 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the `state_dict()` of a training of the same configuration.
+        """Continue from the `state_dict()` of the same training (`TrialConfig.training_key`).
 
         Raises:
-            ValueError: If it is of another configuration.
+            ValueError: If it is of another one.
         """
-        if state["config"] != self.config.model_dump(mode="json"):
+        if state["training"] != self.config.training_key:
             raise ValueError("checkpoint: must be of this training's configuration, was written for another")
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.early_stopping.load_state_dict(state["early_stopping"])

@@ -1,14 +1,15 @@
 """A trial in a folder of its own: it continues from the checkpoint there, and leaves its result there.
 
-While it runs, the folder holds the last two checkpoints and `owner`, which names the process that runs it. At the end
-they are replaced by `pruned/0.96/{model.safetensors,config.json}`, `figures/` and `result.json`. result.json is written
-last: the trial has ended if and only if this file exists.
+A trial has two stages. While it trains, the folder holds the last two checkpoints and `owner`, which names the process
+that runs it. Then `trained/{model.safetensors,config.json}` holds the trained network, and the final evaluation prunes
+and measures it and writes `pruned/0.96/{model.safetensors,config.json}` and `figures/`. `result.json` is written last:
+the trial has ended if and only if this file exists. A trial that has ended and is run with further pruning methods or
+sparsities loads the trained network and measures only what its result lacks.
 """
 
 import contextlib
 import json
-import os
-import shutil
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,21 +18,21 @@ from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 import sparsity
 from trainables.checkpoints import LATEST, PREVIOUS, read_checkpoint, remove_checkpoints, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.errors import first_line, one_line
 from trainables.files import write_atomically
+from trainables.final_evaluation import KEEP, FinalEvaluation, missing_levels
 from trainables.loop import Diverged, Training
-from trainables.pruning import Evaluation, apply_pruning, collapse, describe_layers, diagnose, objectives, save_pruned
+from trainables.pruning import Prunable, TrainedNetwork, load_trained, objectives, save_trained
 from trainables.result import RESULT, Status, read_result
 from trainables.task import Task
 
 __all__ = ["KEEP", "TrialRunner"]
 
-KEEP = ("target", "all", "none")
+KEEP_TRAINED = ("target", "all")
 
 
 class StorageError(RuntimeError):
@@ -49,8 +50,8 @@ class TrialRunner:
         config: The configuration.
         folder: The trial's own folder; created if necessary.
         make_task: Creates the task. Called at most once; not called if the trial has already ended.
-        keep: Which pruned checkpoints to write: of the target sparsity ("target"), of every sparsity ("all"), or
-            "none".
+        keep: Which networks to write: the trained one and the pruned one of the target sparsity ("target"), the trained
+            one and all pruned ones ("all"), only the pruned one ("pruned"), or "none".
 
     Raises:
         ValueError: If `keep` is something else.
@@ -65,6 +66,7 @@ class TrialRunner:
         self.warnings: list[str] = []  # notes that cast doubt on the trial's numbers
         # also written to result.json, because a driver that was killed may not have received all of them
         self.evaluations: list[dict[str, Any]] = []
+        self._previous: dict[str, Any] = {}  # the result in the folder, if there is one
         self._make_task = make_task
         self._owner = uuid4().hex
 
@@ -79,15 +81,19 @@ class TrialRunner:
         """
         terms: dict[str, Any] = {}
         try:
-            with storage_errors():
-                if result := read_result(self.folder):
-                    return result["report"]
-            training = self.training or self._start()
-            terms = training.train_to_evaluation()
+            if not self._previous:
+                with storage_errors():
+                    self._previous = read_result(self.folder) or {}
+            if self._previous and not missing_levels(self.config, self._previous):
+                return self._previous["report"]
+            if self.training is None and (trained := self._start()):
+                return self._finish(*trained)
+            assert self.training is not None
+            terms = self.training.train_to_evaluation()
             self._check_owner()
-            if training.finished:
-                return self._finish(training, terms)
-            self._save_progress(training, terms)
+            if self.training.finished:
+                return self._finish(*self._end_of_training(self.training, terms))
+            self._save_progress(self.training, terms)
             return self._report(Status.RUNNING, "", terms)
         except StorageError as error:
             return self._report(Status.STORAGE_FAILED, str(error), terms)
@@ -100,11 +106,17 @@ class TrialRunner:
                 return self._end(Status.OUT_OF_MEMORY, first_line(error) if str(error) else "out of memory", terms)
             return self._end(Status.ERROR, one_line(error), terms, traceback=traceback.format_exc())
 
-    def _start(self) -> Training:
-        """Take the trial over from any other process, and continue from the newest checkpoint that can be read."""
+    def _start(self) -> tuple[Prunable, dict[str, Any]] | None:
+        """Take the trial over from any other process. Return the trained network and its record if they are there,
+        else prepare the training, from the newest checkpoint that can be read."""
         with storage_errors():
             write_atomically(self.folder / "owner", lambda path: path.write_text(self._owner))
         task = self._make_task()
+        try:
+            if trained := load_trained(self.folder / "trained", task, self.config):
+                return trained
+        except (OSError, ValueError) as error:
+            self.notes.append(f"trained: could not be read ({one_line(error)}), so the network is trained again")
         self.training = Training(task, self.config)
         for name in (LATEST, PREVIOUS):
             path = self.folder / name
@@ -119,7 +131,7 @@ class TrialRunner:
                 self.notes.append(f"{name}: could not be read ({one_line(error)}), passed over")
                 path.unlink()  # otherwise the next save would replace the good previous checkpoint by it
                 self.training = Training(task, self.config)
-        return self.training
+        return None
 
     def _check_owner(self) -> None:
         """Raise SupersededError if another process has started the trial: two would overwrite each other's files."""
@@ -135,90 +147,61 @@ class TrialRunner:
         except (OSError, RuntimeError) as error:  # to continue without a checkpoint is better than to stop
             self.notes.append(f"epoch {training.epoch}: no checkpoint was written ({first_line(error)})")
 
-    def _finish(self, training: Training, terms: dict[str, Any]) -> dict[str, Any]:
-        """Evaluate the trained network at every sparsity; write its pruned checkpoints, figures and result."""
-        config, task, target = self.config, training.task, self.config.target_sparsity
-        evaluation = training.evaluate(config.levels)
-        test = training.evaluate(config.levels, "test").metrics if config.read_test else None
-        to_keep = {"none": (), "target": (target,), "all": config.levels}[self.keep]
-        networks = training.networks((0.0, target, *to_keep))
-        layers = describe_layers(task, networks[target], evaluation.masks[target])
-        self._note_layers(layers)
-        shutil.rmtree(self.folder / "pruned", ignore_errors=True)  # a killed process may have left some
-        for level in to_keep:
-            self._save_pruned(task, level, networks[level], evaluation, test)
-        diagnostics = diagnose(task, networks[0.0], config, evaluation)
-        diagnostics |= training.penalty_ratio.describe() | training.regularizer.diagnostics()
-        collapsed = collapse(config, evaluation.metrics)
-        if collapsed["collapsed"]:
-            which = "dense network" if evaluation.metrics[0.0]["collapsed"] else f"network pruned to {target:g}"
-            self.warnings.append(f"collapsed: the {which} predicts the same for every example of the validation split")
-        self._illustrate(task, networks[0.0], apply_pruning(task, networks[target], evaluation, target))
+    def _end_of_training(self, training: Training, terms: dict[str, Any]) -> tuple[Prunable, dict[str, Any]]:
+        """The trained network with the record of its training; both are also written, if they are to be kept."""
+        if warning := training.penalty_warning():
+            self.warnings.append(warning)
+        record = {
+            "epoch": training.epoch,
+            "seconds": training.seconds,
+            "terms": terms,
+            "diagnostics": training.penalty_ratio.describe() | training.regularizer.diagnostics(),
+            "evaluations": self.evaluations,
+            "notes": self.notes,
+            "warnings": self.warnings,
+        }
+        if training.lottery.num_phases > 1:  # its networks are of one way to prune: there is nothing to ask later
+            return training, record
+        trained = TrainedNetwork(training.task, training.trained_model(), self.config)
+        if self.keep in KEEP_TRAINED:
+            with storage_errors():
+                save_trained(self.folder / "trained", trained, record)
+        return trained, record
+
+    def _finish(self, trained: Prunable, record: dict[str, Any]) -> dict[str, Any]:
+        """Measure the trained network by every method and at every sparsity that the result lacks."""
+        begin = time.perf_counter()
+        previous = self._previous
+        self.evaluations, terms = record["evaluations"], dict(record["terms"])
+        evaluation = FinalEvaluation(self.config, self.folder, trained, self.keep)
+        with storage_errors():
+            found = evaluation.run(previous)
+        diagnostics = found.get("diagnostics", previous.get("diagnostics", {})) | record["diagnostics"]
+        metrics = {row["sparsity"]: row for row in found["pruned"][0]["curve"]}
+        terms |= {"epoch": record["epoch"]} | objectives(trained.task, self.config, metrics)
+        terms["seconds"] = previous.get("report", record)["seconds"] + time.perf_counter() - begin
+        earlier = previous if "layers" not in found else record  # what was said of another pruned network is dropped
+        self.notes = [*dict.fromkeys((*record["notes"], *earlier["notes"], *evaluation.notes))]
+        self.warnings = [*dict.fromkeys((*record["warnings"], *earlier["warnings"], *evaluation.warnings))]
+        self.notes = [note for note in self.notes if note not in self.warnings]
         return self._end(
             Status.FINISHED,
             "",
-            terms | objectives(task, config, evaluation.metrics),
-            objective=task.objective,
-            curve=[{"sparsity": level, **values} for level, values in evaluation.metrics.items()],
-            test=[{"sparsity": level, **values} for level, values in test.items()] if test else None,
+            terms,
+            objective=trained.task.objective,
+            pruned=found["pruned"],
             diagnostics=diagnostics,
-            layers=layers,
-            **collapsed,
+            layers=found.get("layers", previous.get("layers")),
         )
 
-    def _note_layers(self, layers: list[dict[str, Any]]) -> None:
-        """Note which layers lose all of their weights, and which ones an n:m scope cannot prune."""
-        target = self.config.target_sparsity
-        self.notes += [
-            f"{layer['name']}: all of its {layer['num_weights']} weights are pruned at {target:g}"
-            for layer in layers
-            if layer["num_kept"] == 0
-        ]
-        if ":" in self.config.scope:
-            self.notes += [
-                f"{layer['name']}: not pruned at {self.config.scope}, because the input channels of its shape "
-                f"{tuple(layer['shape'])} cannot be divided into groups of {self.config.scope.partition(':')[2]}"
-                for layer in layers
-                if layer["num_kept"] == layer["num_weights"]
-            ]
-
-    def _save_pruned(
-        self,
-        task: Task,
-        level: float,
-        network: nn.Module,
-        evaluation: Evaluation,
-        test: dict[float, dict[str, float]] | None,
-    ) -> None:
-        description = {
-            "target_sparsity": level,
-            "validation": evaluation.metrics[level],
-            "trial": self.config.key,
-            "trial_config": self.config.model_dump(mode="json"),
-        }
-        if test is not None:
-            description["test"] = test[level]
-        folder, masks = self.folder / "pruned" / f"{level:g}", evaluation.masks[level]
-        with storage_errors():
-            save_pruned(folder, task, network, masks, description, shifted=evaluation.shifted[level])
-
-    def _illustrate(self, task: Task, dense: nn.Module, pruned: nn.Module) -> None:
-        """Write all of the task's figures or, if one fails, none. A failure becomes a note; the trial goes on."""
-        shutil.rmtree(self.folder / "figures", ignore_errors=True)
-        partial = self.folder / f"figures.{os.getpid()}.partial"
-        partial.mkdir(parents=True, exist_ok=True)
-        try:
-            task.illustrate({0.0: dense.eval(), self.config.target_sparsity: pruned.eval()}, partial)
-            if any(partial.iterdir()):
-                partial.rename(self.folder / "figures")
-        except Exception as error:
-            self.notes.append(f"figures: could not be drawn ({one_line(error)})")
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
     def _end(self, status: Status, reason: str, terms: dict[str, Any], **details: Any) -> dict[str, Any]:
-        """Write result.json and return its report, or one with STORAGE_FAILED if it cannot be written."""
-        if self.training is not None:
+        """Write result.json and return its report, or one with STORAGE_FAILED if it cannot be written.
+
+        A trial that finished before keeps its result if this evaluation fails.
+        """
+        if self._previous and status != Status.FINISHED:
+            return self._report(status, reason, terms)
+        if self.training is not None and status != Status.FINISHED:
             details = {"diagnostics": self.training.penalty_ratio.describe(), **details}
             if warning := self.training.penalty_warning():
                 self.warnings.append(warning)
@@ -236,6 +219,7 @@ class TrialRunner:
                 write_atomically(self.folder / RESULT, lambda path: path.write_text(text))
         except StorageError as error:
             return self._report(Status.STORAGE_FAILED, str(error), terms)
+        self._previous = result
         remove_checkpoints(self.folder)
         (self.folder / "owner").unlink(missing_ok=True)
         return result["report"]
@@ -248,6 +232,7 @@ class TrialRunner:
         name = sparsity.load("trainables.tasks", self.config.task).objective
         keys = ("loss", "penalty", "lr", f"{name}_dense", f"{name}_pruned")
         epoch, seconds = (self.training.epoch, self.training.seconds) if self.training else (0, 0.0)
+        epoch, seconds = terms.get("epoch", epoch), terms.get("seconds", seconds)
         more = {"weights_left": terms["weights_left"]} if "weights_left" in terms else {}
         return {"epoch": epoch, "seconds": seconds, **{key: terms.get(key) for key in keys}, **more}
 

@@ -48,6 +48,10 @@ class Task(ABC):
     def build_model(self) -> nn.Module:
         """Build the network on the task's device, initialized from torch's global random state."""
 
+    def placed(self, network: nn.Module) -> nn.Module:
+        """Move a trained network that was loaded to the task's device, in the layout that training uses."""
+        return network.to(self.device)
+
     @abstractmethod
     def describe_model(self) -> dict[str, Any]:
         """What `trainables.load_pruned` needs, as JSON.

@@ -1,6 +1,8 @@
 """Ray Tune's view of a sweep: where its trials come from, and what becomes of their reports and faults."""
 
+import functools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,10 +12,11 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from service.records.recorder import Recorder
-from service.search.phases import STORAGE_HINT, Phases
 from service.search.proposals import Next, Proposal
+from service.search.queue import STORAGE_HINT, TrialQueue
 from service.views.progress import Progress
 from trainables.config import TrialConfig
+from trainables.final_evaluation import missing_levels
 from trainables.pruning_schedule import num_epochs
 from trainables.result import Status, read_result
 
@@ -30,12 +33,12 @@ class TrialSource(Searcher):
     Tune's snapshot. So nothing is told here, and nothing is pickled.
     """
 
-    def __init__(self, phases: Phases):
+    def __init__(self, queue: TrialQueue):
         super().__init__()  # without a metric, so that Tune does not look for it in every report
-        self.phases = phases
+        self.queue = queue
 
     def suggest(self, trial_id: str) -> Any:
-        proposal = self.phases.next()
+        proposal = self.queue.next()
         if isinstance(proposal, Proposal):
             return proposal.config.model_dump(mode="json")
         return Searcher.FINISHED if proposal is Next.FINISHED else None
@@ -91,8 +94,8 @@ class TrialRecorder(tune.Callback):
     death of a host does not count. (Tune's own retries would count all interruptions of the whole trial.)
     """
 
-    def __init__(self, records: Recorder, phases: Phases, progress: Progress):
-        self.records, self.phases, self.progress = records, phases, progress
+    def __init__(self, records: Recorder, queue: TrialQueue, progress: Progress):
+        self.records, self.queue, self.progress = records, queue, progress
         self.num_interruptions: Counter[str] = Counter()  # since the trial's last evaluation
         self.num_failures = 0  # in a row
 
@@ -103,44 +106,54 @@ class TrialRecorder(tune.Callback):
             return
         self.num_interruptions[key] = 0
         if status == Status.STORAGE_FAILED:
-            self.phases.stop(f"{result['reason']}. {STORAGE_HINT}")
+            self.queue.stop(f"{result['reason']}. {STORAGE_HINT}")
         elif status == Status.RUNNING:
             evaluation = result["evaluation"]
-            with self.phases.stopping_on_storage_faults():
+            with self.queue.stopping_on_storage_faults():
                 self.records.trial_evaluated(key, evaluation)
             self._show(key, {**evaluation, "status": status})
         else:
-            with self.phases.stopping_on_storage_faults():
-                self.records.trial_ended(key)
-                self._show_end(key)
+            self._record_end(key, failure=None if status == Status.FINISHED else (status, result["reason"]))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._repeat_or_lose(TrialConfig.model_validate(trial.config).key, interruption_of(trial))
 
     def _repeat_or_lose(self, key: str, interruption: Interruption) -> None:
         self.num_interruptions[key] += interruption.cause != Cause.HOST_DIED
-        if self.num_interruptions[key] < MAX_ATTEMPTS and not read_result(self.records.state.trial_folder(key)):
-            label = self.phases.proposal(key).label
+        result = read_result(self.records.state.trial_folder(key))
+        if self.num_interruptions[key] < MAX_ATTEMPTS and not (result and self._is_complete(key, result)):
+            label = self.queue.proposal(key).label
             cause, reason = interruption.cause.value, interruption.reason
             self.progress.say(f"{label}: {cause}, it continues from its last checkpoint ({reason})")
-            self.phases.repeat(key)
+            self.queue.repeat(key)
             return
-        with self.phases.stopping_on_storage_faults():
-            self.records.trial_ended(key, lost=interruption.reason)
-            self._show_end(key)
+        self._record_end(key, lost=interruption.reason)
+
+    def _is_complete(self, key: str, result: Mapping[str, Any]) -> bool:
+        """Whether a result has everything that the trial was launched for."""
+        return not missing_levels(self.queue.proposal(key).config, result)
+
+    def _record_end(self, key: str, *, lost: str = "", failure: tuple[str, str] | None = None) -> None:
+        before = self.records.state.trials[key].done
+        with self.queue.stopping_on_storage_faults():
+            self.records.trial_ended(
+                key, lost=lost, failure=failure, is_complete=functools.partial(self._is_complete, key)
+            )
+            trial = self.records.state.trials[key]
+            again = {"status": failure[0] if failure else Status.LOST, "reason": trial.unmeasured}
+            self._show_end(key, trial.report | (again if before and trial.unmeasured else {}))
 
     def _show(self, key: str, report: dict[str, Any]) -> None:
-        proposal = self.phases.proposal(key)
+        proposal = self.queue.proposal(key)
         self.progress.update(key, proposal.label, report, num_epochs(proposal.config))
 
-    def _show_end(self, key: str) -> None:
+    def _show_end(self, key: str, report: dict[str, Any]) -> None:
         """Show a trial that ended, and stop the sweep if trials keep failing at once."""
-        report = self.records.state.trials[key].report
         self._show(key, report)
         if report["status"] in (Status.ERROR, Status.LOST) and not report.get("epoch"):
             self.num_failures += 1
             if self.num_failures == MAX_FAILURES:
-                self.phases.stop(
+                self.queue.stop(
                     f"{MAX_FAILURES} trials in a row failed before their first epoch, so no more are started. "
                     f"The last one: {report['reason']}"
                 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.records.state import State, TrialRecord, find_sweeps
 from service.statistics import mean_and_spread
-from trainables.config import expanded, hyperparameters
+from trainables.config import EVALUATED, PruningMethod, expanded, hyperparameters
 from trainables.result import Status
 
 __all__ = ["PRUNING_DEFAULTS", "TRAINING_FIELDS", "best", "without_seed"]
@@ -18,7 +18,10 @@ TRAINING_FIELDS = (
     *("max_epochs", "patience", "batch_size", "lr_schedule", "lr_sched"),
 )
 # The fields that say how a network is pruned, with their defaults.
-PRUNING_DEFAULTS = {"pruning_schedule": "one_shot", "criterion": "magnitude", "scope": "global"}
+PRUNING_DEFAULTS = {
+    "pruning_schedule": "one_shot",
+    **{name: field.default for name, field in PruningMethod.model_fields.items()},
+}
 
 
 def best(
@@ -87,31 +90,34 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
     counted = confirmed or trials
     sweep, first = min(counted, key=lambda item: item[1].config["seed"])
     config, metric = first.config, first.objective
-    for point in first.curve:
-        values = [value for _, trial in counted if (value := trial.at(point["sparsity"], metric)) is not None]
-        yield {
-            "architecture": config["architecture"],
-            "dataset": config["dataset"],
-            "arm": first.arm,
-            "optimizer": config["optimizer"],
-            "regularizer": config["regularizer"],
-            **{name: config.get(name, default) for name, default in PRUNING_DEFAULTS.items()},
-            "sparsity": point["sparsity"],
-            **hyperparameters(config),
-            "metric": metric,
-            **mean_and_spread(values),
-            "seeds": "unseen" if confirmed else "search",
-            **{name: config.get(name) for name in TRAINING_FIELDS},
-            "sweep": sweep,
-            "trial": first.key,
-        }
+    for label, entry in first.pruned.items():
+        for level in [row["sparsity"] for row in entry["curve"]]:
+            found = [trial.at(level, metric, "curve", label) for _, trial in counted]
+            yield {
+                "architecture": config["architecture"],
+                "dataset": config["dataset"],
+                "arm": first.arm,
+                "optimizer": config["optimizer"],
+                "regularizer": config["regularizer"],
+                "pruning_schedule": config.get("pruning_schedule", "one_shot"),
+                **{name: entry["method"][name] for name in PRUNING_DEFAULTS if name != "pruning_schedule"},
+                "sparsity": level,
+                **hyperparameters(config),
+                "metric": metric,
+                **mean_and_spread([value for value in found if value is not None]),
+                "seeds": "unseen" if confirmed else "search",
+                **{name: config.get(name) for name in TRAINING_FIELDS},
+                "sweep": sweep,
+                "trial": first.key,
+            }
 
 
 def comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What comparable rows share; sorting by it puts longer trainings first."""
-    names = ("architecture", "dataset", "optimizer", "regularizer", *PRUNING_DEFAULTS)
+    names = ("architecture", "dataset", "optimizer", "regularizer")
+    pruned = json.dumps([row[name] for name in PRUNING_DEFAULTS], sort_keys=True)
     trained = json.dumps([row[name] for name in TRAINING_FIELDS], sort_keys=True)
-    return (*(row[name] for name in names), -row["max_epochs"], trained, row["sparsity"])
+    return (*(row[name] for name in names), pruned, -row["max_epochs"], trained, row["sparsity"])
 
 
 def rank(row: Mapping[str, Any]) -> tuple[bool, float]:
@@ -119,5 +125,6 @@ def rank(row: Mapping[str, Any]) -> tuple[bool, float]:
 
 
 def without_seed(config: Mapping[str, Any]) -> str:
-    """What trials of one configuration with different seeds have in common, as text."""
-    return json.dumps({k: v for k, v in config.items() if k not in ("seed", "read_test")}, sort_keys=True)
+    """What trainings of one configuration with different seeds have in common, as text."""
+    left_out = {"seed", "read_test", *(EVALUATED if config["pruning_schedule"] == "one_shot" else ())}
+    return json.dumps({k: v for k, v in config.items() if k not in left_out}, sort_keys=True)

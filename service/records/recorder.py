@@ -4,8 +4,9 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from service.records.events import EventLog
 from service.records.lock import SweepLock
 from service.records.passwords import hide_passwords
 from service.records.software import software_versions
-from service.records.state import EVENTS, FORMAT, State, flatten, refuse_unreadable
+from service.records.state import EVENTS, FORMAT, State, refuse_unreadable
 from trainables.result import Status, read_result
 
 __all__ = ["RETRIED", "Recorder"]
@@ -32,17 +33,16 @@ class Recorder:
 
     Args:
         folder: The sweep's folder; created if it does not exist.
-        identity: What makes it this sweep and no other, as JSON values (`Sweep.identity()`).
 
     Attributes:
         state: The state of the sweep, up to date after each call.
         log: The event log.
 
     Raises:
-        ValueError: If another process runs the sweep, or the folder holds another sweep or records of another version.
+        ValueError: If another process runs the sweep, or the folder holds records of another version.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]):
+    def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         refuse_unreadable(folder)
@@ -50,16 +50,9 @@ class Recorder:
         self.log = EventLog(folder / EVENTS)
         try:
             self.state = State.read(folder)
-            self._check_identity(json.loads(json.dumps(identity)))
         except BaseException:
             self.close()
             raise
-
-    def _check_identity(self, identity: dict[str, Any]) -> None:
-        if not self.state.header:
-            self._record("sweep", format=FORMAT, sweep_id=uuid4().hex, identity=identity, software=software_versions())
-        elif self.state.header["identity"] != identity:
-            raise ValueError(f"{self.folder}: {explain_difference(self.state.header['identity'], identity)}")
 
     def close(self) -> None:
         """Release the sweep for other processes."""
@@ -71,26 +64,57 @@ class Recorder:
 
     # ---- the sweep -------------------------------------------------------------------------------------------------
 
-    def run_started(self, command: Sequence[str] | None, *, num_search: int, num_confirm: int) -> None:
+    def sweep_begun(self, identity: Mapping[str, Any], *, data: str) -> None:
+        """Record a new sweep.
+
+        Args:
+            identity: What decides its trials, as JSON values (`SweepSpec.identity`).
+            data: Fingerprint of the data that the trials are trained on.
+        """
+        software = software_versions()
+        self._record("sweep", format=FORMAT, sweep_id=uuid4().hex, identity=identity, software=software, data=data)
+
+    def sweep_changed(self, identity: Mapping[str, Any], *, left_out: Sequence[str]) -> None:
+        """Record that the sweep has another identity from now on.
+
+        Args:
+            identity: As in `sweep_begun`.
+            left_out: The keys of the trials that do not fit it. They stay in the records, but not in the tables.
+        """
+        self._record("change", identity=identity, left_out=list(left_out), software=software_versions())
+
+    def run_started(
+        self, command: Sequence[str] | None, *, num_search: int, num_confirm: int, data_root: Path | None = None
+    ) -> None:
         """Record that this process runs the sweep.
 
         Args:
             command: The command line, None if the sweep was started from Python. Its passwords are not recorded.
             num_search: Number of trials of the search.
             num_confirm: Largest number of trials of the confirmation.
+            data_root: The folder of the dataset, if it was given.
         """
         words = None if command is None else [hide_passwords(word) for word in command]
-        place = {"cwd": str(Path.cwd()), "host": platform.node(), "process": os.getpid()}
+        place: dict[str, Any] = {"cwd": str(Path.cwd()), "host": platform.node(), "process": os.getpid()}
+        place["data_root"] = None if data_root is None else str(data_root.resolve())
         self._record("run", command=words, num_search=num_search, num_confirm=num_confirm, **place)
 
-    def search_started(self, *, initial_points: Mapping[str, Any], num_parallel: int) -> None:
+    def search_started(
+        self,
+        *,
+        initial_points: Mapping[str, Any],
+        num_parallel: int,
+        adopted: Mapping[str, Any] = MappingProxyType({}),
+        adopted_from: Sequence[str] = (),
+    ) -> None:
         """Record what the search depends on beside its configuration, so that a continued search proposes the same.
 
         Args:
             initial_points: For each arm, the values of other sweeps that it tries first.
             num_parallel: Number of trials that run at once.
+            adopted: For each arm, the values of earlier trials that fit and count as its first configurations.
         """
-        self._record("search_state", initial_points=initial_points, num_parallel=num_parallel)
+        self._record("search_state", initial_points=initial_points, num_parallel=num_parallel, adopted=dict(adopted))
 
     def summarized(self, summary: Mapping[str, Any]) -> None:
         """Record the sweep's result (see `service.records.summary`) if it differs from the last one recorded."""
@@ -118,40 +142,59 @@ class Recorder:
         if report["epoch"] not in {recorded["epoch"] for recorded in self.state.trials[key].evaluations}:
             self._record("evaluation", trial=key, report=report)
 
-    def trial_ended(self, key: str, *, lost: str = "", wait: float = RESULT_TIMEOUT) -> None:
-        """Record the result that a trial left in its folder, unless its end is recorded already.
+    def trial_ended(
+        self,
+        key: str,
+        *,
+        lost: str = "",
+        failure: tuple[str, str] | None = None,
+        is_complete: Callable[[Mapping[str, Any]], bool] = bool,
+        wait: float = RESULT_TIMEOUT,
+    ) -> None:
+        """Record the result that a trial left in its folder, unless it is recorded already.
 
         Args:
             key: The trial's key.
             lost: Why the trial left no result, if that is known. A result that is there counts all the same.
+            failure: Status and reason if a trial that had ended before could not be evaluated again.
+            is_complete: Whether a result is the one that is waited for.
             wait: Seconds to wait until a result that another host wrote is visible.
         """
-        if self.state.trials[key].done:
+        trial = self.state.trials[key]
+        failed = (Status.LOST, lost) if lost else failure
+        result = self._wait_for_result(key, is_complete, 0.0 if lost or (trial.done and failure) else wait)
+        if trial.done and failed:
+            self._record("pruned", trial=key, status=failed[0], reason=failed[1])
             return
-        result = self._wait_for_result(key, 0.0 if lost else wait) or self._lost_result(key, lost)
+        if trial.done and (result is None or result.get("pruned", []) == list(trial.pruned.values())):
+            return
+        kind = "pruned" if trial.done else "end"
+        result = result or self._lost_result(key, lost)
         for report in result.get("evaluations", ()):  # a driver that was killed may not have recorded the last ones
             self.trial_evaluated(key, report)
         self._record(
-            "end",
+            kind,
             trial=key,
             status=result["report"]["status"],
             reason=result["report"]["reason"],
             report=result["report"],
-            curve=result.get("curve", []),
-            test=result.get("test"),
+            pruned=result.get("pruned", []),
             diagnostics=result.get("diagnostics", {}),
             notes=result["notes"],
             warnings=result.get("warnings", []),
-            collapsed=result.get("collapsed", False),
-            collapsed_from=result.get("collapsed_from"),
             objective=result.get("objective", "acc"),
+            target_sparsity=result["config"]["target_sparsity"] if "config" in result else None,
         )
 
-    def _wait_for_result(self, key: str, seconds: float) -> dict[str, Any] | None:
+    def _wait_for_result(
+        self, key: str, is_complete: Callable[[Mapping[str, Any]], bool], seconds: float
+    ) -> dict[str, Any] | None:
         deadline = time.monotonic() + seconds
-        while (result := read_result(self.state.trial_folder(key))) is None and time.monotonic() < deadline:
+        while True:
+            result = read_result(self.state.trial_folder(key))
+            if (result is not None and is_complete(result)) or time.monotonic() >= deadline:
+                return result
             time.sleep(0.2)
-        return result
 
     def _lost_result(self, key: str, reason: str) -> dict[str, Any]:
         evaluations = self.state.trials[key].evaluations
@@ -171,12 +214,3 @@ class Recorder:
             (self.state.trial_folder(key) / "result.json").unlink(missing_ok=True)
             self._record("retry", trial=key)
         return keys
-
-
-def explain_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    a, b = flatten(recorded), flatten(given)
-    changed = [f"{name}: {a.get(name)} there, {b.get(name)} here" for name in {**a, **b} if a.get(name) != b.get(name)]
-    return (
-        f"must be of the same sweep, holds one with another configuration ({'; '.join(changed[:4])}"
-        f"{', ...' if len(changed) > 4 else ''}): choose another --name or --runs, or remove the folder"
-    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from service.records.events import EventLog
+from service.records.goal import Goal
 from trainables.result import Status
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
 
 EVENTS = "events.jsonl"  # the event log in a sweep's folder
 EVENTS_OF_0_1 = "journal.jsonl"  # what version 0.1 wrote instead
-FORMAT = 2  # of the events; recorded in a sweep's first event
+FORMAT = 3  # of the events; recorded in a sweep's first event
 
 
 @dataclass
@@ -37,33 +38,38 @@ class TrialRecord:
     reason: str = ""  # why it did not finish
     report: dict[str, Any] = field(default_factory=dict)  # of its last evaluation
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # reports during training, by epoch
-    curve: list[dict[str, Any]] = field(default_factory=list)  # validation metrics by sparsity
-    test: list[dict[str, Any]] | None = None  # test metrics by sparsity; None in the search
+    # by label of the pruning method: the method, and its metrics by sparsity on validation ("curve") and "test"
+    pruned: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # the notes that make its numbers doubtful
-    collapsed: bool = False  # the network predicts the same for every example, dense or at the target sparsity
-    collapsed_from: float | None = None  # the lowest sparsity from which on it does
     objective: str = "acc"  # the metric that the search maximizes
+    target_sparsity: float | None = None  # of the network in its pruned checkpoint
+    unmeasured: str = ""  # why a pruning method that was asked for later could not be evaluated
+    left_out: bool = False  # it does not fit the sweep any more, which has been changed
 
     @property
     def done(self) -> bool:
         return Status(self.status).ended
 
-    @property
-    def pruned_objective(self) -> float:
-        """The objective of a finished trial on validation, pruned to the target sparsity."""
-        return self.report[f"{self.objective}_pruned"]
+    def rows(self, method: str, split: str = "curve") -> list[dict[str, Any]]:
+        """The metrics by sparsity; empty if they were not measured.
 
-    def at(self, sparsity: float, metric: str, split: str = "curve") -> float | None:
+        Args:
+            method: Label of the pruning method.
+            split: "curve" for validation or "test".
+        """
+        return self.pruned.get(method, {}).get(split) or []
+
+    def at(self, sparsity: float, metric: str, split: str, method: str) -> float | None:
         """A metric after pruning to a sparsity, None if it was not measured.
 
         Args:
             sparsity: Fraction of prunable weights removed.
             metric: Name of the metric, e.g. "acc".
             split: "curve" for validation or "test".
+            method: Label of the pruning method.
         """
-        rows = getattr(self, split) or ()
-        return next((row[metric] for row in rows if row["sparsity"] == sparsity), None)
+        return next((row[metric] for row in self.rows(method, split) if row["sparsity"] == sparsity), None)
 
 
 class State:
@@ -72,6 +78,8 @@ class State:
     Attributes:
         folder: The sweep's folder.
         header: The first event: sweep_id, identity and software; empty before it.
+        identity: What the sweep is now (`SweepSpec.identity`): the header's, or that of the last change.
+        num_changes: How often the sweep was changed.
         search_state: What the search was started with beside its configuration; empty before it started.
         last_run: The last process that ran the sweep: its command, working directory, host and number of trials.
         trials: The trials by key, in the order in which they started.
@@ -81,6 +89,8 @@ class State:
     def __init__(self, folder: Path, events: Iterable[Mapping[str, Any]] = ()):
         self.folder = folder
         self.header: dict[str, Any] = {}
+        self.identity: dict[str, Any] = {}
+        self.num_changes = 0
         self.search_state: dict[str, Any] = {}
         self.last_run: dict[str, Any] = {}
         self.trials: dict[str, TrialRecord] = {}
@@ -104,7 +114,13 @@ class State:
         if kind == "sweep":
             if event.get("format") != FORMAT:
                 raise ValueError(unreadable(self.folder, f"format {event.get('format')}"))
-            self.header = dict(event)
+            self.header, self.identity = dict(event), event["identity"]
+        elif kind == "change":
+            self.identity, self.search_state = event["identity"], {}
+            self.num_changes += 1
+            left_out = set(event["left_out"])
+            for trial in self.trials.values():
+                trial.left_out = trial.key in left_out
         elif kind == "search_state":
             self.search_state = dict(event)
         elif kind == "run":
@@ -121,24 +137,30 @@ class State:
             evaluations = self.trials[event["trial"]].evaluations
             evaluations.append(event["report"])
             evaluations.sort(key=lambda report: report["epoch"])
-        elif kind == "end":
+        elif kind == "end" or (kind == "pruned" and event["status"] == Status.FINISHED):
             trial = self.trials[event["trial"]]
             for name in END_FIELDS:
                 setattr(trial, name, event[name])
+            trial.pruned = {entry["label"]: entry for entry in event["pruned"]}
+            trial.unmeasured = ""
+        elif kind == "pruned":
+            self.trials[event["trial"]].unmeasured = event["reason"]
 
     def trial_folder(self, key: str) -> Path:
         return self.folder / "trials" / key
 
     def finished(self, phase: str) -> list[TrialRecord]:
-        """The finished trials of a phase, "search" or "confirm"."""
-        return [t for t in self.trials.values() if t.phase == phase and t.status == Status.FINISHED]
+        """The finished trials of a phase, "search" or "confirm", that the sweep still has."""
+        return [t for t in self.trials.values() if t.phase == phase and t.status == Status.FINISHED and not t.left_out]
+
+    @property
+    def goal(self) -> Goal:
+        """What the sweep maximizes."""
+        return Goal.of(self.identity)
 
 
-# The fields of a TrialRecord that its "end" event carries.
-END_FIELDS = (
-    *("status", "reason", "report", "curve", "test", "notes", "warnings"),
-    *("collapsed", "collapsed_from", "objective"),
-)
+# The fields of a TrialRecord that the end of its training and each later pruning set.
+END_FIELDS = ("status", "reason", "report", "notes", "warnings", "objective", "target_sparsity")
 
 
 def find_sweeps(runs: Path) -> list[Path]:

@@ -1,56 +1,67 @@
 """The result of a sweep in numbers."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from service.records.best import without_seed
+from service.records.goal import Goal
 from service.records.state import State, TrialRecord
 from service.statistics import MIN_SEEDS, compare, holm, mean_and_spread
 from trainables.config import hyperparameters
 from trainables.result import Status
 
-__all__ = ["configurations_by_arm", "describe", "level_name", "mean_objective", "summarize"]
+__all__ = ["Cells", "choose_winner", "level_name", "search_rows", "summarize"]
 
 
-def summarize(state: State, *, objective: str, target_sparsity: float, complete: bool) -> dict[str, Any]:
+def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]:
     """The result of a sweep so far, as JSON values.
 
     Args:
         state: The sweep's state.
-        objective: The metric that the search maximizes, e.g. "acc".
-        target_sparsity: The sparsity at which this metric is maximized.
+        objective: The metric that the search maximizes after pruning, e.g. "acc".
         complete: Whether all trials of the sweep have ended.
 
     Returns:
         Among others:
 
+        - goal: what is maximized, in words; `method` is the pruning method that decides it
+        - levels: the sparsities of the tables, by pruning method, which are labels; the decisive method comes first
         - arms: the best configuration of each arm in the search, with its validation curve. Best means the highest mean
-          objective on validation at the target sparsity over the seeds of the search. num_configurations counts the
-          finished configurations of the arm, num_trials all of its trials in the search.
+          of the goal on validation over the seeds of the search, among those that satisfy `max_dense_drop` if there are
+          any (`feasible`). num_configurations counts the finished configurations of the arm, num_trials all of its
+          trials in the search.
         - confirmed: the configurations trained again on unseen seeds, with mean, standard deviation and n over those
           seeds alone, on validation and test. `against` compares each with the same optimizer without a regularizer:
-          paired by seed, on test, at the target sparsity.
+          paired by seed, on test, by the goal.
+        - others, in each row: its curves by the other pruning methods, by label.
         - winner: among the confirmed configurations with the most seeds, the best on *validation*, so that its test
           result stays unbiased; without a confirmation, the best of the search. `against_baseline` compares it on test
           with the best confirmed arm that has no regularizer, chosen in the same way.
         - metrics, in each row: the other metrics, dense and at the target sparsity.
+        - num_left_out: the number of trials that do not fit the sweep any more.
         - warnings, failures: a row for each warning and for each trial that did not finish.
     """
-    search, trials = state.finished("search"), list(state.trials.values())
-    measured = search[0].curve if search else []
-    cells = Cells(objective, target_sparsity, measured)
+    search, goal = state.finished("search"), state.goal
+    trials = [trial for trial in state.trials.values() if not trial.left_out]
+    cells = Cells(objective, goal, [*search, *state.finished("confirm")])
     arms = search_rows(state, cells)
     confirmed = confirmed_rows(state, cells)
     return {
         "sweep": state.folder.name,
         "complete": complete,
         "objective": objective,
-        "target_sparsity": target_sparsity,
-        "levels": [level_name(point["sparsity"]) for point in measured],
+        "target_sparsity": goal.target_sparsity,
+        "goal": goal.in_words(objective),
+        "area": goal.area,
+        "max_dense_drop": goal.max_dense_drop,
+        "method": goal.method,
+        "levels": {label: [level_name(level) for level in levels] for label, levels in cells.levels.items()},
         "num_search_seeds": len({t.config["seed"] for t in search}),
         "counts": dict(Counter(t.status for t in trials)),
+        "num_left_out": len(state.trials) - len(trials),
         "seconds": round(sum(t.report.get("seconds") or 0.0 for t in trials), 1),
         "arms": arms,
         "confirmed": confirmed,
@@ -60,6 +71,11 @@ def summarize(state: State, *, objective: str, target_sparsity: float, complete:
             {"trial": t.key, "arm": t.arm, "status": t.status, "reason": t.reason}
             for t in trials
             if t.done and t.status != Status.FINISHED
+        ]
+        + [
+            {"trial": t.key, "arm": t.arm, "status": "not pruned", "reason": t.unmeasured}
+            for t in trials
+            if t.unmeasured
         ],
     }
 
@@ -69,47 +85,94 @@ class Cells:
 
     Args:
         objective: The metric that the search maximizes.
-        target_sparsity: The sparsity at which this metric is maximized.
-        measured: The validation curve of one trial, which names the metrics.
+        goal: What the sweep maximizes.
+        trials: The trials of the tables.
+
+    Attributes:
+        levels: By label of the pruning method, the sparsities that all of these trials have. Methods that some of them
+            lack are left out.
     """
 
-    def __init__(self, objective: str, target_sparsity: float, measured: Sequence[Mapping[str, Any]]):
-        self.objective, self.target_sparsity = objective, target_sparsity
-        names = measured[0] if measured else ()
-        self.other_metrics = [name for name in names if name not in ("sparsity", "loss", "collapsed", objective)]
+    def __init__(self, objective: str, goal: Goal, trials: Sequence[TrialRecord]):
+        self.objective, self.goal = objective, goal
+        row = trials[0].rows(goal.method)[0] if trials and trials[0].rows(goal.method) else {}
+        self.other_metrics = [name for name in row if name not in ("sparsity", "loss", "collapsed", objective)]
+        self.levels: dict[str, list[float]] = {}
+        for label in dict.fromkeys((goal.method, *(label for trial in trials for label in trial.pruned))):
+            measured = [{row["sparsity"] for row in trial.rows(label)} for trial in trials]
+            if common := set.intersection(*measured) if measured else set():
+                self.levels[label] = sorted(common)
 
-    def curve(self, trials: Sequence[TrialRecord], split: str) -> dict[str, Any]:
-        """The objective by sparsity."""
-        return self._by_level(trials, self.objective, split, [point["sparsity"] for point in trials[0].curve])
+    def curve(self, trials: Sequence[TrialRecord], split: str, label: str | None = None) -> dict[str, Any]:
+        """The objective by sparsity, after pruning by one method; by default the decisive one."""
+        label = label or self.goal.method
+        return self._by_level(trials, self.objective, split, self.levels.get(label, ()), label)
+
+    def curves_of_others(self, trials: Sequence[TrialRecord], split: str) -> dict[str, Any]:
+        """`curve` for each other pruning method."""
+        return {label: self.curve(trials, split, label) for label in self.levels if label != self.goal.method}
 
     def others(self, trials: Sequence[TrialRecord], split: str) -> dict[str, Any]:
         """The other metrics, each dense and at the target sparsity."""
-        levels = list(dict.fromkeys((0.0, self.target_sparsity)))
-        return {name: self._by_level(trials, name, split, levels) for name in self.other_metrics}
+        levels = list(dict.fromkeys((0.0, self.goal.target_sparsity)))
+        return {name: self._by_level(trials, name, split, levels, self.goal.method) for name in self.other_metrics}
+
+    def value(self, trials: Sequence[TrialRecord], split: str = "curve") -> float:
+        """The mean of the goal."""
+        return fmean(self.values(trials, split))
+
+    def values(self, trials: Sequence[TrialRecord], split: str) -> list[float]:
+        return [self.goal.value(trial, split) for trial in trials]  # type: ignore[misc]
+
+    def dense(self, trials: Sequence[TrialRecord]) -> float:
+        return fmean(self.goal.dense(trial) for trial in trials)  # type: ignore[misc]
+
+    def num_collapsed(self, trials: Sequence[TrialRecord]) -> int:
+        return sum(self.goal.collapsed(trial) for trial in trials)
 
     @staticmethod
-    def _by_level(trials: Sequence[TrialRecord], name: str, split: str, levels: Sequence[float]) -> dict[str, Any]:
-        return {level_name(s): mean_and_spread([t.at(s, name, split) for t in trials]) for s in levels}  # type: ignore[misc]
+    def _by_level(
+        trials: Sequence[TrialRecord], name: str, split: str, levels: Sequence[float], label: str
+    ) -> dict[str, Any]:
+        return {level_name(s): mean_and_spread([t.at(s, name, split, label) for t in trials]) for s in levels}  # type: ignore[misc]
 
 
 def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     """A row for the best configuration of each arm in the search."""
+    by_arm = {
+        arm: [trials for trials in configurations if has_goal(state.goal, trials)]
+        for arm, configurations in configurations_by_arm(state.finished("search")).items()
+    }
+    dense = [cells.dense(trials) for configurations in by_arm.values() for trials in configurations]
+    drop = state.goal.max_dense_drop
+    lowest = max(dense, default=0.0) - drop if drop is not None else -math.inf
     rows = []
-    for arm, configurations in configurations_by_arm(state.finished("search")).items():
-        best = max(configurations, key=mean_objective)
-        curve = cells.curve(best, "curve")
+    for arm, configurations in by_arm.items():
+        if not configurations:
+            continue
+        feasible = [trials for trials in configurations if cells.dense(trials) >= lowest]
+        best = max(feasible, key=cells.value) if feasible else max(configurations, key=cells.dense)
         rows.append(
             {
                 **describe(best[0]),
                 "num_configurations": len(configurations),
-                "num_trials": sum(t.phase == "search" and t.arm == arm for t in state.trials.values()),
-                "num_collapsed": sum(t.collapsed for trials in configurations for t in trials),
-                "curve": curve,
-                "value": curve[level_name(cells.target_sparsity)]["value"],
+                "num_seeds": len(best),
+                "num_trials": sum(
+                    t.phase == "search" and t.arm == arm and not t.left_out for t in state.trials.values()
+                ),
+                "num_collapsed": sum(cells.num_collapsed(trials) for trials in configurations),
+                "feasible": bool(feasible),
+                "curve": cells.curve(best, "curve"),
+                "others": {label: {"curve": curve} for label, curve in cells.curves_of_others(best, "curve").items()},
+                "value": cells.value(best),
                 "metrics": cells.others(best, "curve"),
             }
         )
     return rows
+
+
+def has_goal(goal: Goal, trials: Sequence[TrialRecord]) -> bool:
+    return all(goal.value(trial) is not None for trial in trials)
 
 
 def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
@@ -117,17 +180,21 @@ def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     rows = []
     for configurations in configurations_by_arm(state.finished("confirm")).values():
         for trials in configurations:
-            validation = cells.curve(trials, "curve")
+            if not has_goal(state.goal, trials):
+                continue
+            validation = cells.curves_of_others(trials, "curve")
+            test = cells.curves_of_others(trials, "test")
             rows.append(
                 {
                     **describe(trials[0]),
                     "seeds": [t.config["seed"] for t in trials],
-                    "num_collapsed": sum(t.collapsed for t in trials),
-                    "validation": validation,
+                    "num_collapsed": cells.num_collapsed(trials),
+                    "validation": cells.curve(trials, "curve"),
                     "test": cells.curve(trials, "test"),
-                    "test_at_target": [t.at(cells.target_sparsity, cells.objective, "test") for t in trials],
+                    "others": {label: {"validation": validation[label], "test": test[label]} for label in validation},
+                    "test_values": cells.values(trials, "test"),
                     "metrics": cells.others(trials, "test"),
-                    "value": validation[level_name(cells.target_sparsity)]["value"],
+                    "value": cells.value(trials),
                     "checkpoint_trial": trials[0].key,
                 }
             )
@@ -165,13 +232,13 @@ def choose_winner(arms: Sequence[dict[str, Any]], confirmed: Sequence[dict[str, 
             winner["against_baseline"] = compare(by_seed(winner), by_seed(baselines[0]))
         return winner
     if arms:
-        winner = max(arms, key=lambda row: row["value"])
+        winner = max(arms, key=lambda row: (row["feasible"], row["value"]))
         return {**winner, "checkpoint_trial": winner["trial"]}
     return None
 
 
 def by_seed(row: Mapping[str, Any]) -> dict[int, float]:
-    return dict(zip(row["seeds"], row["test_at_target"], strict=True))
+    return dict(zip(row["seeds"], row["test_values"], strict=True))
 
 
 def describe(trial: TrialRecord) -> dict[str, Any]:
@@ -192,11 +259,6 @@ def configurations_by_arm(trials: Sequence[TrialRecord]) -> dict[str, list[list[
     for trial in sorted(trials, key=lambda t: (t.number, t.config["seed"])):
         groups.setdefault(trial.arm, {}).setdefault(without_seed(trial.config), []).append(trial)
     return {arm: list(configurations.values()) for arm, configurations in groups.items()}
-
-
-def mean_objective(trials: Sequence[TrialRecord]) -> float:
-    """The mean objective of a configuration on validation, pruned to the target sparsity."""
-    return fmean(trial.pruned_objective for trial in trials)
 
 
 def level_name(sparsity: float) -> str:

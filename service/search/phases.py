@@ -1,33 +1,40 @@
 """Which trials a sweep makes, in which order, and how many are left."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from service.records.best import TRAINING_FIELDS, best
 from service.records.recorder import Recorder
+from service.search.adoption import Adoptable
 from service.search.proposals import Next, Proposal, Search, open_storage
+from service.search.queue import TrialQueue
 from service.search.race import next_stage
 from service.search.space import Arm, is_baseline, make_config
+from service.search.wanted import Wanted
 from service.spec import SweepSpec
 from trainables.result import Status
 
-__all__ = ["STORAGE_HINT", "Phases", "points_from_other_sweeps"]
-
-STORAGE_HINT = "No more trials are started. Free space or make the folder writable, then run the same command again."
+__all__ = ["Phases", "points_from_other_sweeps"]
 
 
-class Phases:
+class Phases(TrialQueue):
     """The search, then the confirmation of each arm's best configuration on unseen seeds.
 
     Only trials of the confirmation read the test split. The confirmation runs in stages (see `service.search.race`). A
     stage starts when the previous one has ended, so the trials depend on the results, not on which trial ended first.
+
+    Args:
+        adoptable: Trials and trained networks that need not be trained again; None if there are none.
     """
 
-    def __init__(self, spec: SweepSpec, arms: list[Arm], records: Recorder, objective: str):
-        self.spec, self.arms, self.records, self.objective = spec, arms, records, objective
+    def __init__(self, spec: SweepSpec, arms: list[Arm], records: Recorder, adoptable: Adoptable | None = None):
+        super().__init__(records)
+        self.spec, self.arms, self.adoptable = spec, arms, adoptable
+        self.goal = records.state.goal
+        self.wanted = Wanted(make_config(spec, arms[0].choices, {}), spec.folder / "trials")
         search_state = records.state.search_state
         self.search = Search(
             spec.name,
@@ -38,50 +45,49 @@ class Phases:
             make_config=lambda choices, params: make_config(spec, choices, params),
             value_of=self.value_of,
             first=search_state["initial_points"],
+            adopted=search_state["adopted"],
+            generation=records.state.num_changes,
+            dense_of=self.dense_of,
+            max_dense_drop=spec.max_dense_drop,
             num_parallel=search_state["num_parallel"],
             num_seeds=spec.num_search_seeds,
         )
         self.num_search = self.search.num_all
         self.num_confirm = self._most_confirmations() * spec.num_seeds  # fewer if the race ends early
         self._proposed: set[str] = set()  # keys of confirmation trials that this process proposed
-        self.stopped_because = ""
-        self._launched: dict[str, Proposal] = {}  # by this process
-        self._repeat: list[Proposal] = []
         self._seeded: dict[tuple[str, int], Proposal] = {}  # (key in the search, number of the unseen seed) -> trial
 
     def value_of(self, key: str) -> float | None:
-        """The objective of a finished trial; nan if it ended otherwise, None if it has not ended."""
+        """The objective of a finished trial; nan if it failed, None while something of it is to be measured."""
         trial = self.records.state.trials.get(key)
         if trial is None or not trial.done:
             return None
-        return trial.report[f"{self.objective}_pruned"] if trial.status == Status.FINISHED else float("nan")
+        if trial.status != Status.FINISHED:
+            return math.nan
+        if not self.wanted.has(trial):
+            return math.nan if trial.unmeasured and key in self._launched else None
+        value = self.goal.value(trial)
+        assert value is not None
+        return value
 
-    def next(self) -> Proposal | Next:
-        """The next proposal, recorded as started.
+    def dense_of(self, key: str) -> float:
+        value = self.goal.dense(self.records.state.trials[key])
+        assert value is not None
+        return value
 
-        WAIT while the next proposal depends on a running trial, or while a running trial may have to be repeated.
-        """
-        proposal: Proposal | Next = Next.FINISHED
-        with self.stopping_on_storage_faults():
-            proposal = self._repeat.pop(0) if self._repeat else self._next()
-            if isinstance(proposal, Proposal) and not self.stopped_because:
-                self._start(proposal)
-        if self.stopped_because:
-            return Next.FINISHED
-        if proposal is Next.FINISHED and any(self.value_of(key) is None for key in self._launched):
-            return Next.WAIT
-        return proposal
+    def has_ended(self, key: str) -> bool:
+        return self.value_of(key) is not None
+
+    @property
+    def num_done(self) -> int:
+        """Number of trials of the sweep that have ended, in earlier runs too."""
+        trials = self.records.state.trials
+        return sum(self.has_ended(key) for key, trial in trials.items() if not trial.left_out)
 
     def _start(self, proposal: Proposal) -> None:
-        config = proposal.config
-        self.records.trial_started(
-            config.key,
-            phase=proposal.phase,
-            arm=proposal.arm,
-            number=proposal.number,
-            config=config.model_dump(mode="json"),
-        )
-        self._launched[config.key] = proposal
+        if self.adoptable is not None:
+            self.adoptable.take(proposal.config)
+        super()._start(proposal)
 
     def _next(self) -> Proposal | Next:
         proposal = self.search.next()
@@ -107,19 +113,34 @@ class Phases:
 
     def contenders(self) -> list[Proposal]:
         """The best configuration of each arm to confirm, by its mean validation objective in the search."""
-        best_slot: dict[int, tuple[float, tuple[int, int]]] = {}
-        for slot in self.search.slots:
-            value = self.search.value(slot)
-            assert value is not None
-            if math.isfinite(value) and (slot[0] not in best_slot or value > best_slot[slot[0]][0]):
-                best_slot[slot[0]] = value, slot
-        ranked = sorted(best_slot, key=lambda index: -best_slot[index][0])
+        best_slot: dict[int, tuple[tuple[bool, float], tuple[int, int]]] = {}
+        for slot, rank in self._ranks().items():
+            if slot[0] not in best_slot or rank > best_slot[slot[0]][0]:
+                best_slot[slot[0]] = rank, slot
+        ranked = sorted(best_slot, key=lambda index: best_slot[index][0], reverse=True)
         num = len(ranked) if self.spec.num_confirm is None else self.spec.num_confirm
         baselines = [index for index in ranked if num and is_baseline(self.spec, self.arms[index].choices)]
         return [
             replace(self.search.proposals(best_slot[index][1])[0], phase="confirm")
             for index in sorted({*ranked[:num], *baselines})
         ]
+
+    def _ranks(self) -> dict[tuple[int, int], tuple[bool, float]]:
+        """How good each configuration is that did not fail: whether it is dense enough, then its objective.
+
+        With `max_dense_drop` a configuration's dense metric must be close to the best one of all. Among those that fail
+        this, the one with the highest dense metric is the best.
+        """
+        values = {slot: self.search.value(slot) for slot in self.search.slots}
+        finite = {slot: value for slot, value in values.items() if value is not None and math.isfinite(value)}
+        if self.goal.max_dense_drop is None:
+            return {slot: (True, value) for slot, value in finite.items()}
+        dense = {
+            slot: statistics.fmean(self.dense_of(proposal.key) for proposal in self.search.proposals(slot))
+            for slot in finite
+        }
+        lowest = max(dense.values(), default=0.0) - self.goal.max_dense_drop
+        return {slot: (True, finite[slot]) if dense[slot] >= lowest else (False, dense[slot]) for slot in finite}
 
     def confirmations(self) -> list[Proposal]:
         """The confirmation's trials that follow from the results so far, in the order in which they start.
@@ -174,25 +195,6 @@ class Phases:
             confirmation = max(0, self.num_confirm - len(self._proposed))
         return len(self._repeat) + self.search.num_left + confirmation
 
-    def repeat(self, key: str) -> None:
-        """Propose a launched trial once more."""
-        self._repeat.append(self._launched[key])
-
-    def proposal(self, key: str) -> Proposal:
-        """The proposal of a trial that this process launched."""
-        return self._launched[key]
-
-    def stop(self, reason: str) -> None:
-        self.stopped_because = self.stopped_because or reason
-
-    @contextlib.contextmanager
-    def stopping_on_storage_faults(self) -> Iterator[None]:
-        """Start no more trials once the records cannot be written; what is on disk stays valid."""
-        try:
-            yield
-        except OSError as error:
-            self.stop(f"The records cannot be written: {error.strerror}, {error.filename}. {STORAGE_HINT}")
-
     def complete(self) -> bool:
         """Whether every trial of both phases has ended."""
         return self.search.ended() and self.confirmed()
@@ -205,7 +207,8 @@ def points_from_other_sweeps(spec: SweepSpec) -> dict[str, list[dict[str, float]
     sweep's, then by training length (longest first).
     """
     trial = spec.trial
-    pruning = {"pruning_schedule": trial.pruning_schedule, "criterion": trial.criterion, "scope": trial.scope}
+    method = spec.pruning[0]
+    pruning = {"pruning_schedule": trial.pruning_schedule, "criterion": method.criterion, "scope": method.scope}
     rows = [
         row
         for row in best(spec.runs, architecture=trial.architecture, skip_sweep=spec.name)

@@ -95,6 +95,11 @@ class Search:
         make_config: Makes the TrialConfig, with the first seed, from an arm's choices and the proposed parameters.
         value_of: key -> the objective of a finished trial, nan if it ended otherwise, None if it has not ended.
         first: arm -> points to propose first, before the arm's own initial point.
+        adopted: arm -> the parameters of earlier trials that count as its first configurations.
+        generation: Number of changes of the sweep. Each has studies of its own, which begin with what was adopted.
+        dense_of: key -> the dense metric of a finished trial.
+        max_dense_drop: How far a configuration's dense metric may lie below the best one of the arm. TPE looks for the
+            best objective among those that satisfy this. None is no constraint.
         num_parallel: How many trials may run at once. It decides how far an arm proposes ahead of its results.
     """
 
@@ -109,15 +114,21 @@ class Search:
         make_config: Callable[[Mapping[str, str], Mapping[str, Any]], TrialConfig],
         value_of: Callable[[str], float | None],
         first: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
+        adopted: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        generation: int = 0,
+        dense_of: Callable[[str], float] | None = None,
+        max_dense_drop: float | None = None,
         num_parallel: int = 1,
         num_seeds: int = 1,
     ):
+        self.adopted, self._dense_of, self._max_dense_drop = adopted or {}, dense_of, max_dense_drop
+        again = f" ({generation + 1})" if generation else ""
         self.arms, self.seed, self.first, self.num_seeds = list(arms), seed, first or {}, num_seeds
         self._make_config, self._value_of = make_config, value_of
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.studies = [
             optuna.create_study(
-                storage=storage, study_name=f"{name}: {arm.name}", direction="maximize", load_if_exists=True
+                storage=storage, study_name=f"{name}: {arm.name}{again}", direction="maximize", load_if_exists=True
             )
             for arm in self.arms
         ]
@@ -239,21 +250,34 @@ class Search:
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}/{number}".encode()).digest()[:4])
         tpe = TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
         study = optuna.create_study(direction="maximize", sampler=tpe)
-        for earlier in self._used(index, number):
-            value = self.value((index, earlier))
-            if value is not None and np.isfinite(value):
-                study.add_trial(
-                    optuna.create_trial(params=dict(self._params[index, earlier]), distributions=arm.space, value=value)
-                )
+        values = {earlier: self.value((index, earlier)) for earlier in self._used(index, number)}
+        known = {earlier: value for earlier, value in values.items() if value is not None and np.isfinite(value)}
+        drops = self._dense_drops(index, list(known))
+        for earlier, value in known.items():
+            params = dict(self._params[index, earlier])
+            study.add_trial(
+                optuna.create_trial(params=params, distributions=arm.space, value=value, constraints=drops.get(earlier))
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = PartialFixedSampler(given, tpe)
             return study.ask(arm.space).params
 
+    def _dense_drops(self, index: int, numbers: Sequence[int]) -> dict[int, dict[str, float]]:
+        """By number of a configuration: by how much its dense metric violates the constraint (<= 0 if it does not)."""
+        if self._max_dense_drop is None or self._dense_of is None:
+            return {}
+        dense = {
+            number: statistics.fmean(self._dense_of(proposal.key) for proposal in self.proposals((index, number)))
+            for number in numbers
+        }
+        best = max(dense.values(), default=0.0)
+        return {number: {"dense drop": best - value - self._max_dense_drop} for number, value in dense.items()}
+
     def _given(self, index: int, number: int) -> dict[str, Any]:
         """The parameters that need no results: initial points, then Halton points until there are results."""
         arm = self.arms[index]
-        points: list[dict[str, float]] = []
+        points: list[dict[str, Any]] = [dict(point) for point in self.adopted.get(arm.name, ())]
         for point in (*self.first.get(arm.name, ()), arm.initial_point):
             point = clip(point, arm.space)
             if point and point not in points:

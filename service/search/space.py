@@ -75,7 +75,8 @@ def make_config(spec: SweepSpec, choices: Mapping[str, str], params: Mapping[str
     """The configuration of a trial: the sweep's own values, then its search space's overrides, the arm's choices, the
     held values, and the parameters that the search proposed. The last one that sets a field decides."""
     methods = complete(spec, choices)
-    fields = spec.trial.model_dump()
+    first, *more_pruning = spec.pruning
+    fields = spec.trial.model_dump() | dict(first) | {"more_pruning": more_pruning}
     if methods["regularizer"] == "none":
         fields["reg"] = {}
     given = {f"reg/{name}" for name in spec.trial.reg}  # typed by the user, so stronger than the search space's

@@ -121,7 +121,7 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = sparsity_axes(figure, summary["objective"])
-    levels = [float(level) for level in summary["levels"]]
+    levels = [float(level) for level in summary["levels"].get(summary["method"], ())]
     rows = [*summary["arms"], *summary["confirmed"]]
     optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
     penalties = list(dict.fromkeys(penalty(row) for row in rows))

@@ -13,7 +13,7 @@ from service.process import sweeps_command
 from service.records.lock import lock_holder
 from service.records.recorder import RETRIED
 from service.records.state import EVENTS, State, TrialRecord
-from service.records.summary import configurations_by_arm, describe, mean_objective
+from service.records.summary import Cells, choose_winner, search_rows
 from service.views.tables import number
 from trainables.config import HYPERPARAMETERS, TrialConfig
 from trainables.result import Status
@@ -66,18 +66,23 @@ def status_of(folder: Path) -> dict[str, Any]:
 
 def count_trials(state: State, phase: str, runs: bool) -> dict[str, int]:
     """The number of trials of a phase that are planned, and by status."""
-    statuses = [trial.status for trial in state.trials.values() if trial.phase == phase]
+    statuses = [trial.status for trial in state.trials.values() if trial.phase == phase and not trial.left_out]
     counts = Counter(INTERRUPTED if status == Status.RUNNING and not runs else status for status in statuses)
     return {"planned": state.last_run.get(f"num_{phase}", len(statuses)), **dict(sorted(counts.items()))}
 
 
 def best_of_search(state: State) -> dict[str, Any] | None:
-    arms = configurations_by_arm(state.finished("search"))
-    best = max((trials for each in arms.values() for trials in each), key=mean_objective, default=None)
+    search, goal = state.finished("search"), state.goal
+    if not search:
+        return None
+    metric = search[0].objective
+    rows = search_rows(state, Cells(metric, goal, search))
+    best = choose_winner(rows, [])
     if best is None:
         return None
-    metric = f"{best[0].objective}_pruned"
-    return {**describe(best[0]), "metric": metric, "value": mean_objective(best), "num_seeds": len(best)}
+    names = ("arm", "optimizer", "regularizer", *HYPERPARAMETERS, "trial", "value")
+    found = {name: best[name] for name in names}
+    return {**found, "metric": f"{metric}_{'area' if goal.area else 'pruned'}", "num_seeds": best["num_seeds"]}
 
 
 def epochs_done(trial: TrialRecord) -> int:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -68,6 +69,7 @@ def tabulate(summary: Mapping[str, Any]) -> list[TextTable]:
         search_table(summary),
         *(confirmation_table(summary, split) for split in ("validation", "test")),
         comparison_table(summary),
+        methods_table(summary),
         other_metrics_table(summary),
     ]
     return [table for table in tables if table.rows]
@@ -78,10 +80,16 @@ def search_table(summary: Mapping[str, Any]) -> TextTable:
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
     title = (
         f"Best configuration of each arm (optimizer + regularizer) in the search: "
-        f"{summary['objective']} on validation after pruning, {spread}"
+        f"{summary['objective']} on validation after pruning, {spread}{by_area(summary)}"
     )
     extra = {"configurations": [str(row["num_configurations"]) for row in summary["arms"]]}
+    if not all(row["feasible"] for row in summary["arms"]):
+        extra["dense enough"] = ["yes" if row["feasible"] else "no" for row in summary["arms"]]
     return table_by_sparsity(title, summary, summary["arms"], "curve", extra)
+
+
+def by_area(summary: Mapping[str, Any]) -> str:
+    return f" (best by the {summary['goal']})" if summary["area"] else ""
 
 
 def confirmation_table(summary: Mapping[str, Any], split: str) -> TextTable:
@@ -111,9 +119,10 @@ def table_by_sparsity(
         extra: Further columns by title.
     """
     columns = dict(extra)
-    for level in summary["levels"]:
-        at = "dense" if level == "0" else f"at {level}"
-        columns[f"{summary['objective']} {at}"] = [with_spread(row[split][level]) for row in rows]
+    if summary["area"]:
+        columns["area"] = [f"{row['value']:.3f}" for row in rows] if split != "test" else [mean_area(r) for r in rows]
+    for level in decisive_levels(summary):
+        columns[level_title(summary, level)] = [with_spread(row[split][level]) for row in rows]
     if any(row["num_collapsed"] for row in rows):
         columns["collapsed trials"] = [str(row["num_collapsed"]) for row in rows]
     names = searched_names(summary)
@@ -123,10 +132,42 @@ def table_by_sparsity(
     return TextTable(title, [*header(names), *columns], body)
 
 
+def mean_area(row: Mapping[str, Any]) -> str:
+    return f"{fmean(row['test_values']):.3f}"
+
+
+def decisive_levels(summary: Mapping[str, Any]) -> list[str]:
+    """The sparsities that all trials have by the method that decides the objective."""
+    return summary["levels"].get(summary["method"], [])
+
+
+def level_title(summary: Mapping[str, Any], level: str) -> str:
+    return f"{summary['objective']} {'dense' if level == '0' else f'at {level}'}"
+
+
+def methods_table(summary: Mapping[str, Any]) -> TextTable:
+    """The same networks pruned by each method; empty if there is one method."""
+    split = "test" if summary["confirmed"] else "curve"
+    rows = summary["confirmed"] or summary["arms"]
+    levels = sorted({level for of_method in summary["levels"].values() for level in of_method}, key=float)
+    names = searched_names(summary)
+    body = []
+    for row in rows if len(summary["levels"]) > 1 else ():
+        curves = {summary["method"]: row[split]} | {label: found[split] for label, found in row["others"].items()}
+        for label, curve in curves.items():
+            cells = [with_spread(curve[level]) if level in curve else "-" for level in levels]
+            body.append([*configuration(row, names), label, *cells])
+    where = "test" if summary["confirmed"] else "validation"
+    title = (
+        f"The same trained networks pruned in {len(summary['levels'])} ways (the configurations are the best ones by "
+        f"{summary['method']}): {summary['objective']} on {where}"
+    )
+    return TextTable(title, [*header(names), "pruning", *(level_title(summary, level) for level in levels)], body)
+
+
 def comparison_table(summary: Mapping[str, Any]) -> TextTable:
     title = (
-        f"Difference of each arm to the same optimizer without a regularizer: {summary['objective']} on test at "
-        f"sparsity {level_name(summary['target_sparsity'])}, paired by seed"
+        f"Difference of each arm to the same optimizer without a regularizer: {summary['goal']} on test, paired by seed"
     )
     rows = [
         [row["arm"], str(against["n"]), f"{against['difference']:+.3f}", interval(against), *significance(against)]
@@ -176,7 +217,9 @@ def headline(summary: Mapping[str, Any]) -> str:
     best = f"Best: {', '.join([winner['arm'], *arguments])}"
     if "test" not in winner:
         seeds = num_seeds(summary["num_search_seeds"])
-        return f"{best}: validation {objective} {winner['value']:.3f} at sparsity {level} ({seeds} of the search)"
+        where = f" at sparsity {level}" if not summary["area"] else " as the mean over log density"
+        infeasible = "" if winner["feasible"] else "; no configuration is dense enough"
+        return f"{best}: validation {objective} {winner['value']:.3f}{where} ({seeds} of the search{infeasible})"
     test = winner["test"][level]
     best += f": test {objective} {with_spread(test)} at sparsity {level} ({num_seeds(test['n'], 'unseen ')})"
     if (lead := winner.get("against_baseline")) is None:
@@ -203,7 +246,15 @@ def as_tables(summary: Mapping[str, Any]) -> RenderableType:
     for row in summary["failures"]:
         status = row["status"].replace("_", " ")
         parts.append(Text(f"{row['arm']}, trial {row['trial']}: {status}: {row['reason']}", "yellow"))
+    if summary["num_left_out"]:
+        parts.append(Text(left_out_line(summary), "yellow"))
     return Group(*parts, Text(headline(summary), style="bold green"))
+
+
+def left_out_line(summary: Mapping[str, Any]) -> str:
+    num = summary["num_left_out"]
+    trials = "1 recorded trial does" if num == 1 else f"{num} recorded trials do"
+    return f"{trials} not fit the sweep since it was changed; the tables do not count {'it' if num == 1 else 'them'}."
 
 
 def as_markdown(summary: Mapping[str, Any]) -> str:
@@ -214,6 +265,8 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
         parts.append(f"{table.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     if warnings := summary["warnings"]:
         parts.append("\n".join(f"- {row['arm']}, trial {row['trial']}: {row['warning']}" for row in warnings))
+    if summary["num_left_out"]:
+        parts.append(left_out_line(summary))
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(summary["counts"].items()))
     parts.append(f"Trials: {counts}; {summary['seconds']:g} s of training in total.")
     return "\n\n".join(parts)

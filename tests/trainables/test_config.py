@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 import sparsity
-from trainables.config import TrialConfig, check_name, check_sparsity, construct
+from trainables.config import PruningMethod, TrialConfig, check_name, check_sparsity, construct
 
 FIELDS = {
     "dataset": "digits",
@@ -138,7 +138,7 @@ def test_n_of_m_has_one_level():
 
 def test_key_is_pinned():
     """Folders and MLflow runs are found by it: where this fails, recorded trials are no longer found."""
-    assert TrialConfig(**FIELDS).key == "ce53828fa6f097e7"
+    assert TrialConfig(**FIELDS).key == "09c7ff6194e6e3a5"
 
 
 def test_key_ignores_the_order_of_fields_and_arguments():
@@ -184,17 +184,68 @@ CHANGES = {
     "num_sharpness_batches": 1,
     "target_sparsity": 0.97,
     "sparsities": (0.5,),
+    "more_pruning": ({"scope": "uniform"},),
     "seed": 1,
     "read_test": True,
 }
 
 
-def test_key_depends_on_every_field():
-    assert list(CHANGES) == list(TrialConfig.model_fields)
-    base = {**FIELDS, "regularizer": "wcr"}
-    configs = [base, *({**base, name: value} for name, value in CHANGES.items())]
-    keys = [TrialConfig(**fields).key for fields in configs]
-    assert len(set(keys)) == len(CHANGES) + 1
+PRUNING = {"criterion", "crit", "scope", "min_kept", "recalibrate", "more_pruning", "target_sparsity", "sparsities"}
+
+
+def keys(names, kind="key", **base):
+    """The keys of a configuration and of those with one of these fields changed."""
+    base = {**FIELDS, "regularizer": "wcr", **base}
+    configs = [base, *({**base, name: CHANGES[name]} for name in names)]
+    return [getattr(TrialConfig(**fields), kind) for fields in configs]
+
+
+def test_key_depends_on_every_field_but_those_of_pruning():
+    """Another way to prune, or another sparsity, trains nothing new."""
+    assert set(CHANGES) == set(TrialConfig.model_fields)
+    others = set(CHANGES) - PRUNING - {"num_evaluations"}
+    assert len(set(keys(others))) == len(others) + 1
+    assert len(set(keys({*PRUNING, "num_evaluations"}))) == 1
+
+
+def test_training_key_leaves_out_what_is_measured_once():
+    measured = {"read_test", "num_sharpness_batches"}
+    others = set(CHANGES) - PRUNING - measured - {"num_evaluations"}
+    assert len(set(keys(others, "training_key"))) == len(others) + 1
+    assert len(set(keys(measured, "training_key"))) == 1
+
+
+def test_evaluations_and_pruning_that_decide_the_training_are_in_its_key():
+    assert len(set(keys(["num_evaluations"], patience=2))) == 2  # early stopping looks at each evaluation
+    names = PRUNING - {"more_pruning"}
+    assert len(set(keys(names, pruning_schedule="imp"))) == len(names) + 1  # rounds are pruned during the training
+
+
+def test_methods_of_pruning():
+    uniform, ratio = {"scope": "uniform", "min_kept": 2}, {"scope": "2:4", "criterion": "snip"}
+    config = TrialConfig(**FIELDS, criterion="random", more_pruning=(uniform, ratio, {"criterion": "random"}))
+    labels = ["random global", "magnitude uniform min_kept=2", "snip 2:4"]
+    assert [method.label for method in config.pruning] == labels
+    levels = [config.pruned_by(method).levels for method in config.pruning]
+    assert levels == [(0, 0.96), (0, 0.96), (0, 0.5)]
+    for method in config.pruning:
+        alone = config.pruned_by(method)
+        assert alone.pruning == (method,)
+        assert alone.key == config.key
+
+
+def test_labels_tell_methods_apart():
+    fields = {"criterion": "random", "crit": {"num_batches": 2}, "scope": "uniform", "min_kept": 1, "recalibrate": True}
+    labels = {PruningMethod(**{name: value}).label for name, value in fields.items()}
+    assert len({*labels, PruningMethod().label}) == 6
+
+
+def test_a_lottery_has_one_method():
+    ((_, message),) = faults(pruning_schedule="imp", more_pruning=({"scope": "uniform"},))
+    assert message == (
+        "criterion: must be one, with one scope, with pruning_schedule imp (what it removes decides what is trained "
+        "next), got magnitude global, magnitude uniform"
+    )
 
 
 @pytest.mark.parametrize(

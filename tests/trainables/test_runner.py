@@ -15,6 +15,9 @@ from trainables.pruning import load_pruned
 from trainables.result import Status, read_result
 from trainables.runner import KEEP, TrialRunner
 
+CHECKPOINT = ("config.json", "model.safetensors")
+ENDED = [*(f"{place}/{name}" for place in ("pruned/0.5", "trained") for name in CHECKPOINT)]
+ENDED.insert(2, "result.json")
 REPORT = {"epoch", "loss", "penalty", "lr", "acc_dense", "acc_pruned", "seconds", "status", "reason"}
 
 
@@ -66,13 +69,13 @@ def test_trial_reports_each_evaluation(start, tiny):
         assert set(report) == REPORT
         assert all(value is not None for value in report.values())
     assert 0 < reports[0]["seconds"] < reports[1]["seconds"]
-    assert files(trial.folder) == ["pruned/0.5/config.json", "pruned/0.5/model.safetensors", "result.json"]
+    assert files(trial.folder) == ENDED
 
 
 def test_result_equals_that_of_the_plain_loop(start, config, make_task, undisturbed, tmp_path):
     model, evaluation = train(make_task(config), config)
-    assert undisturbed["curve"] == [{"sparsity": s, **values} for s, values in evaluation.metrics.items()]
-    assert [row["sparsity"] for row in undisturbed["curve"]] == [0, 0.25, 0.5, 0.75]
+    assert undisturbed["pruned"][0]["curve"] == [{"sparsity": s, **values} for s, values in evaluation.metrics.items()]
+    assert [row["sparsity"] for row in undisturbed["pruned"][0]["curve"]] == [0, 0.25, 0.5, 0.75]
     report = undisturbed["report"]
     assert (report["acc_dense"], report["acc_pruned"]) == tuple(evaluation.metrics[s]["acc"] for s in (0.0, 0.5))
     assert undisturbed["config"] == config.model_dump(mode="json")
@@ -112,9 +115,9 @@ def test_keep_decides_which_checkpoints_are_written(start, config, keep):
     (trial.folder / "pruned" / "0.5.99.partial").mkdir(parents=True)
     (trial.folder / "pruned" / "0.5.99.partial" / "model.safetensors").write_bytes(b"half")  # left by a killed process
     finish(trial)
-    levels = {"target": ["0.5"], "all": ["0", "0.25", "0.5", "0.75"], "none": []}[keep]
-    names = ("config.json", "model.safetensors")
-    expected = [f"pruned/{level}/{name}" for level in levels for name in names]
+    levels = {"target": ["0.5"], "pruned": ["0.5"], "all": ["0", "0.25", "0.5", "0.75"], "none": []}[keep]
+    places = [f"pruned/{level}" for level in levels] + ["trained"] * (keep in ("target", "all"))
+    expected = [f"{place}/{name}" for place in places for name in CHECKPOINT]
     assert files(trial.folder) == sorted([*expected, "result.json"])
     for level in levels:
         description = json.loads((trial.folder / "pruned" / level / "config.json").read_text())
@@ -124,7 +127,7 @@ def test_keep_decides_which_checkpoints_are_written(start, config, keep):
 
 
 def test_unknown_keep_is_refused(start):
-    with pytest.raises(ValueError, match=r"^keep: must be one of target, all, none, got 'some'$"):
+    with pytest.raises(ValueError, match=r"^keep: must be one of target, all, pruned, none, got 'some'$"):
         start(keep="some")
 
 
@@ -199,7 +202,7 @@ def test_resumes_after_a_kill_while_the_end_was_written(start, undisturbed, monk
     assert read_result(trial.folder) is None
     (trial.folder / "checkpoint.pt.99.partial").write_bytes(b"half")
     assert without_seconds(finish(start())) == undisturbed
-    assert files(trial.folder) == ["pruned/0.5/config.json", "pruned/0.5/model.safetensors", "result.json"]
+    assert files(trial.folder) == ENDED
 
 
 def truncate(path):
@@ -230,7 +233,7 @@ def alter_the_structure(path):
 
 def change_the_configuration(path):
     state = torch.load(path, weights_only=True)
-    state["config"]["seed"] = 1
+    state["training"] = "of another seed"
     torch.save(state, path)
 
 
@@ -439,7 +442,7 @@ def test_test_split_is_read_only_if_asked_for(tiny, make_task, start, tmp_path):
     config = tiny()
     result = finish(TrialRunner(config, tmp_path / "search", lambda: guarded(config)))
     assert result["report"]["status"] == "finished"
-    assert result["test"] is None
+    assert result["pruned"][0]["test"] is None
     assert "test" not in json.loads((tmp_path / "search" / "pruned" / "0.5" / "config.json").read_text())
 
     config = tiny(read_test=True)
@@ -448,10 +451,10 @@ def test_test_split_is_read_only_if_asked_for(tiny, make_task, start, tmp_path):
 
     result = finish(start(config=config))
     _, expected = train(make_task(config), config)
-    assert result["curve"] == [{"sparsity": s, **values} for s, values in expected.metrics.items()]
+    assert result["pruned"][0]["curve"] == [{"sparsity": s, **values} for s, values in expected.metrics.items()]
     loaded = load_pruned(tmp_path / "trial" / "pruned" / "0.5")
     measured = make_task(config).evaluate(loaded, "test")
-    assert result["test"][2] == {"sparsity": 0.5, **measured}
+    assert result["pruned"][0]["test"][2] == {"sparsity": 0.5, **measured}
     assert json.loads((tmp_path / "trial" / "pruned" / "0.5" / "config.json").read_text())["test"] == measured
 
 
@@ -589,7 +592,7 @@ def test_dominating_penalty_warns(start, tiny, make_task):
     assert result["warnings"] == []
     strong = finish(start("strong", config=tiny(max_epochs=2, regularizer="wcr", lam=10.0, opt={"lr": 1e-9})))
     assert strong["diagnostics"]["penalty_ratio_max"] > 1e3
-    warning = strong["warnings"][-1]  # the first one says that the untrained network predicts one class
+    warning = strong["warnings"][0]  # the second one says that the untrained network predicts one class
     assert warning in strong["notes"]
     assert warning.startswith("penalty: its gradient reached ")
     assert finish(start("none", config=tiny(max_epochs=2)))["diagnostics"].keys() == {"loss_gap"}
@@ -621,9 +624,7 @@ def test_constant_network_is_marked_as_collapsed(tiny, make_task, tmp_path):
     build = task.build_model
     task.build_model = lambda: Biased(build())
     result = finish(TrialRunner(config, tmp_path / "t", lambda: task))
-    assert (result["collapsed"], result["collapsed_from"]) == (True, 0.0)
     (warning,) = result["warnings"]
     assert warning == "collapsed: the dense network predicts the same for every example of the validation split"
-    assert [row["collapsed"] for row in result["curve"]] == [1.0] * 4
-    assert (plain := finish(TrialRunner(tiny(), tmp_path / "u", lambda: make_task(tiny()))))["warnings"] == []
-    assert plain["collapsed"] is False
+    assert [row["collapsed"] for row in result["pruned"][0]["curve"]] == [1.0] * 4
+    assert finish(TrialRunner(tiny(), tmp_path / "u", lambda: make_task(tiny())))["warnings"] == []

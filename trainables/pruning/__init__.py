@@ -1,7 +1,7 @@
 """One-shot pruning of a trained model: score, prune and evaluate, diagnose, save and load again."""
 
 from trainables.pruning.checkpoint import load_pruned, save_pruned
-from trainables.pruning.diagnosis import collapse, describe_layers, diagnose
+from trainables.pruning.diagnosis import describe_layers, diagnose
 from trainables.pruning.evaluation import (
     Evaluation,
     apply_pruning,
@@ -11,18 +11,22 @@ from trainables.pruning.evaluation import (
     recalibrated,
     score,
 )
+from trainables.pruning.trained import Prunable, TrainedNetwork, load_trained, save_trained
 
 __all__ = [
     "Evaluation",
+    "Prunable",
+    "TrainedNetwork",
     "apply_pruning",
-    "collapse",
     "describe_layers",
     "diagnose",
     "evaluate_pruned",
     "load_pruned",
+    "load_trained",
     "measure",
     "objectives",
     "recalibrated",
     "save_pruned",
+    "save_trained",
     "score",
 ]

@@ -1,4 +1,4 @@
-"""Numbers that explain a trial's result: its layers, its sharpness, and whether its network collapsed."""
+"""Numbers that explain a trial's result: its layers and its sharpness."""
 
 import copy
 import itertools
@@ -13,7 +13,7 @@ from trainables.config import TrialConfig
 from trainables.pruning.evaluation import Evaluation
 from trainables.task import Task
 
-__all__ = ["collapse", "describe_layers", "diagnose"]
+__all__ = ["describe_layers", "diagnose"]
 
 HISTOGRAM_BINS = 60
 SHARPNESS_BATCH = 1024
@@ -59,21 +59,3 @@ def diagnose(task: Task, model: nn.Module, config: TrialConfig, evaluation: Eval
             lambda batch: task.loss(model, batch), parameters, list(batches), generator=generator
         )
     return found
-
-
-def collapse(config: TrialConfig, metrics: Mapping[float, Mapping[str, float]]) -> dict[str, Any]:
-    """At which sparsities the network predicts the same for every example (see `Task.evaluate`).
-
-    Args:
-        metrics: Of an evaluation at all of the configuration's sparsities.
-
-    Returns:
-        `collapsed`: Whether the dense network or the one at the target sparsity has collapsed.
-        `collapsed_from`: The lowest sparsity from which on every network has collapsed, None if the sparsest has not.
-    """
-    at = {level: bool(values["collapsed"]) for level, values in sorted(metrics.items())}
-    tail = list(itertools.takewhile(at.get, reversed(at)))
-    return {
-        "collapsed": at[0.0] or at[config.target_sparsity],
-        "collapsed_from": tail[-1] if tail else None,
-    }

@@ -81,8 +81,9 @@ def check_config(config: TrialConfig) -> LoRASettings:
             "lora: pruning_schedule must be one_shot (merging adapters restores the weights that a round removed), "
             f"got {config.pruning_schedule}"
         )
-    if reason := UNSUPPORTED_CRITERIA.get(config.criterion):
-        raise ValueError(f"lora: criterion must fit a language model ({reason}), got {config.criterion}")
+    for method in config.pruning:
+        if reason := UNSUPPORTED_CRITERIA.get(method.criterion):
+            raise ValueError(f"lora: criterion must fit a language model ({reason}), got {method.criterion}")
     if settings.regularize == "merged" and issubclass(sparsity.load("regularizers", config.regularizer), Gated):
         raise ValueError(
             f"task_args: regularize must be factors with {config.regularizer} (gates are put on parameters), got merged"

@@ -100,7 +100,11 @@ class CNN(Task):
     def build_model(self) -> nn.Module:
         build = sparsity.load("trainables.architectures", self.architecture)
         model = construct("model", build, **self.shape, arguments=self.model_arguments)
-        return model.to(self.device, memory_format=torch.channels_last)  # the fastest layout for convolutions
+        return self.placed(model)
+
+    def placed(self, network: nn.Module) -> nn.Module:
+        layout = torch.channels_last  # the fastest one for convolutions
+        return network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
 
     def describe_model(self) -> dict:
         return {

@@ -152,6 +152,11 @@ class LoRA(Task):
         """Merge the adapters into the plain network."""
         return merge_adapters(model, self.settings)
 
+    def placed(self, network: nn.Module) -> nn.Module:
+        for layer in find_projections(network.requires_grad_(False), self.settings.names).values():
+            layer.weight.requires_grad_(True)  # as `merge_adapters` leaves it
+        return super().placed(network)
+
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights of the adapted projections, by their names in the plain network."""
         layers = find_projections(model, self.settings.names)

@@ -114,7 +114,11 @@ class UNet(Task):
     def build_model(self) -> nn.Module:
         build = sparsity.load("trainables.architectures", self.architecture)
         model = construct("model", build, **self.shape, arguments=self.model_arguments)
-        return model.to(self.device, memory_format=torch.channels_last)
+        return self.placed(model)
+
+    def placed(self, network: nn.Module) -> nn.Module:
+        layout = torch.channels_last  # the fastest one for convolutions
+        return network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
 
     def describe_model(self) -> dict:
         # The checkpoint overwrites the encoder's weights, so they need not be read again.

@@ -93,7 +93,7 @@ class ViT(CNN):
         return LoadedViT(loaded.images, checkpoint.mean, checkpoint.std, checkpoint.sizes, checkpoint.weights)
 
     def __init__(self, config: TrialConfig, data: LoadedViT, device: str | torch.device = "cpu"):
-        if config.criterion == "synflow":
+        if any(method.criterion == "synflow" for method in config.pruning):
             raise ValueError(
                 "criterion: must not be synflow with vit (it sums over paths of absolute weights, which LayerNorm and "
                 "softmax break: scores become negative), got synflow"

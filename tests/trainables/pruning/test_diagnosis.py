@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.trainables._tiny_tasks import convolutions
-from trainables.pruning import collapse, describe_layers, diagnose, evaluate_pruned
+from trainables.pruning import describe_layers, diagnose, evaluate_pruned
 
 
 def test_layer_statistics_equal_numpys(trained, tiny):
@@ -65,20 +65,3 @@ def test_loss_gap_and_sharpness(trained, tiny):
     product = torch.autograd.grad(norm, parameters)
     curvature = sum((g * p).sum() for g, p in zip(gradients, product, strict=True)) / (2 * norm)
     assert 0 < curvature.item() <= sharp * 1.01
-
-
-@pytest.mark.parametrize(
-    ("collapsed_at", "expected"),
-    [
-        ((), (False, None)),
-        ((0.75,), (False, 0.75)),  # above the target sparsity
-        ((0.5, 0.75), (True, 0.5)),
-        ((0.5,), (True, None)),  # a sparser network has not collapsed
-        ((0.0,), (True, None)),
-        ((0.25, 0.75), (False, 0.75)),
-        ((0.0, 0.25, 0.5, 0.75), (True, 0.0)),
-    ],
-)
-def test_collapse(tiny, collapsed_at, expected):
-    metrics = {level: {"collapsed": float(level in collapsed_at)} for level in (0.75, 0.0, 0.5, 0.25)}
-    assert tuple(collapse(tiny(), metrics).values()) == expected

@@ -1,0 +1,85 @@
+"""The trials that a process launches, whatever decides which come next."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from service.records.recorder import Recorder
+from service.search.proposals import Next, Proposal
+
+__all__ = ["STORAGE_HINT", "TrialQueue"]
+
+STORAGE_HINT = "No more trials are started. Free space or make the folder writable, then run the same command again."
+
+
+class TrialQueue(ABC):
+    """Hands out trials, repeats those that were interrupted, and stops when the records cannot be written.
+
+    Attributes:
+        stopped_because: Why no more trials are started; empty if nothing prevents it.
+    """
+
+    def __init__(self, records: Recorder):
+        self.records = records
+        self.stopped_because = ""
+        self._launched: dict[str, Proposal] = {}  # by this process
+        self._repeat: list[Proposal] = []
+
+    @abstractmethod
+    def _next(self) -> Proposal | Next:
+        """The next trial that was not launched before."""
+
+    @abstractmethod
+    def has_ended(self, key: str) -> bool:
+        """Whether a trial has all results that are wanted of it, or has failed."""
+
+    @property
+    @abstractmethod
+    def num_left(self) -> int:
+        """Number of trials still to be handed out; an upper bound if it is not known."""
+
+    def next(self) -> Proposal | Next:
+        """The next trial, recorded as started.
+
+        WAIT while the next trial depends on a running one, or while a running trial may have to be repeated.
+        """
+        proposal: Proposal | Next = Next.FINISHED
+        with self.stopping_on_storage_faults():
+            proposal = self._repeat.pop(0) if self._repeat else self._next()
+            if isinstance(proposal, Proposal) and not self.stopped_because:
+                self._start(proposal)
+        if self.stopped_because:
+            return Next.FINISHED
+        if proposal is Next.FINISHED and any(not self.has_ended(key) for key in self._launched):
+            return Next.WAIT
+        return proposal
+
+    def _start(self, proposal: Proposal) -> None:
+        config = proposal.config
+        self.records.trial_started(
+            proposal.key,
+            phase=proposal.phase,
+            arm=proposal.arm,
+            number=proposal.number,
+            config=config.model_dump(mode="json"),
+        )
+        self._launched[proposal.key] = proposal
+
+    def repeat(self, key: str) -> None:
+        """Hand out a launched trial once more."""
+        self._repeat.append(self._launched[key])
+
+    def proposal(self, key: str) -> Proposal:
+        """The proposal of a trial that this process launched."""
+        return self._launched[key]
+
+    def stop(self, reason: str) -> None:
+        self.stopped_because = self.stopped_because or reason
+
+    @contextlib.contextmanager
+    def stopping_on_storage_faults(self) -> Iterator[None]:
+        """Start no more trials once the records cannot be written; what is on disk stays valid."""
+        try:
+            yield
+        except OSError as error:
+            self.stop(f"The records cannot be written: {error.strerror}, {error.filename}. {STORAGE_HINT}")

@@ -1,0 +1,72 @@
+"""Evaluating the finished trials of a sweep by further pruning methods, at further sparsities, without training."""
+
+from collections.abc import Sequence
+
+from service.records.recorder import Recorder
+from service.search.proposals import Next, Proposal
+from service.search.queue import TrialQueue
+from service.search.wanted import Wanted
+from trainables.config import PruningMethod, TrialConfig
+from trainables.result import Status
+
+__all__ = ["Reprune"]
+
+
+class Reprune(TrialQueue):
+    """Hands out each finished trial that lacks something, with the methods and sparsities to evaluate.
+
+    Args:
+        methods: Pruning methods, beside the one that decides the sweep's objective.
+        sparsities: Sparsities, beside those of the sweep.
+
+    Attributes:
+        num_finished: Number of finished trials.
+        num_measured: Number of those that have everything already.
+        not_kept: The trials whose trained weights were not kept.
+        of_rounds: The trials of a pruning schedule with rounds, whose networks belong to one way of pruning.
+
+    Raises:
+        ValueError: If a method does not fit.
+    """
+
+    def __init__(self, records: Recorder, methods: Sequence[PruningMethod], sparsities: Sequence[float]):
+        super().__init__(records)
+        state = records.state
+        finished = [trial for trial in state.trials.values() if trial.status == Status.FINISHED and not trial.left_out]
+        self.num_finished = len(finished)
+        self.num_measured = 0
+        self.not_kept: list[str] = []
+        self.of_rounds: list[str] = []
+        self._left: list[Proposal] = []
+        self._wanted: dict[str, Wanted] = {}
+        decisive = PruningMethod(**state.identity["pruning"][0])
+        for trial in finished:
+            config = TrialConfig.model_validate(trial.config)
+            if config.pruning_schedule != "one_shot":
+                self.of_rounds.append(trial.key)
+                continue
+            goal = {"target_sparsity": state.goal.target_sparsity, "sparsities": (*state.goal.levels, *sparsities)}
+            if decisive.only_level is not None:
+                goal = {"target_sparsity": decisive.only_level, "sparsities": ()}
+            fields = dict(config) | dict(decisive) | goal | {"more_pruning": tuple(methods)}
+            config = TrialConfig.model_validate(fields)
+            wanted = Wanted(config, state.folder / "trials")
+            if wanted.has(trial):
+                self.num_measured += 1
+            elif not wanted.is_kept(trial.key):
+                self.not_kept.append(trial.key)
+            else:
+                self._wanted[trial.key] = wanted
+                self._left.append(Proposal(config, trial.phase, trial.arm, trial.number))
+        self.num_all = len(self._left)
+
+    def _next(self) -> Proposal | Next:
+        return self._left.pop(0) if self._left else Next.FINISHED
+
+    def has_ended(self, key: str) -> bool:
+        trial = self.records.state.trials[key]
+        return bool(trial.unmeasured) or self._wanted[key].has(trial)
+
+    @property
+    def num_left(self) -> int:
+        return 0 if self.stopped_because else len(self._repeat) + len(self._left)

@@ -1,0 +1,165 @@
+"""What is measured and written once a network is trained: every pruning method at every sparsity."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from trainables.config import PruningMethod, TrialConfig
+from trainables.errors import one_line
+from trainables.pruning import Evaluation, Prunable, apply_pruning, describe_layers, diagnose, save_pruned
+from trainables.result import Status
+
+__all__ = ["KEEP", "FinalEvaluation", "missing_levels"]
+
+KEEP = ("target", "all", "pruned", "none")
+
+
+def missing_levels(config: TrialConfig, result: Mapping[str, Any]) -> list[tuple[PruningMethod, tuple[float, ...]]]:
+    """The pruning methods that a trial's result lacks, with the sparsities at which it lacks them.
+
+    The first method lacks all of them if another method or target sparsity decided the objective: the result's layers,
+    figures and checkpoint are then those of another pruned network. A trial that failed lacks nothing.
+    """
+    if not result or result["report"]["status"] != Status.FINISHED:
+        return [] if result else [(method, config.pruned_by(method).levels) for method in config.pruning]
+    measured = {entry["label"]: {row["sparsity"] for row in entry["curve"]} for entry in result["pruned"]}
+    decided = result["pruned"][0]["label"], result["config"]["target_sparsity"]
+    if decided != (config.pruning[0].label, config.target_sparsity):
+        measured[config.pruning[0].label] = set()
+    missing = []
+    for method in config.pruning:
+        levels = config.pruned_by(method).levels
+        if left := tuple(level for level in levels if level not in measured.get(method.label, ())):
+            missing.append((method, left))
+    return missing
+
+
+class FinalEvaluation:
+    """Prunes a trained network by every method of a configuration, measures it, and writes its checkpoints.
+
+    Args:
+        config: The configuration.
+        folder: The trial's folder.
+        trained: The network, or those of a lottery.
+        keep: Which checkpoints to write: of the first method at the target sparsity ("target", "pruned"), of every
+            method at every sparsity ("all"), or "none".
+
+    Attributes:
+        notes: Lines for the trial's record.
+        warnings: Lines that cast doubt on its numbers.
+    """
+
+    def __init__(self, config: TrialConfig, folder: Path, trained: Prunable, keep: str):
+        self.config, self.folder, self.trained, self.keep = config, folder, trained, keep
+        self.task = trained.task
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def run(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Evaluate what a result lacks.
+
+        Args:
+            result: The trial's result so far; empty if there is none.
+
+        Returns:
+            `pruned`: for each method its `label`, its fields (`method`), and its metrics by sparsity on validation
+            (`curve`) and, if the configuration reads it, on test (else None). The first method comes first, and methods
+            that were measured earlier come last. With a new first method or target also `layers`, of the network pruned
+            to the target sparsity, and `diagnostics`.
+        """
+        config, details = self.config, {}
+        first = config.pruning[0]
+        earlier = {entry["label"]: entry for entry in result.get("pruned", ())}
+        entries = {method.label: earlier.get(method.label, new_entry(method)) for method in config.pruning} | earlier
+        for method, levels in missing_levels(config, result):
+            pruned_by = config.pruned_by(method)
+            evaluation = self.trained.evaluate(levels, config=pruned_by)
+            test = self.trained.evaluate(levels, "test", config=pruned_by).metrics if config.read_test else None
+            entry = entries[method.label]
+            entry["curve"] = merge(entry["curve"], evaluation.metrics)
+            entry["test"] = merge(entry["test"] or [], test) if test is not None else None
+            if method == first and {0.0, config.target_sparsity} <= set(levels):
+                details = self._describe(evaluation)
+                shutil.rmtree(self.folder / "pruned", ignore_errors=True)  # another's, or those of a killed process
+            self._save(method, evaluation, test)
+        labels = [method.label for method in config.pruning]
+        return {"pruned": [*(entries.pop(label) for label in labels), *entries.values()], **details}
+
+    def _describe(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The layers, diagnostics and figures of the network pruned to the target sparsity by the first method."""
+        config, task, target = self.config, self.task, self.config.target_sparsity
+        networks = self.trained.networks((0.0, target))
+        layers = describe_layers(task, networks[target], evaluation.masks[target])
+        self._note_layers(layers)
+        collapsed = [level for level in (0.0, target) if evaluation.metrics[level]["collapsed"]]
+        if collapsed:
+            which = f"network pruned to {collapsed[0]:g}" if collapsed[0] else "dense network"
+            self.warnings.append(f"collapsed: the {which} predicts the same for every example of the validation split")
+        diagnostics = diagnose(task, networks[0.0], config, evaluation)
+        self._illustrate(networks[0.0], apply_pruning(task, networks[target], evaluation, target))
+        return {"layers": layers, "diagnostics": diagnostics}
+
+    def _note_layers(self, layers: list[dict[str, Any]]) -> None:
+        """Note which layers lose all of their weights, and which ones an n:m scope cannot prune."""
+        target = self.config.target_sparsity
+        self.notes += [
+            f"{layer['name']}: all of its {layer['num_weights']} weights are pruned at {target:g}"
+            for layer in layers
+            if layer["num_kept"] == 0
+        ]
+        if ":" in self.config.scope:
+            self.notes += [
+                f"{layer['name']}: not pruned at {self.config.scope}, because the input channels of its shape "
+                f"{tuple(layer['shape'])} cannot be divided into groups of {self.config.scope.partition(':')[2]}"
+                for layer in layers
+                if layer["num_kept"] == layer["num_weights"]
+            ]
+
+    def _save(self, method: PruningMethod, evaluation: Evaluation, test: Mapping[float, Mapping] | None) -> None:
+        """Write the checkpoints of one method that `keep` asks for."""
+        config, is_first = self.config, method == self.config.pruning[0]
+        levels = list(evaluation.metrics) if self.keep == "all" else [config.target_sparsity] * is_first
+        folder = self.folder / "pruned" if is_first else self.folder / "pruned" / method.label.replace(" ", "_")
+        for level in levels if self.keep != "none" else ():
+            if level not in evaluation.metrics:
+                continue
+            description = {
+                "target_sparsity": level,
+                "pruning": method.model_dump(mode="json"),
+                "validation": evaluation.metrics[level],
+                **({"test": test[level]} if test is not None else {}),
+                "trial": config.key,
+                "trial_config": config.model_dump(mode="json"),
+            }
+            network, masks = self.trained.networks((level,))[level], evaluation.masks[level]
+            shifted = evaluation.shifted[level]
+            save_pruned(folder / f"{level:g}", self.task, network, masks, description, shifted=shifted)
+
+    def _illustrate(self, dense: nn.Module, pruned: nn.Module) -> None:
+        """Write all of the task's figures or, if one fails, none. A failure becomes a note; the trial goes on."""
+        shutil.rmtree(self.folder / "figures", ignore_errors=True)
+        partial = self.folder / f"figures.{os.getpid()}.partial"
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            self.task.illustrate({0.0: dense.eval(), self.config.target_sparsity: pruned.eval()}, partial)
+            if any(partial.iterdir()):
+                partial.rename(self.folder / "figures")
+        except Exception as error:
+            self.notes.append(f"figures: could not be drawn ({one_line(error)})")
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def new_entry(method: PruningMethod) -> dict[str, Any]:
+    return {"label": method.label, "method": method.model_dump(mode="json"), "curve": [], "test": None}
+
+
+def merge(rows: list[dict[str, Any]], metrics: Mapping[float, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Rows of a curve with those of another evaluation, by sparsity; the new ones replace the old ones."""
+    old = {row["sparsity"]: row for row in rows}
+    new = {level: {"sparsity": level, **values} for level, values in metrics.items()}
+    return [row for _, row in sorted((old | new).items())]
