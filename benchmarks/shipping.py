@@ -30,7 +30,8 @@ __all__ = ["write_events"]
 LEVELS = (0.0, 0.9, 0.94, 0.96, 0.98)
 RUNNING = 8  # trials whose lines alternate in the event log, as of a sweep that runs so many at once
 CHECKPOINT_BYTES = 250_000  # about the digits network's
-IDENTITY = {"task": "cnn", "architecture": "small_resnet", "dataset": "digits", "criterion": "magnitude"}
+TRIAL = {"task": "cnn", "architecture": "small_resnet", "dataset": "digits", "criterion": "magnitude"}
+IDENTITY = {"trial": TRIAL, "search": {}}
 
 
 def write_events(folder: Path, *, num_trials: int, num_points: int, figures: bool) -> int:

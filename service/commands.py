@@ -1,6 +1,7 @@
 """`python -m sweeps`: the commands on recorded and running sweeps."""
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -100,6 +101,29 @@ def report(
         print(as_markdown(summary))  # not typer.echo: it writes UTF-8 even if the output's encoding is ASCII
     else:
         print_whole(make_console(), as_tables(summary))
+
+
+@app.command()
+def figures(
+    name: Name,
+    trials: Annotated[list[str], typer.Argument(metavar="TRIAL...", help="keys of finished trials, as best shows them")],
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Draw trials: the objective against sparsity, and a histogram of each layer's weights."""
+    from service.views.figures import draw_trial
+    from trainables.files import write_atomically
+    from trainables.result import Status, read_result
+
+    folder = sweep_folder(runs, name) / "trials"
+    with one_line_errors():
+        for key in trials:
+            result = read_result(folder / key)
+            if result is None or result["report"]["status"] != Status.FINISHED:
+                raise ValueError(f"figures: trials must be finished ones of {name}, got {key!r}")
+            for file, figure in draw_trial(result).items():
+                path = folder / key / file
+                write_atomically(path, functools.partial(figure.savefig, format="png", dpi=150))
+                typer.echo(path)
 
 
 @app.command()

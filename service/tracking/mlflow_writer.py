@@ -201,8 +201,6 @@ class MlflowWriter:
         return self._create(key, f"{start['arm']} #{start['number']}{seed}", tags, milliseconds_of(start))
 
     def _write_files(self, run: str, end: Mapping[str, Any]) -> None:
-        from service.views.figures import draw_curve, draw_weights  # imports matplotlib
-
         folder = self.folder / "trials" / end["trial"]
         result = read_result(folder) or {}
         if result.get("traceback"):
@@ -213,11 +211,7 @@ class MlflowWriter:
             if (folder / name).exists():
                 self.client.log_artifacts(run, str(folder / name), name)
         if result:
-            config, layers = result["config"], result["layers"]
-            self.client.log_dict(run, {"layers": layers}, "layers.json")
-            figure = draw_curve(end["curve"], end["test"], config, objective=end.get("objective", "acc"))
-            self.client.log_figure(run, figure, "curve.png")
-            self.client.log_figure(run, draw_weights(layers, config), "weights.png")
+            self.client.log_dict(run, {"layers": result["layers"]}, "layers.json")
 
     # ---- the sweep -------------------------------------------------------------------------------------------------
 
@@ -252,7 +246,23 @@ class MlflowWriter:
             self.client.set_tag(parent, "best_run", run)
             if summary["complete"]:
                 self._register(run, winner, summary)
+                self._draw_trials(summary)
         self.client.set_terminated(parent, "FINISHED" if summary["complete"] else "KILLED", end_time=milliseconds)
+
+    def _draw_trials(self, summary: Mapping[str, Any]) -> None:
+        """Log the figures of each arm's best configuration: the confirmed one, if there is one.
+
+        Drawing takes half a second of CPU time a trial, so the other trials have no figures. Their curves are metrics,
+        and `python -m sweeps figures` draws both figures of any trial.
+        """
+        from service.views.figures import draw_trial  # imports matplotlib
+
+        for row in summary["confirmed"] or summary["arms"]:
+            result = read_result(self.folder / "trials" / row["trial"])
+            with contextlib.suppress(LookupError):  # the run was purged
+                run = self._run_of(row["trial"])
+                for name, figure in draw_trial(result).items() if result else ():
+                    self.client.log_figure(run, figure, name)
 
     def _register(self, run: str, winner: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
         """Register the winner's pruned checkpoint as a model version, if there is none yet, with the alias "best"."""
@@ -295,10 +305,11 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
     """The metric points of an event.
 
     lam, its logarithm and rho are metrics as well as parameters, because MLflow compares parameters as text. At the end
-    of a trial there is one metric for each sparsity, e.g. "acc_pruned/0.96", unless it failed.
+    of a trial there is one metric for each sparsity, e.g. "acc_pruned/0.96", unless it failed. The objective is also
+    one metric over all sparsities, e.g. "acc_by_sparsity", which MLflow draws as a curve and overlays for several runs.
 
     Yields:
-        Name, value and step, which is the number of epochs done.
+        Name, value and step: the number of epochs done, for curves the sparsity in thousandths.
     """
     if event["event"] == "start":
         config = event["config"]
@@ -319,6 +330,18 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
                 for name, value in row.items():
                     if name not in ("sparsity", "loss", "collapsed"):
                         yield f"{split}{name}_pruned/{row['sparsity']:g}", value, epoch
+        yield from curve_metrics(event)
+
+
+def curve_metrics(end: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """The objective against sparsity, and the sparsity itself, which MLflow's charts offer as the horizontal axis."""
+    objective = end.get("objective", "acc")
+    for split, rows in (("", end["curve"]), ("test_", end["test"] or ())):
+        by_step = {round(1000 * row["sparsity"]): row for row in rows}  # one point a step, however close the levels are
+        for step, row in by_step.items():
+            if not split:
+                yield "sparsity", row["sparsity"], step
+            yield f"{split}{objective}_by_sparsity", row[objective], step
 
 
 def metrics_of_report(report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

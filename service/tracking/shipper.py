@@ -23,6 +23,7 @@ from trainables.files import write_atomically
 __all__ = ["Shipped", "Shipper"]
 
 CHUNK = 500  # events sent together
+INTERVAL = 10.0  # seconds between two sends: what belongs to one trial then takes few calls
 PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between attempts; doubled while nothing arrives
 MOST_WARNINGS = 5  # refused trials that are reported one by one
 
@@ -110,7 +111,7 @@ class Shipper(threading.Thread):
                 num_failed = num_failed + 1 if self.num_sent == num_sent_before else 1
                 if closing and num_failed >= 2:
                     return
-            self._wake.wait(min(PAUSE * 2**num_failed, LONGEST_PAUSE))
+            self._wake.wait(min(PAUSE * 2**num_failed, LONGEST_PAUSE) if num_failed else INTERVAL)
             self._wake.clear()
 
     def _attempt_failed(self, error: Exception) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-__all__ = ["COLOURS", "draw_curve", "draw_summary", "draw_weights", "label_levels", "sparsity_axes"]
+__all__ = ["COLOURS", "draw_curve", "draw_summary", "draw_trial", "draw_weights", "label_levels", "sparsity_axes"]
 
 # The palette of Okabe & Ito, which colour-blind people can distinguish. A colour stands for a regularizer, a dash
 # pattern for an optimizer.
@@ -52,6 +52,19 @@ def title_of(config: Mapping[str, Any]) -> str:
     if config["regularizer"] != "none":
         parts.append(f"lam {config['lam']:.3g}")
     return " ".join(parts)
+
+
+def draw_trial(result: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures of a finished trial by file name.
+
+    Args:
+        result: The content of the trial's result.json.
+    """
+    config, objective = result["config"], result.get("objective", "acc")
+    return {
+        "curve.png": draw_curve(result["curve"], result.get("test"), config, objective=objective),
+        "weights.png": draw_weights(result["layers"], config),
+    }
 
 
 def draw_curve(

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -41,6 +42,17 @@ def test_status_is_json_for_programs(toy, sweeps):
     toy.trial(None, status="error")
     (status,) = json.loads(sweeps("status", "toy", "--json")[0])
     assert [row["status"] for row in status["failed"]] == ["error"]
+
+
+def test_figures_of_finished_trials_are_drawn_on_demand(toy, sweeps):
+    finished, diverged = toy.trial((0.9, 0.8)), toy.trial(None, status="diverged", lam=0.1)
+    shown, code = sweeps("figures", "toy", finished)
+    assert code == 0
+    drawn = [Path(line) for line in shown.splitlines()]
+    assert drawn == [toy.state.trial_folder(finished) / name for name in ("curve.png", "weights.png")]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    for key in (diverged, "other"):
+        assert sweeps("figures", "toy", key) == (f"figures: trials must be finished ones of toy, got {key!r}\n", 2)
 
 
 @pytest.fixture

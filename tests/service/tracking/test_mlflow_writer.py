@@ -38,9 +38,19 @@ def test_metrics_of_events():
         ("loss_gap", 0.25, 3),
         ("acc_pruned/0.9", 0.7, 3),
         ("test_acc_pruned/0.9", 0.6, 3),
+        ("sparsity", 0.9, 900),
+        ("acc_by_sparsity", 0.7, 900),
+        ("test_acc_by_sparsity", 0.6, 900),
     ]
     assert list(metrics_of(end | {"status": "diverged"})) == []
     assert list(metrics_of({"event": "retry"})) == []
+
+
+def test_levels_in_the_same_thousandth_are_one_point_of_the_curve():
+    rows = [{"sparsity": s, "dice": s / 2} for s in (0.0, 0.9996, 0.9999)]
+    end = {"event": "end", "status": "finished", "report": {"epoch": 1}, "diagnostics": {}, "objective": "dice"}
+    points = list(metrics_of(end | {"curve": rows, "test": None}))
+    assert [(value, step) for name, value, step in points if name == "dice_by_sparsity"] == [(0.0, 0), (0.49995, 1000)]
 
 
 def test_a_trials_run_has_its_arm_and_its_status_as_tags(toy, tmp_path):

@@ -74,12 +74,9 @@ def test_mlflow_has_everything_once_however_often_it_is_sent(toy, tmp_path):
     assert (metrics["lam"], metrics["rho"], metrics["log10_lam"]) == (1e-5, 0.1, -5.0)
     assert (metrics["acc_pruned/0.9"], metrics["test_acc_pruned/0.9"]) == (0.6, 0.5)
     assert [m.step for m in client.get_metric_history(found[keys[0]].info.run_id, "loss")] == [1, 2, 3]
-    assert {a.path for a in client.list_artifacts(found[keys[0]].info.run_id)} == {
-        "curve.png",
-        "layers.json",
-        "pruned",
-        "weights.png",
-    }
+    files = [{a.path for a in client.list_artifacts(found[key].info.run_id)} for key in keys]
+    assert files[0] == files[1] == {"layers.json", "pruned"}
+    assert files[3] == {"layers.json", "pruned", "curve.png", "weights.png"}  # the best of its arm
     winner = client.get_model_version_by_alias("small_resnet-digits-0.9", "best")
     assert (winner.run_id, winner.tags["lam"], winner.tags["rho"]) == (found[keys[3]].info.run_id, "1e-05", "0.1")
     assert found["all"].data.tags["best_run"] == winner.run_id
@@ -113,6 +110,17 @@ def test_a_chunk_that_fails_half_way_is_sent_again_without_duplicates(toy, tmp_p
     entries = [json.loads(line) for line in toy.recorder.log.path.read_text().splitlines()]
     expected = sum(1 for e in entries if e["event"] in ("start", "evaluation", "end") for _ in metrics_of(e))
     assert len(found) == expected + 1  # and the parent's own
+
+
+def test_events_of_a_running_sweep_are_sent_together(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipper, "INTERVAL", 3600.0)
+    one = Shipper(toy.folder, default_tracking_uri(tmp_path / "runs"))
+    one.start()
+    outlast(one)
+    toy.trial((0.9, 0.8))
+    time.sleep(3 * shipper.PAUSE)
+    assert one.num_waiting == 3
+    assert one.finish(60) == 0  # the end does not wait for the interval
 
 
 def test_a_dead_tracking_server_neither_raises_nor_loses_anything(toy, monkeypatch):
