@@ -31,10 +31,11 @@ SWEEP = digits_methods.SWEEP
 PAGE = Path(__file__).parents[1] / "docs" / "methods-on-digits.md"
 START = "<!-- study: written by python -m benchmarks.digits_methods -->"
 END = "<!-- study end -->"
-KEPT_EVENTS = ("sweep", "search_state", "start", "end")
+KEPT_EVENTS = ("sweep", "change", "search_state", "start", "end", "pruned")
 ALPHA = 0.05
 
 # Planned before the first trial; see "What was planned" on the page.
+METHOD = SWEEP.pruning[0].label
 PLANNED = [
     *(((optimizer, "wcr"), (optimizer, "none")) for optimizer in SWEEP.optimizer),
     *(((optimizer, "wcr"), (optimizer, "l1")) for optimizer in SWEEP.optimizer),
@@ -75,7 +76,11 @@ def confirmed(state: State) -> dict[tuple[str, str], list[TrialRecord]]:
 
 def values(trials: Sequence[TrialRecord], sparsity: float) -> dict[int, float]:
     """Seed -> test accuracy after pruning at `sparsity`."""
-    return {trial.config["seed"]: trial.at(sparsity, "acc", "test") for trial in trials}  # type: ignore[misc]
+    return {trial.config["seed"]: trial.at(sparsity, "acc", "test", METHOD) for trial in trials}  # type: ignore[misc]
+
+
+def mean_on_validation(trials: Sequence[TrialRecord], sparsity: float) -> float:
+    return statistics.fmean(trial.at(sparsity, "acc", "curve", METHOD) or 0.0 for trial in trials)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -93,7 +98,7 @@ def method_table(arms: dict[tuple[str, str], list[TrialRecord]], levels: Sequenc
     target = SWEEP.trial.target_sparsity
     header = ["optimizer", "regularizer", "lam", "rho", "lr", "weight decay", "n", *(f"{level:g}" for level in levels)]
     rows = []
-    ordered = sorted(arms.items(), key=lambda item: -statistics.fmean(t.at(target, "acc") or 0.0 for t in item[1]))
+    ordered = sorted(arms.items(), key=lambda item: -mean_on_validation(item[1], target))
     for (optimizer, regularizer), trials in ordered:
         config = trials[0].config
         settings = [number(value) for value in hyperparameters(config).values()]

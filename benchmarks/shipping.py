@@ -30,22 +30,24 @@ __all__ = ["write_events"]
 LEVELS = (0.0, 0.9, 0.94, 0.96, 0.98)
 RUNNING = 8  # trials whose lines alternate in the event log, as of a sweep that runs so many at once
 CHECKPOINT_BYTES = 250_000  # about the digits network's
-TRIAL = {"task": "cnn", "architecture": "small_resnet", "dataset": "digits", "criterion": "magnitude"}
-IDENTITY = {"trial": TRIAL, "search": {}}
 
 
 def write_events(folder: Path, *, num_trials: int, num_points: int, figures: bool) -> int:
     """A sweep of finished trials, written by `Recorder`; returns the number of metric points in it."""
     from service.records.recorder import Recorder
-    from trainables.config import TrialConfig
+    from sweeps.digits import SWEEP
+    from trainables.config import PruningMethod, TrialConfig
 
     rng = np.random.default_rng(0)
     layers = [
         {"name": f"layer{i}.weight", "num_weights": 1000, "num_kept": 40, "histogram": rng.integers(1, 99, 60).tolist()}
         for i in range(20)
     ]
-    records = Recorder(folder, IDENTITY)
-    num_at_end = 3 + 6 + 1 + 2 * len(LEVELS)  # lam, log10_lam, rho; the last report; loss_gap; the curve
+    records = Recorder(folder)
+    records.sweep_begun(SWEEP.identity(), data="made up")
+    method = PruningMethod()
+    # lam, log10_lam, rho; the last report; loss_gap; two metrics by sparsity; the curve with its sparsities
+    num_at_end = 3 + 6 + 1 + 2 * len(LEVELS) + 2 * len(LEVELS)
     num_evaluations, rest = divmod(num_points - num_at_end, 6)
     written = 0
 
@@ -82,7 +84,10 @@ def write_events(folder: Path, *, num_trials: int, num_points: int, figures: boo
                 "report": report(num_evaluations + 1) | {"status": "finished", "reason": ""},
                 "notes": [],
                 "config": config,
-                "curve": curve,
+                "objective": "acc",
+                "pruned": [
+                    {"label": method.label, "method": method.model_dump(mode="json"), "curve": curve, "test": None}
+                ],
                 "diagnostics": {"loss_gap": 0.5} | {f"more_{i}": 0.5 for i in range(rest)},
                 "layers": layers,
             }

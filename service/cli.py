@@ -257,6 +257,8 @@ def fail(error: Exception) -> NoReturn:
     if isinstance(error, ValidationError):
         lines = []
         for fault in error.errors():
+            if fault["type"] == "default_factory_not_called":  # it follows from another fault
+                continue
             field = "/".join(str(part) for part in fault["loc"])
             message = fault["msg"].removeprefix("Value error, ")
             named = fault["type"] == "value_error" and ":" in message.split(" ", 1)[0]

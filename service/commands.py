@@ -106,7 +106,9 @@ def report(
 @app.command()
 def figures(
     name: Name,
-    trials: Annotated[list[str], typer.Argument(metavar="TRIAL...", help="keys of finished trials, as best shows them")],
+    trials: Annotated[
+        list[str], typer.Argument(metavar="TRIAL...", help="keys of finished trials, as best shows them")
+    ],
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Draw trials: the objective against sparsity, and a histogram of each layer's weights."""

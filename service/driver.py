@@ -267,7 +267,9 @@ def announce(spec: SweepSpec, phases: Phases, records: Recorder, tracking_uri: s
     console.print(
         f"{spec.name}: {trial.architecture} on {trial.dataset}, {trial.max_epochs} epochs a trial; "
         f"{phases.num_search} trials to search {len(phases.arms)} arms ({num_configurations} configuration{plural} each"
-        f"{seeds}), then up to {phases.num_confirm} on unseen seeds" + (f"; {done} are done already" if done else ""),
+        f"{seeds}), then up to {phases.num_confirm} on unseen seeds"
+        + (f"; {done} are done already" if done else "")
+        + (f"; {phases.num_trained} are trained already and only pruned anew" if phases.num_trained else ""),
         soft_wrap=True,
     )
     names = ", ".join(arm.name for arm in phases.arms)

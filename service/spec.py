@@ -277,17 +277,15 @@ def pruning_methods(
 
 def arguments_of(criteria: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The arguments that each criterion takes. ValueError names one that none of them takes."""
-    taken = {
-        name: [p.name for p in parameters if p.default is not inspect.Parameter.empty]
-        for name in criteria
-        for parameters in [inspect.signature(sparsity.load("criteria", name)).parameters.values()]
-        if arguments
-    }
+    if not arguments:  # loading a criterion imports torch
+        return {name: {} for name in criteria}
+    parameters = {name: inspect.signature(sparsity.load("criteria", name)).parameters.values() for name in criteria}
+    taken = {name: [p.name for p in own if p.default is not p.empty] for name, own in parameters.items()}
     for argument in arguments:
         if not any(argument in names for names in taken.values()):
             known = "; ".join(f"{name}: {', '.join(names) or '(none)'}" for name, names in taken.items())
             raise ValueError(f"crit: arguments must be among those of the criterion ({known}), got {argument!r}")
-    return {name: {key: arguments[key] for key in arguments if key in taken.get(name, ())} for name in criteria}
+    return {name: {key: arguments[key] for key in arguments if key in taken[name]} for name in criteria}
 
 
 def as_json(entry: Any) -> Any:

@@ -140,7 +140,7 @@ def test_a_pruned_checkpoint(tmp_path, bomb, name):
 def test_the_event_log(tmp_path, bomb):
     (tmp_path / "events.jsonl").write_bytes(bomb + b"\n")
     with pytest.raises(ValueError, match=r"events\.jsonl: must hold one JSON object per line"):
-        Recorder(tmp_path, {"seed": 0})
+        Recorder(tmp_path)
 
 
 def test_the_study(tmp_path, bomb):

@@ -163,7 +163,7 @@ class Recorder:
         trial = self.state.trials[key]
         failed = (Status.LOST, lost) if lost else failure
         result = self._wait_for_result(key, is_complete, 0.0 if lost or (trial.done and failure) else wait)
-        if trial.done and failed:
+        if trial.done and failed and not (result and is_complete(result)):
             self._record("pruned", trial=key, status=failed[0], reason=failed[1])
             return
         if trial.done and (result is None or result.get("pruned", []) == list(trial.pruned.values())):

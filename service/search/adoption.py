@@ -17,7 +17,7 @@ from service.records.software import software_versions
 from service.records.state import State, TrialRecord, flatten
 from service.search.space import Arm, make_config
 from service.spec import SweepSpec
-from trainables.config import TrialConfig
+from trainables.config import PruningMethod, TrialConfig
 from trainables.result import RESULT, Status
 
 __all__ = ["Adoptable", "ValueError", "adopted_points", "explain_difference", "left_out", "parameters_of"]
@@ -205,5 +205,15 @@ def explain_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) ->
 
 def changes(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """The entries in which two identities differ, as text."""
-    a, b = flatten(recorded), flatten(given)
+    a, b = in_words(recorded), in_words(given)
     return [f"{name}: {a.get(name)} there, {b.get(name)} here" for name in {**a, **b} if a.get(name) != b.get(name)]
+
+
+def in_words(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of an identity by their flat names, lists as words."""
+    labels = [PruningMethod(**method).label for method in identity["pruning"]]
+    flat = flatten({**identity, "pruning": labels})
+    return {
+        name: ", ".join(map(str, value)) or "(none)" if isinstance(value, list) else value
+        for name, value in flat.items()
+    }

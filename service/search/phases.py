@@ -79,6 +79,13 @@ class Phases(TrialQueue):
         return self.value_of(key) is not None
 
     @property
+    def num_trained(self) -> int:
+        """Number of trials of the sweep that have been trained, but not yet pruned in every way that it has now."""
+        trials = self.records.state.trials.values()
+        finished = [trial for trial in trials if trial.status == Status.FINISHED and not trial.left_out]
+        return sum(not self.wanted.has(trial) for trial in finished)
+
+    @property
     def num_done(self) -> int:
         """Number of trials of the sweep that have ended, in earlier runs too."""
         trials = self.records.state.trials

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from service.records.events import EventLog
 from service.records.state import EVENTS, flatten
 from service.tracking.connection import connect, first_line, is_refusal
+from trainables.config import PruningMethod
 from trainables.result import Status, read_result
 
 __all__ = ["MlflowWriter", "metrics_of"]
@@ -39,7 +41,9 @@ class MlflowWriter:
         self.client = connect(tracking_uri)
         self.folder, self.sweep = folder, folder.name
         header = next(iter(EventLog.read(folder / EVENTS)))[0]
-        self.sweep_id, self.trial, self.software = header["sweep_id"], header["identity"]["trial"], header["software"]
+        identity = header["identity"]
+        self.sweep_id, self.software = header["sweep_id"], header["software"]
+        self.trial = identity["trial"] | {name: identity["pruning"][0][name] for name in ("criterion", "scope")}
         self.artifacts = (folder.parent / "mlartifacts").resolve() if tracking_uri.startswith("sqlite:") else None
         self.experiment = self._experiment()
         self._runs: dict[str, str] = {}  # run id by trial, of trials that have not ended
@@ -128,7 +132,7 @@ class MlflowWriter:
         attempt: list[Mapping[str, Any]] = []
         for event in events:
             attempt.append(event)
-            if event["event"] in ("end", "retry"):
+            if event["event"] in ("end", "pruned", "retry"):
                 self._write_attempt(key, attempt)
                 attempt = []
         if attempt:
@@ -144,8 +148,8 @@ class MlflowWriter:
             for event in events
             for name, value, step in metrics_of(event)
         ]
-        if key in self._retried:  # it reports the same steps again, at another time
-            metrics = self._without_recorded(run, metrics)
+        if key in self._retried or last["event"] == "pruned":  # it reports the same steps again, at another time
+            metrics = self._without_recorded(run, metrics, changed=last["event"] == "pruned")
         params = flatten(first["config"]) if first["event"] == "start" else {}
         self.client.log_batch(
             run,
@@ -156,17 +160,29 @@ class MlflowWriter:
         if last["event"] == "retry":
             self._retried.add(key)
             self.client.update_run(run, status="RUNNING")
+        if last["event"] == "pruned" and last["status"] == Status.FINISHED:
+            self._write_files(run, last)
+            self._runs.pop(key)
         if last["event"] == "end":
             self._write_files(run, last)
             status = "FINISHED" if last["status"] == Status.FINISHED else "FAILED"
             self.client.set_terminated(run, status, end_time=milliseconds_of(last))
             self._runs.pop(key)
 
-    def _without_recorded(self, run: str, metrics: list[Any]) -> list[Any]:
-        """Leave out the metrics that the run already has, at the same name and step."""
+    def _without_recorded(self, run: str, metrics: list[Any], *, changed: bool = False) -> list[Any]:
+        """Leave out the metrics that the run already has, at the same name and step.
+
+        Args:
+            changed: Whether to keep those whose value has changed.
+        """
         names = {metric.key for metric in metrics}
-        recorded = {(m.key, m.step) for name in names for m in self.client.get_metric_history(run, name)}
-        return [metric for metric in metrics if (metric.key, metric.step) not in recorded]
+        recorded = {(m.key, m.step): m.value for name in names for m in self.client.get_metric_history(run, name)}
+        return [
+            metric
+            for metric in metrics
+            if (metric.key, metric.step) not in recorded
+            or (changed and recorded[metric.key, metric.step] != metric.value)
+        ]
 
     def _run_of(self, key: str, start: Mapping[str, Any] | None = None) -> str:
         """The id of a trial's run, which is created if `start` is the trial's first event.
@@ -223,6 +239,8 @@ class MlflowWriter:
                 params = sweep_params(event["identity"])
                 logged = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in params.items()]
                 self.client.log_batch(self.parent, params=logged[:100])  # MLflow's limit
+            if event["event"] == "change":
+                self.client.set_tag(self.parent, "changed", json.dumps(event["identity"])[:LONGEST_TAG])
             if event["event"] == "summary" and (winner := event["summary"]["winner"]):
                 name, step = event["summary"]["objective"] + "_pruned", sum(event["summary"]["counts"].values())
                 point = Metric(name, winner["value"], milliseconds_of(event), step)
@@ -293,10 +311,12 @@ def tags_of(last: Mapping[str, Any]) -> dict[str, str]:
     """The tags of a trial's run after an event."""
     if last["event"] == "retry":
         return {"retried": "yes", "status": "", "reason": "", "notes": "", "collapsed": ""}
-    if last["event"] != "end":
+    if last["event"] == "pruned" and last["status"] != Status.FINISHED:
+        return {"not_pruned": last["reason"]}
+    if last["event"] not in ("end", "pruned"):
         return {}
     # `collapsed` is a tag because MLflow's pages slow down with the number of metric names.
-    collapsed = "yes" if last["collapsed"] else ""
+    collapsed = "yes" if any(text.startswith("collapsed:") for text in last["warnings"]) else ""
     tags = {"status": last["status"], "reason": last["reason"], "notes": "\n".join(last["notes"])}
     return {name: text for name, text in (tags | {"collapsed": collapsed}).items() if text}
 
@@ -320,12 +340,13 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
             yield "rho", config["opt"]["rho"], 0
     elif event["event"] == "evaluation":
         yield from metrics_of_report(event["report"])
-    elif event["event"] == "end" and event["status"] == Status.FINISHED:
+    elif event["event"] in ("end", "pruned") and event["status"] == Status.FINISHED:
         yield from metrics_of_report(event["report"])
         epoch = event["report"]["epoch"]
         for name, value in event["diagnostics"].items():
             yield name, value, epoch
-        for split, rows in (("", event["curve"]), ("test_", event["test"] or ())):
+        first = event["pruned"][0]
+        for split, rows in (("", first["curve"]), ("test_", first["test"] or ())):
             for row in rows:
                 for name, value in row.items():
                     if name not in ("sparsity", "loss", "collapsed"):
@@ -334,14 +355,19 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
 
 
 def curve_metrics(end: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """The objective against sparsity, and the sparsity itself, which MLflow's charts offer as the horizontal axis."""
-    objective = end.get("objective", "acc")
-    for split, rows in (("", end["curve"]), ("test_", end["test"] or ())):
-        by_step = {round(1000 * row["sparsity"]): row for row in rows}  # one point a step, however close the levels are
-        for step, row in by_step.items():
-            if not split:
-                yield "sparsity", row["sparsity"], step
-            yield f"{split}{objective}_by_sparsity", row[objective], step
+    """The objective against sparsity, and the sparsity itself, which MLflow's charts offer as the horizontal axis.
+
+    The first pruning method's is "acc_by_sparsity". The others' names end with their label.
+    """
+    objective = end["objective"]
+    for index, entry in enumerate(end["pruned"]):
+        label = f"/{re.sub('[^-a-zA-Z0-9_./ ]', '_', entry['label'])}" if index else ""
+        for split, rows in (("", entry["curve"]), ("test_", entry["test"] or ())):
+            by_step = {round(1000 * row["sparsity"]): row for row in rows}  # one point a step, however close they are
+            for step, row in by_step.items():
+                if not split and not index:
+                    yield "sparsity", row["sparsity"], step
+                yield f"{split}{objective}_by_sparsity{label}", row[objective], step
 
 
 def metrics_of_report(report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
@@ -352,7 +378,8 @@ def metrics_of_report(report: Mapping[str, Any]) -> Iterator[tuple[str, float, i
 
 def sweep_params(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The params of the parent run: the trials' own names (`opt/lr`), the sweep's, and each range as one param."""
-    own = {name: value for name, value in identity.items() if name not in ("trial", "search")}
+    own = {name: value for name, value in identity.items() if name not in ("trial", "search", "pruning")}
+    own["pruning"] = ", ".join(PruningMethod(**method).label for method in identity["pruning"])
     space = {
         f"search/{part}/{name}": json.dumps(entry)
         for part, entries in identity["search"].items()

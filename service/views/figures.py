@@ -60,9 +60,9 @@ def draw_trial(result: Mapping[str, Any]) -> dict[str, Figure]:
     Args:
         result: The content of the trial's result.json.
     """
-    config, objective = result["config"], result.get("objective", "acc")
+    config, first = result["config"], result["pruned"][0]
     return {
-        "curve.png": draw_curve(result["curve"], result.get("test"), config, objective=objective),
+        "curve.png": draw_curve(first["curve"], first["test"], config, objective=result["objective"]),
         "weights.png": draw_weights(result["layers"], config),
     }
 

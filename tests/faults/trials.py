@@ -77,7 +77,7 @@ def test_an_exception_in_a_method_and_the_retry_after_its_mending(runs, undistur
     trials = State.read(runs / "digits").trials.values()
     assert {(t.config["optimizer"], t.status) for t in trials} == {("sgd", "finished"), ("sam", "error")}
     assert {t.reason for t in trials if t.status == "error"} == {"RuntimeError: a fault in user code"}
-    retried = Recorder(runs / "digits", State.read(runs / "digits").header["identity"])
+    retried = Recorder(runs / "digits")
     assert len(retried.retry()) == sum(t.status == "error" for t in trials)
     retried.close()
     run(runs)

@@ -5,10 +5,10 @@ import pytest
 from service.records.recorder import Recorder
 from service.records.summary import summarize
 from tests.service._sweeps import make
-from trainables.config import TrialConfig
+from trainables.config import PruningMethod, TrialConfig
 
 LEVELS = (0.0, 0.9)
-IDENTITY = make().identity()
+IDENTITY = make(target_sparsity=0.9).identity()
 
 
 def make_config(optimizer="sam", regularizer="wcr", lam=1e-5, rho=0.1, lr=0.1, seed=0, **more):
@@ -31,7 +31,9 @@ class ToySweep:
 
     def __init__(self, folder, identity=None):
         self.folder = folder
-        self.recorder = Recorder(folder, identity or IDENTITY)
+        self.recorder = Recorder(folder)
+        if not self.recorder.state.header:
+            self.recorder.sweep_begun(identity or IDENTITY, data="toy")
         self.number = 0
 
     @property
@@ -55,7 +57,17 @@ class ToySweep:
         (folder / "result.json").write_text(json.dumps(result))
 
     def trial(
-        self, accs, *, phase="search", status="finished", test=None, evaluations=1, more=None, marks=None, **config
+        self,
+        accs,
+        *,
+        phase="search",
+        status="finished",
+        test=None,
+        evaluations=1,
+        more=None,
+        marks=None,
+        others=None,
+        **config,
     ):
         """Record a whole trial; returns its key.
 
@@ -66,10 +78,11 @@ class ToySweep:
             test: Test accuracy, dense and at 0.9.
             evaluations: Number of evaluations during training.
             more: Further metrics, the same in every row.
-            marks: Further entries of the result, such as `collapsed`.
+            marks: Further entries of the result, such as `warnings`.
+            others: By label of another pruning method, validation and test accuracy at 0.9 (dense as with the first).
             config: Fields of its configuration.
         """
-        more = {"loss": 0.5, **(more or {})}
+        more = {"loss": 0.5, "collapsed": 0.0, **(more or {})}
         made = make_config(read_test=phase == "confirm", **config)
         key = self.start(made)
         for epoch in range(1, evaluations + 1):
@@ -82,10 +95,22 @@ class ToySweep:
             result = {"report": report, "notes": []}
         else:
             report |= {"acc_dense": accs[0], "acc_pruned": accs[1]}
-            curve = [{"sparsity": s, "acc": a, **more} for s, a in zip(LEVELS, accs, strict=True)]
-            tested = test and [{"sparsity": s, "acc": a, **more} for s, a in zip(LEVELS, test, strict=True)]
+
+            def entry(method, accs, test):
+                curve, tested = (
+                    values and [{"sparsity": s, "acc": a, **more} for s, a in zip(LEVELS, values, strict=True)]
+                    for values in (accs, test)
+                )
+                fields = method.model_dump(mode="json")
+                return {"label": method.label, "method": fields, "curve": curve, "test": tested}
+
+            pruned = [entry(PruningMethod(), accs, test)]
+            for label, values in (others or {}).items():
+                criterion, scope = label.split()
+                method = PruningMethod(criterion=criterion, scope=scope)
+                pruned.append(entry(method, (accs[0], values[0]), test and (test[0], values[1])))
             layer = {"name": "stem.weight", "num_weights": 4, "num_kept": 2, "histogram": [0] * 59 + [4]}
-            result = {"report": report, "notes": [], "curve": curve, "test": tested, "layers": [layer]}
+            result = {"report": report, "notes": [], "objective": "acc", "pruned": pruned, "layers": [layer]}
         self.write_result(key, result | {"config": made.model_dump(mode="json")} | (marks or {}))
         if status == "finished":
             pruned = self.state.trial_folder(key) / "pruned" / "0.9"
@@ -100,7 +125,7 @@ class ToySweep:
             self.trial((0.9, validation), seed=seed, phase="confirm", test=(0.9, value), **config)
 
     def summary(self, complete=True):
-        return summarize(self.state, objective="acc", target_sparsity=0.9, complete=complete)
+        return summarize(self.state, objective="acc", complete=complete)
 
 
 def fill(toy):

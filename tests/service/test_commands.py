@@ -77,5 +77,5 @@ def test_sweeps_of_version_0_1_are_named_and_left_out(toy, old, sweeps):
 def test_a_sweep_of_version_0_1_is_one_line_that_says_what_to_do(old, sweeps, command):
     shown, code = sweeps(command, "old")
     assert code == 2
-    assert shown.startswith(f"{old}: must hold records of this version (format 2), got records of version 0.1: choose")
+    assert shown.startswith(f"{old}: must hold records of this version (format 3), got records of version 0.1: choose")
     assert len(shown.splitlines()) == 1

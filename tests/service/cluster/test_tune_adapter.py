@@ -64,9 +64,8 @@ class Calls:
 
     def __init__(self, config, folder):
         self.calls, self.config = [], config
-        record = SimpleNamespace(
-            config=config.model_dump(mode="json"), report={"status": "lost", "epoch": 1, "reason": ""}
-        )
+        report = {"status": "lost", "epoch": 1, "reason": ""}
+        record = SimpleNamespace(config=config.model_dump(mode="json"), report=report, done=False, unmeasured="")
         self.state = SimpleNamespace(trials={config.key: record}, trial_folder=lambda key: folder)
 
     def stopping_on_storage_faults(self):
@@ -79,7 +78,10 @@ class Calls:
         """Of the progress: not noted."""
 
     def __getattr__(self, name):
-        return lambda *arguments, **keywords: self.calls.append((name, *arguments, *keywords.values()))
+        def note(*arguments, is_complete=None, failure=None, **keywords):
+            self.calls.append((name, *arguments, *([failure] if failure else []), *filter(None, keywords.values())))
+
+        return note
 
 
 @pytest.fixture
@@ -107,7 +109,9 @@ def test_evaluations_are_recorded_as_reported(report_to, config):
 
 
 def test_end_of_a_trial_is_read_from_its_folder(report_to, config):
-    assert report_to("diverged", reason="diverged at step 3") == [("trial_ended", config.key)]
+    assert report_to("finished") == [("trial_ended", config.key)]
+    failure = ("diverged", "diverged at step 3")
+    assert report_to("diverged", reason="diverged at step 3") == [("trial_ended", config.key, failure)]
 
 
 def test_storage_failure_stops_the_sweep(report_to):

@@ -18,9 +18,10 @@ def test_the_state_that_is_read_is_the_one_that_was_recorded(toy):
     toy.recorder.summarized({"winner": None})
     read = State.read(toy.folder)
     assert vars(read) == vars(toy.state)
-    assert read.trials[key].at(0.9, "acc") == 0.7
-    assert read.trials[key].at(0.5, "acc") is None
-    assert read.trials[key].pruned_objective == 0.7
+    trial = read.trials[key]
+    assert trial.at(0.9, "acc", "curve", "magnitude global") == read.goal.value(trial) == 0.7
+    assert trial.at(0.5, "acc", "curve", "magnitude global") is None
+    assert trial.at(0.9, "acc", "curve", "snip global") is None
     assert [report["epoch"] for report in read.trials[key].evaluations] == [1, 2]
     assert [trial.key for trial in read.finished("search")] == [key]
     assert (read.search_state["num_parallel"], read.summary) == (2, {"winner": None})
@@ -44,17 +45,17 @@ def test_sweeps_of_version_0_1_are_found_but_not_read(toy, tmp_path):
     (runs / "old" / "journal.jsonl").write_text('{"event": "sweep"}\n')
     assert find_sweeps(runs) == [runs / "toy"]
     assert find_unreadable_sweeps(runs) == [runs / "old"]
-    message = r"old: must hold records of this version \(format 2\), got records of version 0\.1: choose another --name"
+    message = r"old: must hold records of this version \(format 3\), got records of version 0\.1: choose another --name"
     with pytest.raises(ValueError, match=message):
         State.read(runs / "old")
     with pytest.raises(ValueError, match=message):
-        Recorder(runs / "old", {})
+        Recorder(runs / "old")
     assert [path.name for path in (runs / "old").iterdir()] == ["journal.jsonl"]
 
 
 def test_records_of_another_format_are_not_read(toy):
     path = toy.folder / "events.jsonl"
     header, *rest = path.read_text().splitlines(keepends=True)
-    path.write_text(json.dumps(json.loads(header) | {"format": 3}) + "\n" + "".join(rest))
-    with pytest.raises(ValueError, match="got records of format 3: choose another --name or --runs"):
+    path.write_text(json.dumps(json.loads(header) | {"format": 2}) + "\n" + "".join(rest))
+    with pytest.raises(ValueError, match="got records of format 2: choose another --name or --runs"):
         State.read(toy.folder)

@@ -31,7 +31,7 @@ def test_the_winner_is_chosen_on_validation_never_on_test(toy):
 def test_without_a_finished_trial_there_is_no_winner(toy):
     toy.trial(None, status="diverged")
     summary = toy.summary()
-    assert (summary["winner"], summary["arms"], summary["levels"]) == (None, [], [])
+    assert (summary["winner"], summary["arms"], summary["levels"]) == (None, [], {})
 
 
 def test_the_best_of_the_search_has_the_highest_mean_over_its_seeds(toy):
@@ -73,7 +73,7 @@ def test_the_winner_is_among_the_arms_with_the_most_seeds(toy):
 
 
 def test_collapsed_trials_and_warnings_are_counted(toy):
-    marks = {"collapsed": True, "collapsed_from": 0.9, "warnings": ["collapsed: the network is constant"]}
+    marks = {"warnings": ["collapsed: the network is constant"]}
     toy.trial((0.9, 0.1), lam=1e-6, more={"collapsed": 0.0})
     key = toy.trial((0.1, 0.1), lam=1e-5, more={"collapsed": 1.0}, marks=marks)
     toy.trial((0.9, 0.8), optimizer="sgd", regularizer="none", more={"collapsed": 0.0})

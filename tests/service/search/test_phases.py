@@ -39,12 +39,14 @@ def play(tmp_path, monkeypatch):
     stack = contextlib.ExitStack()
 
     def run(sweep, objective, most=10**6):
-        records = stack.enter_context(contextlib.closing(Recorder(sweep.folder, sweep.identity())))
+        records = stack.enter_context(contextlib.closing(Recorder(sweep.folder)))
+        if not records.state.header:
+            records.sweep_begun(sweep.identity(), data="none")
         if not records.state.search_state:
             records.search_started(initial_points={}, num_parallel=1)
         values = {}
         monkeypatch.setattr(Phases, "value_of", lambda self, key: values.get(key))
-        phases = Phases(sweep, make_arms(sweep), records, "acc")
+        phases = Phases(sweep, make_arms(sweep), records)
         proposals = []
         while len(proposals) < most and (proposal := phases.next()) is not Next.FINISHED:
             assert proposal is not Next.WAIT, "waits for a result that is there"

@@ -30,8 +30,15 @@ def test_metrics_of_events():
         "status": "finished",
         "report": report,
         "diagnostics": {"loss_gap": 0.25},
-        "curve": [{"sparsity": 0.9, "acc": 0.7, "loss": 1.0, "collapsed": 0.0}],
-        "test": [{"sparsity": 0.9, "acc": 0.6}],
+        "objective": "acc",
+        "pruned": [
+            {
+                "label": "magnitude global",
+                "curve": [{"sparsity": 0.9, "acc": 0.7, "loss": 1.0, "collapsed": 0.0}],
+                "test": [{"sparsity": 0.9, "acc": 0.6}],
+            },
+            {"label": "snip 2:4", "curve": [{"sparsity": 0.5, "acc": 0.8}], "test": [{"sparsity": 0.5, "acc": 0.75}]},
+        ],
     }
     assert list(metrics_of(end)) == [
         ("loss", 0.5, 3),
@@ -41,6 +48,8 @@ def test_metrics_of_events():
         ("sparsity", 0.9, 900),
         ("acc_by_sparsity", 0.7, 900),
         ("test_acc_by_sparsity", 0.6, 900),
+        ("acc_by_sparsity/snip 2_4", 0.8, 500),
+        ("test_acc_by_sparsity/snip 2_4", 0.75, 500),
     ]
     assert list(metrics_of(end | {"status": "diverged"})) == []
     assert list(metrics_of({"event": "retry"})) == []
@@ -49,7 +58,7 @@ def test_metrics_of_events():
 def test_levels_in_the_same_thousandth_are_one_point_of_the_curve():
     rows = [{"sparsity": s, "dice": s / 2} for s in (0.0, 0.9996, 0.9999)]
     end = {"event": "end", "status": "finished", "report": {"epoch": 1}, "diagnostics": {}, "objective": "dice"}
-    points = list(metrics_of(end | {"curve": rows, "test": None}))
+    points = list(metrics_of(end | {"pruned": [{"label": "magnitude global", "curve": rows, "test": None}]}))
     assert [(value, step) for name, value, step in points if name == "dice_by_sparsity"] == [(0.0, 0), (0.49995, 1000)]
 
 
@@ -66,7 +75,7 @@ def test_a_trials_run_has_its_arm_and_its_status_as_tags(toy, tmp_path):
 
 def test_a_collapsed_trial_has_a_tag_instead_of_a_metric(toy, tmp_path):
     uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
-    marks = {"collapsed": True, "diagnostics": {"penalty_ratio_max": 12.5}}
+    marks = {"warnings": ["collapsed: constant"], "diagnostics": {"penalty_ratio_max": 12.5}}
     one = toy.trial((0.1, 0.1), more={"collapsed": 1.0}, marks=marks)
     other = toy.trial((0.9, 0.8), lam=1e-4, more={"collapsed": 0.0})
     write(toy, uri)

@@ -77,7 +77,7 @@ def test_a_difference_can_be_significant_from_six_paired_seeds_on(tmp_path, num_
 
 
 def test_collapsed_trials_have_a_column_and_their_warning_a_line(toy):
-    marks = {"collapsed": True, "collapsed_from": 0.9, "warnings": ["collapsed: the network is constant"]}
+    marks = {"warnings": ["collapsed: the network is constant"]}
     toy.trial((0.9, 0.1), lam=1e-6, more={"collapsed": 0.0})
     assert "collapsed" not in as_markdown(toy.summary())
     key = toy.trial((0.1, 0.1), lam=1e-5, more={"collapsed": 1.0}, marks=marks)
