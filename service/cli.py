@@ -39,25 +39,15 @@ PANELS = {
         "num_sharpness_batches",
     ),
     "Search and confirmation": (
-        *(
-            "objective",
-            "max_dense_drop",
-            "tuning",
-            "hold",
-            "reuse_best",
-            "adopt",
-            "num_search_seeds",
-            "num_confirm",
-            "num_seeds",
-            "race",
-            "seed",
-        ),
+        *("objective", "max_dense_drop", "bounds", "tuning", "hold", "reuse_best", "adopt"),
+        *("num_search_seeds", "num_confirm", "num_seeds", "race", "seed"),
     ),
     "Where it runs": (
         *("name", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "keep", "tracking_uri", "study_uri"),
     ),
 }
 FLAGS = {
+    "bounds": "range",
     "sparsities": "sparsity",
     "max_dense_drop": "max-dense-drop",
     "num_sharpness_batches": "sharpness",
@@ -208,6 +198,8 @@ def option_type(annotation: Any) -> tuple[Any, bool]:
 def metavar_of(name: str, field: FieldInfo, kind: Any) -> str | None:
     if kind is bool:
         return ""
+    if name == "bounds":
+        return "NAME=LOW:HIGH"
     if name in ARGUMENT_GROUPS:
         return "KEY=VALUE"
     if name in CHOICES or name == "name":

@@ -79,6 +79,11 @@ class SweepSpec(BaseModel):
     rho: float | None = Field(
         default=None, description="radius of SAM, S2SAM and CrAM (units of w), instead of searching it"
     )
+    bounds: dict[str, tuple[float, float]] = Field(
+        default={},
+        description="search between these bounds instead of the search space's; a method's name and a dot before it "
+        "restrict it, e.g. lam=1e-7:1e-3, wcr.lam=1e-7:1e-3, opt/rho=0.01:1",
+    )
     reuse_best: bool = Field(default=False, description="start from the best values recorded for this architecture")
     adopt: tuple[str, ...] = Field(
         default=(), description="take over the trials of this sweep in --runs that fit, instead of training them again"
@@ -112,7 +117,7 @@ class SweepSpec(BaseModel):
     keep: Literal["target", "all", "pruned", "none"] = Field(
         default="target",
         description="networks to keep: trained and pruned to the target (target), trained and pruned to each sparsity "
-        "(all), only pruned to the target (pruned), or none; without the trained ones, reprune has to train again",
+        "(all), only pruned to the target (pruned), or none; reprune needs the trained ones",
     )
     tracking_uri: str = Field(
         default="", description="MLflow server; default: $MLFLOW_TRACKING_URI, else a database in --runs"
@@ -142,6 +147,24 @@ class SweepSpec(BaseModel):
                 groups = ", ".join(ARGUMENT_GROUPS)
                 raise ValueError(f"hold: must be GROUP/KEY with GROUP among {groups} (such as opt/lr), got {name!r}")
         return tuple(dict.fromkeys(names))
+
+    @field_validator("bounds", mode="before")
+    @classmethod
+    def _bounds_as_typed(cls, given: Any) -> Any:
+        """Read NAME=LOW:HIGH, as the command line has them."""
+        if not isinstance(given, list | tuple):
+            return given
+        found = {}
+        for text in given:
+            name, equals, bounds = text.partition("=")
+            try:
+                low, high = map(float, bounds.split(":"))
+            except ValueError:
+                equals = ""
+            if not (name and equals and 0 <= low < high < float("inf")):
+                raise ValueError(f"range: must be NAME=LOW:HIGH with 0 <= LOW < HIGH, got {text!r}")
+            found[name] = (low, high)
+        return found
 
     @field_validator("rho")
     @classmethod
@@ -232,6 +255,7 @@ class SweepSpec(BaseModel):
             "regularizer": self.regularizer,
             "tuning": self.tuning,
             "hold": self.hold,
+            "bounds": self.bounds,
             "lam": self.lam,
             "rho": self.rho,
             "num_search_seeds": self.num_search_seeds,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 import sparsity
 from service.spec import SweepSpec
@@ -41,6 +41,7 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
     """
     arms: list[Arm] = []
     used: set[str] = set()
+    bounded: set[str] = set()  # the names of `spec.bounds` that an arm has
     for choices in combinations(spec.search.ranges, {"optimizer": spec.optimizer, "regularizer": spec.regularizer}):
         methods = complete(spec, choices)
         held = held_values(spec, methods)
@@ -58,17 +59,52 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
                 value = get_value(spec, methods, name)
                 if value is not None:
                     initial_point.setdefault(name, value)
+        for name in list(ranges):
+            if entry := bounds_of(spec, methods, name):
+                ranges[name] = with_bounds(ranges[name], *spec.bounds[entry])
+                bounded.add(entry)
         space = {
             name: distribution
             for name, distribution in ranges.items()
             if name not in choices and name not in held and name not in spec.hold
         }
-        arms.append(Arm(choices, space, {name: initial_point[name] for name in space if name in initial_point}))
+        points = {name: initial_point[name] for name in space if name in initial_point}
+        arms.append(Arm(choices, space, {name: into(space[name], value) for name, value in points.items()}))
+    for name in spec.bounds:
+        if name not in bounded:
+            known = ", ".join(dict.fromkeys(name for arm in arms for name in arm.space))
+            raise ValueError(f"range: must be of a parameter that is searched (among {known or '(none)'}), got {name}")
     for name, value in (("lam", spec.lam), ("opt/rho", spec.rho)):
         if value is not None and name not in used:
             tried = ", ".join(arm.name for arm in arms)
             raise ValueError(f"{name.removeprefix('opt/')}: must be held for a method that has it, none of {tried} has")
     return arms
+
+
+def bounds_of(spec: SweepSpec, methods: Mapping[str, str], name: str) -> str | None:
+    """The entry of `spec.bounds` for a parameter of these methods: one that names a method comes first."""
+    named = [f"{method}.{name}" for method in methods.values()]
+    return next((entry for entry in (*named, name) if entry in spec.bounds), None)
+
+
+def with_bounds(distribution: BaseDistribution, low: float, high: float) -> BaseDistribution:
+    """The distribution between other bounds, on the same scale.
+
+    Raises:
+        ValueError: If it has no bounds, or its scale is logarithmic and `low` is 0.
+    """
+    if isinstance(distribution, IntDistribution):
+        return IntDistribution(round(low), round(high), log=distribution.log)
+    if not isinstance(distribution, FloatDistribution) or (distribution.log and low == 0):
+        raise ValueError(f"range: must be positive for a parameter with a logarithmic scale, got {low:g}:{high:g}")
+    return FloatDistribution(low, high, log=distribution.log)
+
+
+def into(distribution: BaseDistribution, value: float) -> float:
+    """The value, moved into a distribution's bounds."""
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return min(max(value, distribution.low), distribution.high)
+    return value
 
 
 def make_config(spec: SweepSpec, choices: Mapping[str, str], params: Mapping[str, Any], **more: Any) -> TrialConfig:

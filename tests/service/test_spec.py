@@ -6,7 +6,9 @@ from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import json_to_distribution
 
 from service import Sweep
-from tests.service._sweeps import TUNED, make
+from service.search.space import make_arms, make_config
+from service.spec import SweepSpec
+from tests.service._sweeps import SWEEPS, TUNED, changed, load_sweep, make
 from trainables.config import TrialConfig
 
 
@@ -40,3 +42,69 @@ def test_what_the_search_decides_is_refused_in_the_template(field, message):
     trial = TrialConfig.model_validate({**dict(sweep.trial), **field})
     with pytest.raises(ValueError, match=message):
         Sweep(trial=trial, search=sweep.search)
+
+
+# ---- pruning methods, bounds, identity ---------------------------------------------------------------------------
+
+
+def test_every_criterion_prunes_with_every_scope():
+    sweep = make(criterion=("magnitude", "compensation"), scope=("global", "2:4"), crit={"num_probes": 4})
+    labels = [method.label for method in sweep.pruning]
+    assert labels == [
+        "magnitude global",
+        "magnitude 2:4",
+        "compensation num_probes=4 global",
+        "compensation num_probes=4 2:4",
+    ]
+    assert [method.label for method in make().pruning] == ["magnitude global"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"criterion": ("magnitude", "snip"), "crit": {"num_probes": 4}},
+            r"crit: arguments must be among .*'num_p",
+        ),
+        ({"criterion": ("magnitude",), "crit": {"a": 1}}, r"criterion \(magnitude: \(none\)\), got 'a'"),
+        ({"criterion": ("magnitude", "wanda2")}, "criterion: must be one of .*, got 'wanda2'"),
+        ({"scope": ("global", "4:2")}, r"scope: must be one of global, uniform, n:m .*, got '4:2'"),
+        ({"scope": ("2:4", "global")}, r"sparsity: must be 0.5 with scope 2:4 \(it has no other\), got 0.96"),
+        ({"scope": ("global", "uniform"), "pruning_schedule": "imp"}, "criterion: must be one, with one scope, with"),
+        ({"objective": "area"}, r"objective: must have two sparsities or more for an area .*, got 0.96"),
+        ({"bounds": ["lam=1e-3:1e-6"]}, r"range: must be NAME=LOW:HIGH with 0 <= LOW < HIGH, got 'lam=1e-3:1e-6'"),
+        ({"bounds": ["lam"]}, "range: must be NAME=LOW:HIGH"),
+    ],
+)
+def test_pruning_and_bounds_that_do_not_fit(fields, message):
+    with pytest.raises(ValueError, match=message):
+        make(**fields)
+
+
+def test_a_second_scope_of_n_to_m_has_its_own_sparsity():
+    sweep = make(scope=("global", "2:4"), sparsities=(0.9,))
+    config = make_config(sweep, {"optimizer": "sgd", "regularizer": "none"}, {})
+    assert [config.pruned_by(method).levels for method in config.pruning] == [(0, 0.9, 0.96), (0, 0.5)]
+
+
+def test_bounds_replace_those_of_the_search_space():
+    sweep = make(bounds=["lam=1e-7:1e-2", "wcr.lam=1e-8:1e-3", "opt/rho=0.3:0.4"], optimizer=("sam",))
+    arms = {arm.name: arm for arm in make_arms(sweep)}
+    assert arms["sam + wcr"].space["lam"] == Float(1e-8, 1e-3, log=True)
+    assert arms["sam + hoyer_square"].space["lam"] == Float(1e-7, 1e-2, log=True)
+    for arm in arms.values():
+        rho = arm.space["opt/rho"]
+        assert (rho.low, rho.high) == (0.3, 0.4)
+        assert rho.low <= arm.initial_point.get("opt/rho", rho.low) <= rho.high
+    with pytest.raises(ValueError, match=r"range: must be of a parameter that is searched \(among .*\), got opt/beta"):
+        make_arms(make(bounds=["opt/beta=0:1"]))
+    with pytest.raises(ValueError, match=r"range: must be positive for a parameter with a logarithmic scale, got 0:1"):
+        make_arms(make(bounds=["lam=0:1"]))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_identity_makes_the_same_sweep_again(name):
+    sweep = changed(load_sweep(name), max_dense_drop=0.01)
+    again = SweepSpec.from_identity(json.loads(json.dumps(sweep.identity())), name="again")
+    assert again.identity() == sweep.identity()
+    assert again.search == sweep.search

@@ -1,6 +1,7 @@
 """Which trials a sweep makes, with results made by hand instead of by training."""
 
 import contextlib
+import math
 import statistics
 
 import optuna
@@ -124,3 +125,67 @@ def test_values_of_the_nearest_setting_come_first(toy, tmp_path, monkeypatch):
     ]
     assert points_from_other_sweeps(make(tmp_path / "runs", target_sparsity=0.5, name="new")) == {}
     assert best(tmp_path / "runs", skip_sweep="toy") == []
+
+
+# ---- results that lack something ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def phases_of(toy, tmp_path):
+    """A function: the phases of a sweep that has `toy`'s records."""
+
+    def build(**fields):
+        sweep = make_sweep(
+            **{"runs": toy.folder.parent, "name": "toy", "tuning": "paper", "num_trials": 1, "batch_size": 8}
+            | {"optimizer": ("sam",), "regularizer": ("wcr",), "max_epochs": 3, "target_sparsity": 0.9}
+            | {"opt": {"lr": 0.1, "rho": 0.1}, "rho": 0.1, "lam": 1e-5, "num_seeds": 1}
+            | fields
+        )
+        toy.recorder.sweep_changed(sweep.identity(), left_out=[])
+        toy.recorder.search_started(initial_points={}, num_parallel=1)
+        return Phases(sweep, make_arms(sweep), toy.recorder)
+
+    return build
+
+
+def test_a_finished_trial_that_lacks_a_method_is_handed_out_again(toy, phases_of):
+    key = toy.trial((0.9, 0.7))
+    phases = phases_of(criterion=("magnitude", "snip"))
+    assert (phases.num_trained, phases.value_of(key)) == (1, None)
+    proposal = phases.next()
+    assert proposal.key == key
+    assert [method.label for method in proposal.config.pruning] == ["magnitude global", "snip global"]
+    assert phases.next() is Next.WAIT
+    toy.recorder.trial_ended(key, failure=("error", "snip fails"), is_complete=lambda result: False)
+    assert math.isnan(phases.value_of(key))  # it counts as failed, and the sweep goes on
+
+
+def test_a_trial_that_has_everything_is_not_handed_out_again(toy, phases_of):
+    key = toy.trial((0.9, 0.7), others={"snip global": (0.8, None)})
+    assert phases_of(criterion=("magnitude", "snip")).value_of(key) == 0.7
+    phases = phases_of(criterion=("snip", "magnitude"))  # the other one decides now
+    assert (phases.value_of(key), phases.goal.method) == (0.8, "snip global")
+    assert phases.next().phase == "confirm"
+
+
+def test_the_checkpoint_of_another_method_is_replaced_where_the_weights_are_kept(toy, phases_of):
+    key = toy.trial((0.9, 0.7), others={"snip global": (0.8, None)})
+    (toy.state.trial_folder(key) / "trained").mkdir()
+    (toy.state.trial_folder(key) / "trained" / "config.json").write_text("{}")
+    phases = phases_of(criterion=("snip", "magnitude"))
+    assert phases.next().key == key
+
+
+def test_configurations_that_lose_too_much_before_pruning_are_not_confirmed(toy, phases_of):
+    for lam, accs in ((1e-5, (0.95, 0.60)), (2e-5, (0.94, 0.70)), (3e-5, (0.80, 0.90))):
+        toy.trial(accs, lam=lam)
+    fields = {"lam": None, "num_trials": 3}
+    for drop, lam in ((None, 3e-5), (0.02, 2e-5), (0.001, 1e-5)):
+        phases = phases_of(**fields, max_dense_drop=drop)
+        points = [{"lam": lam} for lam in (1e-5, 2e-5, 3e-5)]
+        toy.recorder.search_started(initial_points={}, num_parallel=1, adopted={"sam + wcr": points})
+        phases = Phases(phases.spec, phases.arms, toy.recorder)
+        proposal = phases.next()
+        assert (proposal.phase, proposal.config.lam) == ("confirm", lam)
+        summary = toy.summary(complete=False)
+        assert (summary["arms"][0]["lam"], summary["arms"][0]["feasible"]) == (lam, True)

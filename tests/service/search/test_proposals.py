@@ -274,3 +274,73 @@ def test_repeated_configurations_are_the_same_whatever_ends_first(parallel):
         return sorted(p.config.key for p in run.finish(parallel, shuffle))
 
     assert keys(parallel, random.Random(parallel)) == keys(1)
+
+
+# ---- constraints, and what was adopted ---------------------------------------------------------------------------
+
+
+def play(values_of, *, num_trials, seed=3, **more):
+    """A search of one arm whose trials end at once; (pruned, dense) by configuration, in the order of proposals."""
+    found: dict[str, tuple[float, float]] = {}
+    search = Search(
+        "toy",
+        make_arms(make(ranges=SPACE, initial_points=INITIAL_POINTS, optimizer=("sam",), regularizer=("wcr",))),
+        storage=optuna.storages.InMemoryStorage(),
+        num_trials=num_trials,
+        seed=seed,
+        make_config=make_config,
+        value_of=lambda key: found[key][0] if key in found else None,
+        dense_of=lambda key: found[key][1],
+        **more,
+    )
+    configs = []
+    while isinstance(proposal := search.next(), Proposal):
+        found[proposal.key] = values_of(proposal.config)
+        configs.append(proposal.config)
+    return configs, [found[config.key] for config in configs]
+
+
+def dense_falls_with_lam(config):
+    """Accuracy after pruning grows with lam; dense accuracy falls from 0.9 at lam 1e-5 by 0.1 a decade.
+
+    With a drop of at most 0.05 the best lam is 10^-4.5.
+    """
+    decades = math.log10(config.lam) + 5
+    return 0.5 + 0.1 * decades, 0.9 - 0.1 * max(0.0, decades)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_constraint_on_dense_accuracy_finds_the_known_optimum(seed):
+    configs, values = play(dense_falls_with_lam, num_trials=40, seed=seed, max_dense_drop=0.05)
+    best_dense = max(dense for _, dense in values)
+    feasible = [
+        (pruned, config.lam)
+        for config, (pruned, dense) in zip(configs, values, strict=True)
+        if dense >= best_dense - 0.05
+    ]
+    _, lam = max(feasible)
+    assert math.log10(lam) == pytest.approx(-4.5, abs=0.15)
+    free, _ = play(dense_falls_with_lam, num_trials=40, seed=seed)
+
+    def num_feasible(configs):
+        return sum(math.log10(config.lam) <= -4.5 for config in configs[20:])
+
+    assert num_feasible(configs) > num_feasible(free)  # without it, the search goes where the network has lost much
+
+
+def test_what_was_adopted_comes_first_and_counts():
+    adopted = {"sam + wcr": [{"lam": 2e-5, "opt/rho": 0.3}, {"lam": 1e-5, "opt/rho": 0.5}]}  # the 2nd: initial point
+    configs, _ = play(lambda config: (score(config), 0.9), num_trials=5, adopted=adopted)
+    points = [(config.lam, config.opt["rho"]) for config in configs]
+    assert points[:2] == [(2e-5, 0.3), (1e-5, 0.5)]
+    assert len(points) == len(set(points)) == 5
+
+
+def test_each_generation_has_studies_of_its_own(tmp_path):
+    first = Run(open_storage(tmp_path / "study.log"), 3)
+    first.finish()
+    second = Run(open_storage(tmp_path / "study.log"), 3, adopted={"sgd + wcr": [{"lam": 7e-5}]}, generation=1)
+    lams = [p.config.lam for p in second.finish() if p.arm == "sgd + wcr"]
+    assert (lams[0], len(lams)) == (7e-5, 3)
+    names = {study.study_name for study in open_storage(tmp_path / "study.log").get_all_studies()}
+    assert {"toy: sgd + wcr", "toy: sgd + wcr (2)"} < names
