@@ -3,6 +3,7 @@
 The page is written by hand, except for the tables: each stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,6 +135,65 @@ def searches(record: Mapping[str, Any]) -> str:
 PENDING = {"the rule": "1.5 per worker", "none ahead": "1 per worker", "twice the rule": "3 per worker"}
 
 
+def strategies(record: Mapping[str, Any]) -> str:
+    """The last run of `python -m benchmarks.strategies`, averaged over arms."""
+    last = last_record("*-strategies.json")
+    if last is None:
+        return "The strategies have not been compared yet.\n"
+    rows = []
+    for name, by_arm in last["results"].items():
+        if row := by_arm.get("all arms"):
+            thirds = [f"{mean:+.4f} ± {error:.4f}{verdict((mean, error))}" for mean, error in row["third"]]
+            rows.append((name, *(regret(row, index) for index in range(len(last["budgets"]))), *thirds))
+    head = [f"{budget} epochs" for budget in last["budgets"]]
+    thirds = [f"{budget // 3} against today's {budget}" for budget in last["thirds"]]
+    seeds = "".join(f"- {line}\n" for line in last["coverage"])
+    table = measured(last, ("strategy", *head, *thirds), rows)
+    return f"{table}\nComplete parts of the grid:\n\n{seeds}\n![regret against epochs](strategies.png)\n"
+
+
+def strategies_by_arm(record: Mapping[str, Any]) -> str:
+    """Of the same run, each arm with the largest budget and a third of it."""
+    last = last_record("*-strategies.json")
+    if last is None:
+        return ""
+    arms = [arm for arm in next(iter(last["results"].values())) if arm != "all arms"]
+    cells = list(itertools.product((last["thirds"][-1] // 3, last["thirds"][-1]), arms))
+    rows = [
+        (name, *(regret(by_arm[a], last["budgets"].index(b)) if a in by_arm else "-" for b, a in cells))
+        for name, by_arm in last["results"].items()
+    ]
+    return measured(last, ("strategy", *(f"{arm}, {budget}" for budget, arm in cells)), rows)
+
+
+def regret(row: Mapping[str, Any], index: int) -> str:
+    mean, error = row["regret"][index]
+    return f"{mean:.4f} ± {error:.4f}{verdict(row['difference'][index])}"
+
+
+def short_schedules(record: Mapping[str, Any]) -> str:
+    """Of the same run, what shorter schedules say about the full one."""
+    last = last_record("*-strategies.json")
+    if last is None:
+        return ""
+    rows = [
+        (arm, str(row["epochs"]), *(f"{row[how][what]:.3f}" for how in ("same", "scaled") for what in WHAT))
+        for arm, found in last["short_schedules"].items()
+        for row in found
+    ]
+    head = ("arm", "epochs", "rank correlation", "regret of the best", "rank correlation, scaled", "regret, scaled")
+    return measured(last, head, rows)
+
+
+WHAT = ("correlation", "regret")
+
+
+def verdict(difference: Sequence[float]) -> str:
+    """The mark of a difference of regrets that is more than two standard errors from 0; "" for the others."""
+    mean, error = difference
+    return " (better)" if mean < -2 * error else " (worse)" if mean > 2 * error else ""
+
+
 def gpu(record: Mapping[str, Any]) -> str:
     """The last run of `python -m benchmarks.gpu`."""
     last = last_record("*-gpu.json")
@@ -148,6 +208,9 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "small costs": small_costs,
     "sweeps": sweeps,
     "searches": searches,
+    "strategies": strategies,
+    "strategies by arm": strategies_by_arm,
+    "short schedules": short_schedules,
     "gpu": gpu,
 }
 

@@ -11,6 +11,7 @@ benchmarks/results/digits-grid.csv.gz.
 
 import argparse
 import csv
+import functools
 import gzip
 import io
 import itertools
@@ -110,7 +111,17 @@ def grid(arm: Arm, epochs: int) -> dict[str, tuple[float, ...]]:
 
 
 def configure(arm: Arm, params: Point, *, epochs: int, seed: int = 0) -> TrialConfig:
-    return make_config(SWEEP, arm.choices, params).model_copy(update={"max_epochs": epochs, "seed": seed})
+    base = base_config(*arm.choices.values())
+    opt = {name.removeprefix("opt/"): value for name, value in params.items() if name.startswith("opt/")}
+    changes = {"lam": params["lam"], "opt": {**base.opt, **opt}, "max_epochs": epochs, "seed": seed}
+    return base.model_copy(update=changes)
+
+
+@functools.cache
+def base_config(optimizer: str, regularizer: str) -> TrialConfig:
+    """The configuration of the arm's initial point. Searches make thousands from it without validating each."""
+    arm = make_arm(optimizer, regularizer)
+    return make_config(SWEEP, arm.choices, arm.initial_point)
 
 
 def jobs(arm: Arm, epochs: int, seed: int) -> Iterator[GridJob]:
