@@ -10,7 +10,15 @@ import pytest
 
 from benchmarks import _page, strategies
 from benchmarks._grid_table import GridTable, Trainings
-from benchmarks._strategies import STRATEGIES, TODAY, halving_sizes, scaled, scaled_back, scaled_point
+from benchmarks._strategies import (
+    STRATEGIES,
+    TODAY,
+    halving_sizes,
+    optuna_search,
+    scaled,
+    scaled_back,
+    scaled_point,
+)
 from benchmarks.digits_grid import ARMS, EPOCHS, export, grid, make_arm
 from tests.benchmarks.conftest import write_lines
 
@@ -79,6 +87,34 @@ def test_todays_search_is_that_of_a_sweep():
     assert points[::2] == points[1::2]
     assert points[0] == ARM.initial_point
     assert len({tuple(point.values()) for point in points}) == 4
+
+
+@pytest.mark.parametrize("name", ["warm start from 8", "warm start from 15", "prior from 8", "halving 8, 30"])
+def test_the_best_short_configurations_are_the_first_in_full(name):
+    seen = []
+
+    def train(point, epochs):
+        seen.append((bowl(point, epochs), point, epochs))
+        return seen[-1][0]
+
+    STRATEGIES[name].run(ARM, train, 480, 1)
+    length = seen[0][2]
+    short = sorted((row for row in seen if row[2] == length), key=lambda row: -row[0])
+    full = [point for _, point, epochs in seen if epochs == 30]
+    num = 1 if name.startswith("prior") else 4
+    assert [list(point.values()) for point in full[:num]] == [
+        pytest.approx(list(scaled_back(point, length, ARM).values())) for _, point, _ in short[:num]
+    ]
+    if not name.startswith("halving"):
+        assert len({tuple(point.values()) for point in full}) == len(full) == 12  # three quarters of 480 epochs
+
+
+def test_a_study_learns_the_values_and_the_failures():
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    values = iter([0.25, math.nan, 0.75])
+    optuna_search(study, ARM, lambda point, epochs: next(values), 3)
+    assert [trial.value for trial in study.trials] == [0.25, None, 0.75]
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
 def test_a_training_that_diverges_does_not_end_a_search():
