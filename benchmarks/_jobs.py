@@ -1,5 +1,7 @@
 """Run jobs that each write one line of results, and continue after an interruption."""
 
+import hashlib
+import json
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -10,9 +12,10 @@ from typing import Any, Protocol
 import torch
 
 from service.records.events import EventLog
+from trainables.config import TrialConfig
 from trainables.malloc import keep_freed_memory
 
-__all__ = ["Job", "append", "run"]
+__all__ = ["Job", "append", "config_key", "run"]
 
 
 class Job(Protocol):
@@ -23,6 +26,15 @@ class Job(Protocol):
     @property
     def labels(self) -> Mapping[str, Any]: ...
     def run(self) -> dict[str, Any]: ...
+
+
+def config_key(config: TrialConfig) -> str:
+    """16 hexadecimal digits that identify a training with its pruning, which a job's results depend on too.
+
+    Only what differs from the defaults is hashed, so a field that is added later changes no existing key.
+    """
+    text = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def append(results: Path, event: str, **fields: Any) -> None:

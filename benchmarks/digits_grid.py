@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks._jobs import run
+from benchmarks._jobs import config_key, run
 from benchmarks._measure import RESULTS
 from service.records.events import EventLog
 from service.search.space import Arm, choose, make_arms, make_config
@@ -69,7 +69,7 @@ class GridJob:
 
     @property
     def key(self) -> str:
-        return self.config.key
+        return config_key(self.config)
 
     def run(self) -> dict[str, Any]:
         """Accuracy on both splits at each of the sweep's sparsities; `diverged` has the reason where there is none."""

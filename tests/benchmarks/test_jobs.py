@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
-from benchmarks._jobs import run
+from benchmarks._jobs import config_key, run
+from benchmarks._measure import RESULTS
 from service.records.events import EventLog
+from trainables.config import TrialConfig
 
 
 def lines(results):
@@ -52,3 +54,19 @@ def test_a_job_that_raises_is_told_and_run_again(tmp_path):
     assert run(jobs, results, num_processes=1) == ["a: OSError: disk"]
     assert run([FakeJob("a", log), FakeJob("b", log)], results, num_processes=1) == []
     assert log == ["a", "b", "a"]
+
+
+def test_the_committed_results_keep_their_keys():
+    """Else the command refuses to continue them."""
+    entries = lines(RESULTS / "digits-ablations.jsonl")
+    configs = {f"arm/{e['optimizer']} + {e['regularizer']}": e["config"] for e in entries if e["event"] == "arm"}
+    found = [(e["key"], e["job"].rsplit("/", 1)[0], e["seed"]) for e in entries if e.get("ablation") == "arm"]
+    assert len(found) > 10
+    for key, arm, seed in found:
+        assert config_key(TrialConfig.model_validate({**configs[arm], "seed": seed})) == key
+
+
+@pytest.mark.parametrize("change", [{"scope": "uniform"}, {"sparsities": (0.5,)}, {"seed": 1}, {"opt": {"lr": 0.2}}])
+def test_what_a_result_depends_on_changes_the_key(change):
+    config = TrialConfig(dataset="digits", architecture="small_resnet", max_epochs=1, target_sparsity=0.9)
+    assert config_key(config.model_copy(update=change)) != config_key(config)
