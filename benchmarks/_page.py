@@ -140,16 +140,18 @@ def strategies(record: Mapping[str, Any]) -> str:
     last = last_record("*-strategies.json")
     if last is None:
         return "The strategies have not been compared yet.\n"
-    rows = []
-    for name, by_arm in last["results"].items():
-        if row := by_arm.get("all arms"):
-            thirds = [f"{mean:+.4f} ± {error:.4f}{verdict((mean, error))}" for mean, error in row["third"]]
-            rows.append((name, *(regret(row, index) for index in range(len(last["budgets"]))), *thirds))
-    head = [f"{budget} epochs" for budget in last["budgets"]]
-    thirds = [f"{budget // 3} against today's {budget}" for budget in last["thirds"]]
+    head = ["strategy", *(f"{budget} epochs" for budget in last["budgets"])]
+    head += [f"{budget // 3} against today's {budget}" for budget in last["thirds"]]
+
+    def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+        for name, by_arm in case["results"].items():
+            if row := by_arm.get("all arms"):
+                thirds = [f"{mean:+.4f} ± {error:.4f}{verdict((mean, error))}" for mean, error in row["third"]]
+                yield (name, *(regret(row, index) for index in range(len(last["budgets"]))), *thirds)
+
     seeds = "".join(f"- {line}\n" for line in last["coverage"])
-    table = measured(last, ("strategy", *head, *thirds), rows)
-    return f"{table}\nComplete parts of the grid:\n\n{seeds}\n![regret against epochs](strategies.png)\n"
+    figure = "![regret against epochs](strategies.png)\n"
+    return f"{by_case(last, lambda _: head, rows)}\nComplete parts of the grid:\n\n{seeds}\n{figure}"
 
 
 def strategies_by_arm(record: Mapping[str, Any]) -> str:
@@ -157,13 +159,26 @@ def strategies_by_arm(record: Mapping[str, Any]) -> str:
     last = last_record("*-strategies.json")
     if last is None:
         return ""
-    arms = [arm for arm in next(iter(last["results"].values())) if arm != "all arms"]
-    cells = list(itertools.product((last["thirds"][-1] // 3, last["thirds"][-1]), arms))
-    rows = [
-        (name, *(regret(by_arm[a], last["budgets"].index(b)) if a in by_arm else "-" for b, a in cells))
-        for name, by_arm in last["results"].items()
-    ]
-    return measured(last, ("strategy", *(f"{arm}, {budget}" for budget, arm in cells)), rows)
+
+    def cells(case: Mapping[str, Any]) -> list[tuple[int, str]]:
+        arms = [arm for arm in next(iter(case["results"].values())) if arm != "all arms"]
+        return list(itertools.product((last["thirds"][-1] // 3, last["thirds"][-1]), arms))
+
+    def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+        for name, by_arm in case["results"].items():
+            found = (regret(by_arm[a], last["budgets"].index(b)) if a in by_arm else "-" for b, a in cells(case))
+            yield (name, *found)
+
+    return by_case(last, lambda case: ["strategy", *(f"{arm}, {budget}" for budget, arm in cells(case))], rows)
+
+
+def by_case(
+    last: Mapping[str, Any],
+    head: Callable[[Mapping[str, Any]], Sequence[str]],
+    rows: Callable[[Mapping[str, Any]], Iterable[Sequence[str]]],
+) -> str:
+    """A table for each case of the comparison, below the case's name."""
+    return "\n".join(f"**{name}**\n\n{measured(last, head(case), rows(case))}" for name, case in last["cases"].items())
 
 
 def regret(row: Mapping[str, Any], index: int) -> str:
@@ -176,13 +191,15 @@ def short_schedules(record: Mapping[str, Any]) -> str:
     last = last_record("*-strategies.json")
     if last is None:
         return ""
-    rows = [
-        (arm, str(row["epochs"]), *(f"{row[how][what]:.3f}" for how in ("same", "scaled") for what in WHAT))
-        for arm, found in last["short_schedules"].items()
-        for row in found
-    ]
+
+    def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+        for arm, found in case["short_schedules"].items():
+            for row in found:
+                numbers = (f"{row[how][what]:.3f}" for how in ("same", "scaled") for what in WHAT)
+                yield (arm, str(row["epochs"]), *numbers)
+
     head = ("arm", "epochs", "rank correlation", "regret of the best", "rank correlation, scaled", "regret, scaled")
-    return measured(last, head, rows)
+    return by_case(last, lambda _: head, rows)
 
 
 WHAT = ("correlation", "regret")

@@ -86,11 +86,12 @@ def today(num_seeds: int) -> Strategy:
 
 
 def sampler(make: Callable[[int], BaseSampler]) -> Strategy:
-    """One of Optuna's samplers, after the initial point."""
+    """One of Optuna's samplers, after the initial point if there is one."""
 
     def run(arm: Arm, train: Trainings, budget: int, seed: int) -> None:
         study = optuna.create_study(direction="maximize", sampler=make(seed))
-        study.enqueue_trial(arm.initial_point)
+        if arm.initial_point:
+            study.enqueue_trial(arm.initial_point)
         optuna_search(study, arm, train, budget // FULL_EPOCHS)
 
     return Strategy(run)

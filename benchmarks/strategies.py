@@ -5,8 +5,10 @@ point on a logarithmic scale, for a seed drawn at random. A strategy selects the
 accuracy among those that it trained at full length. Its regret is how much the mean accuracy of the selected
 configuration over all seeds is below the best mean in the table.
 
-Every strategy starts with the sweep's initial point. The numbers are written to
-benchmarks/results/DATE-strategies.json, which the tables and the figure of docs/performance.md are made from.
+There are two cases: the sweep's target sparsity with its initial point as the first configuration of each search, and a
+higher sparsity without an initial point, as for an architecture that nothing is known about. The numbers are written to
+benchmarks/results/DATE-strategies.json, which the tables and the figure of docs/performance.md are made from. This
+takes about half an hour.
 """
 
 import argparse
@@ -39,6 +41,8 @@ BUDGETS = (120, 240, 360, 480, 720)  # epochs of one arm: 4 to 24 configurations
 THIRDS = (360, 720)  # budgets of today's search that a third is compared with
 NUM_REPETITIONS = 50
 ALL_ARMS = "all arms"
+# case -> (sparsity, whether searches start with the initial point)
+CASES = {"sparsity 0.96, with the initial point": (0.96, True), "sparsity 0.98, without it": (0.98, False)}
 
 
 def regrets(strategy: Strategy, arm: Arm, table: GridTable, repetition: int) -> list[float]:
@@ -147,23 +151,38 @@ def regret_of(short: Sequence[float], full: np.ndarray) -> float:
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
-    """Regret against epochs: a panel for each arm and one for their average, with bands of two standard errors."""
-    arms = list(record["results"][TODAY])
-    figure = Figure(figsize=(4 * len(arms), 4), layout="constrained")
-    for axes, arm in zip(figure.subplots(1, len(arms), sharey=True, squeeze=False)[0], arms, strict=True):
-        for index, (name, by_arm) in enumerate(record["results"].items()):
-            if arm not in by_arm:
-                continue
-            means, errors = zip(*by_arm[arm]["regret"], strict=True)
-            style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--"}
-            axes.plot(record["budgets"], means, marker="o", markersize=3, label=name, **style)
-            low = [max(m - 2 * e, 1e-4) for m, e in zip(means, errors, strict=True)]
-            high = [m + 2 * e for m, e in zip(means, errors, strict=True)]
-            axes.fill_between(record["budgets"], low, high, color=style["color"], alpha=0.12, linewidth=0)
-        axes.set(title=arm, xlabel="epochs", yscale="log", xticks=record["budgets"])
-    figure.axes[0].set_ylabel(f"regret, accuracy at {SWEEP.trial.target_sparsity:g}")
-    figure.axes[-1].legend(fontsize=7)
+    """Regret against epochs: a row for each case, a panel for each arm and for their average.
+
+    The bands are two standard errors wide on each side.
+    """
+    cases = record["cases"]
+    num_columns = max(len(case["results"][TODAY]) for case in cases.values())
+    figure = Figure(figsize=(4 * num_columns, 4 * len(cases)), layout="constrained")
+    panels = figure.subplots(len(cases), num_columns, squeeze=False)
+    for row, (title, case) in zip(panels, cases.items(), strict=True):
+        for axes, arm in zip(row, case["results"][TODAY], strict=True):
+            for index, (name, by_arm) in enumerate(case["results"].items()):
+                if arm in by_arm:
+                    means, errors = (np.array(column) for column in zip(*by_arm[arm]["regret"], strict=True))
+                    style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--"}
+                    axes.plot(record["budgets"], means, marker="o", markersize=3, label=name, **style)
+                    band = np.maximum(means - 2 * errors, 0), means + 2 * errors
+                    axes.fill_between(record["budgets"], *band, color=style["color"], alpha=0.12, linewidth=0)
+            axes.set(title=f"{arm}\n{title}", xlabel="epochs", xticks=record["budgets"])
+            axes.set_yscale("symlog", linthresh=1e-3)  # a regret can be 0
+        row[0].set_ylabel("regret")
+    panels[0, -1].legend(fontsize=7)
     return figure
+
+
+def run_case(table: Path, sparsity: float, with_initial_point: bool, num_repetitions: int) -> dict[str, Any]:
+    tables, _ = read_tables(table, sparsity)
+    arms = {arm.name: arm for arm in (make_arm(*choices) for choices in ARMS)}
+    if not with_initial_point:
+        arms = {name: Arm(arm.choices, arm.space) for name, arm in arms.items()}
+    found = compare({name: (arms[name], table) for name, table in tables.items()}, STRATEGIES, num_repetitions)
+    short = {name: short_schedules(arms[name], table) for name, table in tables.items()}
+    return {"results": summarize(found), "short_schedules": short}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,25 +200,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not tables:
         parser.exit(1, f"{args.table}: must have a complete seed of an arm at {FULL_EPOCHS} epochs, got none\n")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    arms = {arm.name: arm for arm in (make_arm(*choices) for choices in ARMS)}
     begin = time.process_time()
-    found = compare({name: (arms[name], table) for name, table in tables.items()}, STRATEGIES, args.repetitions)
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "num_repetitions": args.repetitions,
         "coverage": coverage,
         "budgets": BUDGETS,
         "thirds": THIRDS,
-        "cpu_s": round(time.process_time() - begin, 1),
-        "results": summarize(found),
-        "short_schedules": {name: short_schedules(arms[name], table) for name, table in tables.items()},
+        "cases": {title: run_case(args.table, *case, args.repetitions) for title, case in CASES.items()},
     }
     path = RESULTS / f"{record['date']}-strategies.json"
     path.write_text(json.dumps(record) + "\n")
-    print(f"written to {path} after {record['cpu_s']:g} CPU s")
+    print(f"written to {path} after {time.process_time() - begin:.0f} CPU s")
     if args.write:
         args.write.write_text(fill(args.write.read_text(), {"results": {}}))
-        draw(record).savefig(args.write.with_name("strategies.png"), dpi=110)
+        draw(record).savefig(args.write.with_name("strategies.png"), dpi=80)
         print(f"tables and figure replaced beside {args.write}")
 
 

@@ -64,7 +64,8 @@ def test_strategies_are_marked_where_they_differ_by_two_standard_errors(tmp_path
     }
     record = {"date": "2026-11-22", "num_repetitions": 50, "coverage": ["a: seed 0"], "budgets": [120, 360]}
     more = {"same": {"correlation": 0.5, "regret": 0.1}, "scaled": {"correlation": 0.75, "regret": 0.0}}
-    record |= {"thirds": [360], "results": results, "short_schedules": {"a": [{"epochs": 8, **more}]}}
+    case = {"results": results, "short_schedules": {"a": [{"epochs": 8, **more}]}}
+    record |= {"thirds": [360], "cases": {"easy": case, "hard": case}}
     (tmp_path / "2026-11-22-strategies.json").write_text(json.dumps(record))
     names = ("strategies", "strategies by arm", "short schedules")
     page = filled("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in names))
@@ -75,6 +76,7 @@ def test_strategies_are_marked_where_they_differ_by_two_standard_errors(tmp_path
     assert "| partial | - | 0.0500 ± 0.0010 (worse) | - | " in page
     assert "| a | 8 | 0.500 | 0.100 | 0.750 | 0.000 |\n" in page
     assert "\n- a: seed 0\n" in page
+    assert page.count("**easy**\n\n| ") == page.count("**hard**\n\n| ") == 3
 
 
 def test_an_unknown_table_is_an_error():

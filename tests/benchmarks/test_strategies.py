@@ -1,5 +1,6 @@
 """Search strategies on a function with a known optimum, and their comparison by hand arithmetic."""
 
+import functools
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from benchmarks._strategies import (
     scaled_point,
 )
 from benchmarks.digits_grid import ARMS, EPOCHS, export, grid, make_arm
+from service.search.space import Arm
 from tests.benchmarks.conftest import write_lines
 
 ARM = make_arm("s2sam", "wcr")
@@ -107,6 +109,20 @@ def test_the_best_short_configurations_are_the_first_in_full(name):
     ]
     if not name.startswith("halving"):
         assert len({tuple(point.values()) for point in full}) == len(full) == 12  # three quarters of 480 epochs
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_without_an_initial_point_seeds_begin_differently(name):
+    unknown = Arm(ARM.choices, ARM.space)
+    seen = {0: [], 1: []}
+    for seed, points in seen.items():
+        STRATEGIES[name].run(unknown, functools.partial(remember, points), 120, seed)
+    assert seen[0][0] != seen[1][0]
+
+
+def remember(points, point, epochs):
+    points.append(point)
+    return 0.5
 
 
 def test_a_study_learns_the_values_and_the_failures():
@@ -233,10 +249,16 @@ def test_the_command_writes_a_record_and_a_page(tmp_path, monkeypatch, capsys):
     strategies.main(arguments)
     (path,) = tmp_path.glob("*-strategies.json")
     record = json.loads(path.read_text())
-    assert list(record["results"]) == [TODAY, "random", "halving 8, 30"]
     text = page.read_text()
-    mean, error = record["results"]["random"]["all arms"]["regret"][0]
-    assert f"| random | {mean:.4f} ± {error:.4f}" in text
+    easy, hard = record["cases"].values()
+    for case in (easy, hard):
+        assert list(case["results"]) == [TODAY, "random", "halving 8, 30"]
+        mean, error = case["results"]["random"]["all arms"]["regret"][0]
+        assert f"| random | {mean:.4f} ± {error:.4f}" in text
+    # The best accuracies are 0.1 and half of it. All start at the initial point in the first case, none in the second.
+    assert easy["short_schedules"]["sgd + hoyer_square"][0]["same"]["regret"] == pytest.approx(0)
+    assert easy["results"]["random"]["all arms"]["regret"] != hard["results"]["random"]["all arms"]["regret"]
+    assert hard["results"][TODAY]["all arms"]["regret"][0][0] < 0.05
     assert "| sgd + hoyer_square | 8 |" in text
     assert "- s2sam + wcr: 8 epochs: seeds none" in text
     assert (tmp_path / "strategies.png").stat().st_size > 1000
