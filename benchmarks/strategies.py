@@ -37,8 +37,8 @@ from sweeps.digits import SWEEP
 
 __all__ = ["BUDGETS", "compare", "draw", "short_schedules", "summarize"]
 
-BUDGETS = (120, 240, 360, 480, 720)  # epochs of one arm: 4 to 24 configurations with one seed
-THIRDS = (360, 720)  # budgets of today's search that a third is compared with
+BUDGETS = (60, 120, 180, 240, 360, 720)  # epochs of one arm: 2 to 24 configurations with one seed
+THIRDS = (180, 360, 720)  # budgets of today's search that a third is compared with
 NUM_REPETITIONS = 50
 ALL_ARMS = "all arms"
 # case -> (sparsity, whether searches start with the initial point)

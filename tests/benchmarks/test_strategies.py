@@ -148,6 +148,7 @@ def test_a_training_that_diverges_does_not_end_a_search():
         ((8,), 240, [15, 4]),  # 15 x 8 + 4 x 30
         ((15,), 120, [4, 2]),  # 4 x 15 + 2 x 30
         ((8, 15), 240, [9, 5, 3]),  # 72 + 75 + 90 = 237; 10 would cost 80 + 90 + 90
+        ((8,), 60, [3, 1]),  # 3 x 8 + 30 = 54; 4 would cost 32 + 2 x 30
         ((8,), 10, [1, 1]),
     ],
 )
@@ -245,7 +246,7 @@ def test_the_command_writes_a_record_and_a_page(tmp_path, monkeypatch, capsys):
     page = tmp_path / "page.md"
     names = ("strategies", "strategies by arm", "short schedules")
     page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in names))
-    arguments = ["--table", str(tmp_path / "table.csv.gz"), "--repetitions", "3", "--write", str(page)]
+    arguments = ["--table", str(tmp_path / "table.csv.gz"), "--repetitions", "2", "--write", str(page)]
     strategies.main(arguments)
     (path,) = tmp_path.glob("*-strategies.json")
     record = json.loads(path.read_text())
