@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import sparsity
+from benchmarks._jobs import config_key
 from service.search.space import choose, make_arms, make_config
 from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
 from sweeps.digits_methods import SWEEP
@@ -75,7 +76,7 @@ class TrainingJob:
 
     @property
     def key(self) -> str:
-        return self.config.key
+        return config_key(self.config)
 
     def run(self) -> dict[str, Any]:
         """The numbers of the trained network; `diverged` has the reason where there is none."""

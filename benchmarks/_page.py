@@ -3,6 +3,7 @@
 The page is written by hand, except for the tables: each stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,6 +135,82 @@ def searches(record: Mapping[str, Any]) -> str:
 PENDING = {"the rule": "1.5 per worker", "none ahead": "1 per worker", "twice the rule": "3 per worker"}
 
 
+def strategies(record: Mapping[str, Any]) -> str:
+    """The last run of `python -m benchmarks.strategies`, averaged over arms."""
+    last = last_record("*-strategies.json")
+    if last is None:
+        return "The strategies have not been compared yet.\n"
+    head = ["strategy", *(f"{budget} epochs" for budget in last["budgets"])]
+    head += [f"{budget // 3} against today's {budget}" for budget in last["thirds"]]
+
+    def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+        for name, by_arm in case["results"].items():
+            if row := by_arm.get("all arms"):
+                thirds = [f"{mean:+.4f} ± {error:.4f}{verdict((mean, error))}" for mean, error in row["third"]]
+                yield (name, *(regret(row, index) for index in range(len(last["budgets"]))), *thirds)
+
+    seeds = "".join(f"- {line}\n" for line in last["coverage"])
+    figure = "![regret against epochs](strategies.png)\n"
+    return f"{by_case(last, lambda _: head, rows)}\nComplete parts of the grid:\n\n{seeds}\n{figure}"
+
+
+def strategies_by_arm(record: Mapping[str, Any]) -> str:
+    """Of the same run, each arm with the largest budget and a third of it."""
+    last = last_record("*-strategies.json")
+    if last is None:
+        return ""
+
+    def cells(case: Mapping[str, Any]) -> list[tuple[int, str]]:
+        arms = [arm for arm in next(iter(case["results"].values())) if arm != "all arms"]
+        return list(itertools.product((last["thirds"][-1] // 3, last["thirds"][-1]), arms))
+
+    def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+        for name, by_arm in case["results"].items():
+            found = (regret(by_arm[a], last["budgets"].index(b)) if a in by_arm else "-" for b, a in cells(case))
+            yield (name, *found)
+
+    return by_case(last, lambda case: ["strategy", *(f"{arm}, {budget}" for budget, arm in cells(case))], rows)
+
+
+def by_case(
+    last: Mapping[str, Any],
+    head: Callable[[Mapping[str, Any]], Sequence[str]],
+    rows: Callable[[Mapping[str, Any]], Iterable[Sequence[str]]],
+) -> str:
+    """A table for each case of the comparison, below the case's name."""
+    return "\n".join(f"**{name}**\n\n{measured(last, head(case), rows(case))}" for name, case in last["cases"].items())
+
+
+def regret(row: Mapping[str, Any], index: int) -> str:
+    mean, error = row["regret"][index]
+    return f"{mean:.4f} ± {error:.4f}{verdict(row['difference'][index])}"
+
+
+def short_schedules(record: Mapping[str, Any]) -> str:
+    """Of the same run, what shorter schedules say about the full one."""
+    last = last_record("*-strategies.json")
+    if last is None:
+        return ""
+
+    def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+        for arm, found in case["short_schedules"].items():
+            for row in found:
+                numbers = (f"{row[how][what]:.3f}" for how in ("same", "scaled") for what in WHAT)
+                yield (arm, str(row["epochs"]), *numbers)
+
+    head = ("arm", "epochs", "rank correlation", "regret of the best", "rank correlation, scaled", "regret, scaled")
+    return by_case(last, lambda _: head, rows)
+
+
+WHAT = ("correlation", "regret")
+
+
+def verdict(difference: Sequence[float]) -> str:
+    """The mark of a difference of regrets that is more than two standard errors from 0; "" for the others."""
+    mean, error = difference
+    return " (better)" if mean < -2 * error else " (worse)" if mean > 2 * error else ""
+
+
 def gpu(record: Mapping[str, Any]) -> str:
     """The last run of `python -m benchmarks.gpu`."""
     last = last_record("*-gpu.json")
@@ -148,6 +225,9 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "small costs": small_costs,
     "sweeps": sweeps,
     "searches": searches,
+    "strategies": strategies,
+    "strategies by arm": strategies_by_arm,
+    "short schedules": short_schedules,
     "gpu": gpu,
 }
 

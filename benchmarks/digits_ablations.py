@@ -13,26 +13,20 @@ from these lines.
 
 import argparse
 import itertools
-import multiprocessing
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
 
 from benchmarks import digits_methods
 from benchmarks._ablation_jobs import ARMS, initial_config, training_jobs
 from benchmarks._ablation_tables import section
+from benchmarks._jobs import append, run
 from benchmarks._logistic import logistic_jobs
 from benchmarks._measure import RESULTS
 from service.records.events import EventLog
 from service.records.state import State
 from trainables.config import TrialConfig
-from trainables.malloc import keep_freed_memory
 
 RESULTS_FILE = RESULTS / "digits-ablations.jsonl"
 PAGE = digits_methods.PAGE
@@ -43,16 +37,6 @@ FIRST_SEED = 100  # the study searches on seeds 0 and 1 and confirms on 2 to 13
 NUM_SEEDS = 12
 
 Arms = dict[tuple[str, str], TrialConfig]
-
-
-class Job(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def labels(self) -> Mapping[str, Any]: ...
-    def run(self) -> dict[str, Any]: ...
 
 
 # ---- which configurations ------------------------------------------------------------------------------------------
@@ -103,72 +87,6 @@ def choose_arms(results: Path, runs: Path, epochs: int | None) -> Arms:
         else:
             arms[arm] = recorded[arm]
     return arms
-
-
-def append(results: Path, event: str, **fields: Any) -> None:
-    log = EventLog(results)
-    log.append(event, **fields)
-    log.close()
-
-
-# ---- running -------------------------------------------------------------------------------------------------------
-
-
-def run(jobs: Iterable[Job], results: Path, *, num_processes: int) -> list[str]:
-    """Run the jobs that have no line in `results` yet; each job adds its line when it ends.
-
-    Returns:
-        One line for each job that raised an exception. The next call runs these jobs again.
-    """
-    done = {entry["job"]: entry["key"] for entry, _ in EventLog.read(results) if entry["event"] == "job"}
-    jobs = list(jobs)
-    for job in jobs:
-        if done.get(job.name, job.key) != job.key:
-            raise ValueError(
-                f"{results}: must hold jobs of one configuration and length, got another one for {job.name}; choose "
-                "another --results, or remove the file to train all jobs anew"
-            )
-    left = [job for job in jobs if job.name not in done]
-    failures = []
-    for count, (job, outcome) in enumerate(outcomes(left, num_processes), len(jobs) - len(left) + 1):
-        if isinstance(outcome, BaseException):
-            failures.append(f"{job.name}: {type(outcome).__name__}: {outcome}")
-            continue
-        append(results, "job", job=job.name, key=job.key, **job.labels, **outcome)
-        print(f"[{count}/{len(jobs)}] {job.name}  {outcome['cpu_s']:g} s", flush=True)
-    return failures
-
-
-def outcomes(jobs: Sequence[Job], num_processes: int) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
-    """Each job with its result or exception, in the order in which they end; one process means this one."""
-    if num_processes == 1:
-        prepare_process()
-        for job in jobs:
-            yield job, attempt(job)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with PyTorch's threads can hang
-    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=prepare_process)
-    try:
-        futures = {pool.submit(attempt, job): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool as error:
-                raise ChildProcessError("a process was killed (out of memory?): run the same command again") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def attempt(job: Job) -> dict[str, Any] | Exception:
-    try:
-        return job.run()
-    except Exception as error:
-        return error
-
-
-def prepare_process() -> None:
-    torch.set_num_threads(1)
-    keep_freed_memory()
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 import json
 import math
@@ -14,6 +13,7 @@ from benchmarks import _ablation_tables as tables
 from benchmarks import _logistic as logistic
 from benchmarks import digits_ablations as ablations
 from benchmarks import digits_methods
+from benchmarks._jobs import append
 from service.records.events import EventLog
 from trainables.config import TrialConfig
 from trainables.loop import Training, load_task
@@ -39,51 +39,6 @@ def make_config(optimizer, regularizer="wcr", lam=1e-5, **opt):
 
 def lines(results, event="job"):
     return [entry for entry, _ in EventLog.read(results) if entry["event"] == event]
-
-
-# ---- running -------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class FakeJob:
-    name: str
-    log: list
-    key: str = "k"
-    labels: dict = dataclasses.field(default_factory=lambda: {"seed": 100})
-    error: Exception | None = None
-
-    def run(self):
-        self.log.append(self.name)
-        if self.error:
-            raise self.error
-        return {"value": 0.5, "cpu_s": 1.0}
-
-
-def test_a_job_that_has_a_line_is_not_run_again(tmp_path):
-    results, log = tmp_path / "results.jsonl", []
-    assert ablations.run([FakeJob("a", log), FakeJob("b", log)], results, num_processes=1) == []
-    before = results.read_bytes()
-    results.write_bytes(before + b'{"event": "job", "job": "c", ')  # killed within a line
-    ablations.run([FakeJob(name, log) for name in "abc"], results, num_processes=1)
-    assert log == ["a", "b", "c"]
-    assert results.read_bytes().startswith(before)
-    assert [(line["job"], line["seed"], line["value"]) for line in lines(results)] == [(j, 100, 0.5) for j in "abc"]
-
-
-def test_a_job_of_another_configuration_is_refused(tmp_path):
-    results, log = tmp_path / "results.jsonl", []
-    ablations.run([FakeJob("a", log)], results, num_processes=1)
-    with pytest.raises(ValueError, match=r"must hold jobs of one configuration and length, got another one for a;"):
-        ablations.run([FakeJob("b", log), FakeJob("a", log, key="other")], results, num_processes=1)
-    assert log == ["a"]
-
-
-def test_a_job_that_raises_is_told_and_run_again(tmp_path):
-    results, log = tmp_path / "results.jsonl", []
-    jobs = [FakeJob("a", log, error=OSError("disk")), FakeJob("b", log)]
-    assert ablations.run(jobs, results, num_processes=1) == ["a: OSError: disk"]
-    assert ablations.run([FakeJob("a", log), FakeJob("b", log)], results, num_processes=1) == []
-    assert log == ["a", "b", "a"]
 
 
 def test_jobs_have_names_of_their_own_and_unseen_seeds_that_all_share():
@@ -333,7 +288,7 @@ def test_slopes_come_from_the_lines_seed_by_seed():
 
 def test_the_page_keeps_what_people_wrote(tmp_path):
     results, page = tmp_path / "results.jsonl", tmp_path / "page.md"
-    ablations.append(results, "job", **{k: v for k, v in arm_line("sam", "wcr", 100, 0.5).items() if k != "event"})
+    append(results, "job", **{k: v for k, v in arm_line("sam", "wcr", 100, 0.5).items() if k != "event"})
     page.write_text("# Title\n\nabove\n")
     ablations.main(["--write", "--results", str(results), "--page", str(page)])
     once = page.read_text()
