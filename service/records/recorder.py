@@ -14,7 +14,7 @@ from service.records.events import EventLog
 from service.records.lock import SweepLock
 from service.records.passwords import hide_passwords
 from service.records.software import software_versions
-from service.records.state import EVENTS, FORMAT, State, refuse_unreadable
+from service.records.state import EVENTS, FORMAT, State, TrialRecord, refuse_unreadable
 from trainables.result import Status, read_result
 
 __all__ = ["RETRIED", "Recorder"]
@@ -166,7 +166,7 @@ class Recorder:
         if trial.done and failed and not (result and is_complete(result)):
             self._record("pruned", trial=key, status=failed[0], reason=failed[1])
             return
-        if trial.done and (result is None or result.get("pruned", []) == list(trial.pruned.values())):
+        if trial.done and (result is None or is_recorded(result, trial)):
             return
         kind = "pruned" if trial.done else "end"
         result = result or self._lost_result(key, lost)
@@ -214,3 +214,10 @@ class Recorder:
             (self.state.trial_folder(key) / "result.json").unlink(missing_ok=True)
             self._record("retry", trial=key)
         return keys
+
+
+def is_recorded(result: Mapping[str, Any], trial: TrialRecord) -> bool:
+    """Whether the state of a trial that has ended is that of its result."""
+    if result.get("pruned", []) != list(trial.pruned.values()):
+        return False
+    return "config" not in result or result["config"]["target_sparsity"] == trial.target_sparsity

@@ -71,6 +71,9 @@ class Calls:
     def stopping_on_storage_faults(self):
         return contextlib.nullcontext()
 
+    def has_ended(self, key):
+        return True
+
     def proposal(self, key):
         return Proposal(self.config, "search", "sgd + none", 0)
 

@@ -1,9 +1,11 @@
+import json
 import os
 import threading
 
 import pytest
 
 from service.records import lock
+from service.records.events import EventLog
 from service.records.recorder import Recorder
 from service.records.state import State
 
@@ -99,3 +101,13 @@ def test_passwords_of_the_command_are_not_recorded(toy):
 def test_a_second_recorder_of_a_sweep_is_refused(toy):
     with pytest.raises(ValueError, match=rf"one process at a time, is in use by process {os.getpid()} on "):
         Recorder(toy.folder)
+
+
+def test_another_target_is_recorded_even_if_nothing_new_was_measured(toy):
+    key = toy.trial((0.9, 0.7))
+    result = json.loads((toy.state.trial_folder(key) / "result.json").read_text())
+    toy.write_result(key, result | {"config": result["config"] | {"target_sparsity": 0.0}})
+    toy.recorder.trial_ended(key)
+    toy.recorder.trial_ended(key)
+    assert toy.state.trials[key].target_sparsity == 0.0
+    assert [event["event"] for event, _ in EventLog.read(toy.recorder.log.path)].count("pruned") == 1
