@@ -83,6 +83,7 @@ class State:
         search_state: What the search was started with beside its configuration; empty before it started.
         last_run: The last process that ran the sweep: its command, working directory, host and number of trials.
         trials: The trials by key, in the order in which they started.
+        ended: The keys of trials in the order in which they ended; a trial that ran again is listed again.
         summary: The result that was last recorded (see `service.records.summary`), None without one.
     """
 
@@ -94,6 +95,7 @@ class State:
         self.search_state: dict[str, Any] = {}
         self.last_run: dict[str, Any] = {}
         self.trials: dict[str, TrialRecord] = {}
+        self.ended: list[str] = []
         self.summary: dict[str, Any] | None = None
         for event in events:
             self.apply(event)
@@ -143,8 +145,10 @@ class State:
                 setattr(trial, name, event[name])
             trial.pruned = {entry["label"]: entry for entry in event["pruned"]}
             trial.unmeasured = ""
+            self.ended.append(event["trial"])
         elif kind == "pruned":
             self.trials[event["trial"]].unmeasured = event["reason"]
+            self.ended.append(event["trial"])
 
     def trial_folder(self, key: str) -> Path:
         return self.folder / "trials" / key
