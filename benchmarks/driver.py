@@ -85,12 +85,13 @@ def simulate(runs: Path, num_trials: int, num_workers: int) -> dict[str, float]:
     arms = make_arms(SWEEP)
     sizes = {"num_trials": math.ceil(num_trials / len(arms)), "num_search_seeds": 1}
     spec = SWEEP.model_copy(update={"name": "simulated", "runs": runs, **sizes})
-    records = Recorder(spec.folder, spec.identity())
-    records.search_started(initial_points={}, num_parallel=num_workers)
+    records = Recorder(spec.folder)
+    records.sweep_begun(spec.identity(), data="made up")
+    records.search_started(initial_points={}, num_parallel=num_workers, adopted={})
     spent: list[float] = []  # at the end of each trial
     clock = Clock()
     with clock:
-        phases = Phases(spec, arms, records, "acc")
+        phases = Phases(spec, arms, records)
         sizes = {"num_search": phases.num_search, "num_confirm": phases.num_confirm}
         records.run_started(None, **sizes)
         console = Console(file=io.StringIO(), width=120)
@@ -120,7 +121,7 @@ def simulate(runs: Path, num_trials: int, num_workers: int) -> dict[str, float]:
             heapq.heappush(running, (now + seconds, name, worker))
     assert phases.complete()
     begin = time.thread_time()
-    records.summarized(summarize(records.state, objective="acc", target_sparsity=0.96, complete=True))
+    records.summarized(summarize(records.state, objective="acc", complete=True))
     summary = time.thread_time() - begin
     records.close()
     quarter = len(spent) // 4
@@ -158,7 +159,9 @@ def trial(sweep: Path, config: Mapping[str, Any], rng: np.random.Generator) -> I
     for evaluation in evaluations[:-1]:
         seconds = float(rng.uniform(0.8, 1.2)) / len(evaluations)
         yield seconds, {**sent, "epoch": evaluation["epoch"], "evaluation": evaluation}
-    curve = [{"sparsity": s, "acc": value, "loss": 0.5} for s in checked.levels]
+    method = checked.pruning[0]
+    curve = [{"sparsity": s, "acc": value, "loss": 0.5, "collapsed": 0.0} for s in checked.levels]
+    pruned = {"label": method.label, "method": method.model_dump(mode="json"), "curve": curve}
     layer = {"num_weights": 1000, "num_kept": 40, "shape": [10, 100], "histogram": rng.integers(1, 99, 60).tolist()}
     result = {
         "report": evaluations[-1] | {"status": "finished", "reason": ""},
@@ -167,8 +170,7 @@ def trial(sweep: Path, config: Mapping[str, Any], rng: np.random.Generator) -> I
         "notes": [],
         "warnings": [],
         "objective": "acc",
-        "curve": curve,
-        "test": curve if checked.read_test else None,
+        "pruned": [{**pruned, "test": curve if checked.read_test else None}],
         "diagnostics": {"loss_gap": 0.5, "penalty_ratio_max": 0.5, "penalty_ratio_median": 0.25},
         "layers": [{"name": f"layer{i}.weight", **layer} for i in range(8)],
     }

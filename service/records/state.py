@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.records.events import EventLog
+from service.records.events import EventLog, is_event
 from service.records.goal import Goal
 from trainables.result import Status
 
@@ -101,14 +101,19 @@ class State:
             self.apply(event)
 
     @classmethod
-    def read(cls, folder: Path) -> "State":
+    def read(cls, folder: Path, *, evaluations: bool = True) -> "State":
         """The state of the sweep in a folder as it is now.
+
+        Args:
+            folder: The sweep's folder.
+            evaluations: False leaves out the trials' evaluations, which are most of a log, to read it faster.
 
         Raises:
             ValueError: If another version wrote the records, or the event log is damaged.
         """
         refuse_unreadable(folder)
-        return cls(folder, (event for event, _ in EventLog.read(folder / EVENTS)))
+        wanted = None if evaluations else is_no_evaluation
+        return cls(folder, (event for event, _ in EventLog.read(folder / EVENTS, wanted=wanted)))
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Change the state by one event."""
@@ -165,6 +170,10 @@ class State:
 
 # The fields of a TrialRecord that the end of its training and each later pruning set.
 END_FIELDS = ("status", "reason", "report", "notes", "warnings", "objective", "target_sparsity")
+
+
+def is_no_evaluation(line: bytes) -> bool:
+    return not is_event(line, "evaluation")
 
 
 def find_sweeps(runs: Path) -> list[Path]:
