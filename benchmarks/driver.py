@@ -51,7 +51,6 @@ def commands() -> dict:
                 measured.append((cpu, time.perf_counter() - begin))
             cpu, wall = min(measured)
             rows[command[0]] = {"wall_s": wall, "cpu_s": cpu}
-        rows["events.jsonl"] = {"MB": (runs / "simulated" / "events.jsonl").stat().st_size / 1e6}
     return {"commands": rows}
 
 
