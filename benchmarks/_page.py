@@ -211,6 +211,20 @@ def verdict(difference: Sequence[float]) -> str:
     return " (better)" if mean < -2 * error else " (worse)" if mean > 2 * error else ""
 
 
+def driver(record: Mapping[str, Any]) -> str:
+    rows = [
+        (name, *(f"{row[key]:.1f}" for key in ("ms", "first_quarter_ms", "last_quarter_ms")), f"{row['summary_s']:.2f}")
+        for name, row in record["results"].get("driver/driver", {}).items()
+    ]
+    return measured(record, ("sweep", "CPU ms per trial", "first quarter", "last quarter", "summary, s"), rows)
+
+
+def commands(record: Mapping[str, Any]) -> str:
+    found = record["results"].get("commands/commands", {})
+    rows = [(f"`sweeps {n}`", f"{r['wall_s']:.1f}", f"{r['cpu_s']:.1f}") for n, r in found.items() if "wall_s" in r]
+    return measured(record, ("command", "s", "CPU s"), rows)
+
+
 def gpu(record: Mapping[str, Any]) -> str:
     """The last run of `python -m benchmarks.gpu`."""
     last = last_record("*-gpu.json")
@@ -228,6 +242,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "strategies": strategies,
     "strategies by arm": strategies_by_arm,
     "short schedules": short_schedules,
+    "driver": driver,
+    "commands": commands,
     "gpu": gpu,
 }
 

@@ -94,7 +94,7 @@ def report(
 
     folder = sweep_folder(runs, name)
     with one_line_errors():
-        summary = State.read(folder).summary
+        summary = State.read(folder, evaluations=False).summary
     if summary is None:
         fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
     if markdown:

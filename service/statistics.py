@@ -13,7 +13,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 __all__ = ["MIN_SEEDS", "compare", "holm", "interval_of_mean", "mean_and_spread"]
 
@@ -30,6 +29,8 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     """95% Student's t interval of the mean over seeds; None for fewer than two values."""
     if len(values) < 2:
         return None
+    from scipy import stats  # takes a second to import: `status` and `best` do not need it
+
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 

@@ -4,10 +4,12 @@ Files whose name starts with an underscore are helpers and not listed. The `__al
 public object.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
 import pkgutil
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,5 +66,29 @@ def _find_folder(kind: str) -> tuple[str, Iterable[str]]:
 
 
 def _listing(paths: Iterable[str], *, packages_only: bool = False) -> list[str]:
-    modules = pkgutil.iter_modules(paths)
-    return sorted(m.name for m in modules if not m.name.startswith("_") and (m.ispkg or not packages_only))
+    return sorted({name for path in paths for name in _names_in(path, packages_only)})
+
+
+def _names_in(path: str, packages_only: bool) -> tuple[str, ...]:
+    """The public modules in a folder.
+
+    A listing is kept until the folder changes: each check of a trial's configuration asks for a dozen. One second must
+    have passed since the last change, because a file system may give two changes the same time.
+    """
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError:  # no folder, for example a zip file
+        return _read_names(path, packages_only)
+    if abs(time.time_ns() - changed) < 1e9:
+        return _read_names(path, packages_only)
+    return _kept_names(path, packages_only, changed)
+
+
+def _read_names(path: str, packages_only: bool) -> tuple[str, ...]:
+    modules = pkgutil.iter_modules([path])
+    return tuple(m.name for m in modules if not m.name.startswith("_") and (m.ispkg or not packages_only))
+
+
+@functools.lru_cache
+def _kept_names(path: str, packages_only: bool, changed: int) -> tuple[str, ...]:
+    return _read_names(path, packages_only)

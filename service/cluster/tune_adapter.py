@@ -17,7 +17,6 @@ from service.search.queue import STORAGE_HINT, TrialQueue
 from service.views.progress import Progress
 from trainables.config import TrialConfig
 from trainables.final_evaluation import missing_levels
-from trainables.pruning_schedule import num_epochs
 from trainables.result import Status, read_result
 
 __all__ = ["Cause", "Interruption", "TrialRecorder", "TrialSource", "interruption_of"]
@@ -148,7 +147,7 @@ class TrialRecorder(tune.Callback):
 
     def _show(self, key: str, report: dict[str, Any]) -> None:
         proposal = self.queue.proposal(key)
-        self.progress.update(key, proposal.label, report, num_epochs(proposal.config))
+        self.progress.update(key, proposal.label, report, proposal.num_epochs)
 
     def _show_end(self, key: str, report: dict[str, Any]) -> None:
         """Show a trial that ended, and stop the sweep if trials keep failing at once."""

@@ -77,7 +77,7 @@ def configurations(
     for folder in find_sweeps(runs):
         if folder.name == skip_sweep:
             continue
-        for trial in State.read(folder).trials.values():
+        for trial in State.read(folder, evaluations=False).trials.values():
             matches = all(value is None or trial.config[name] == value for name, value in wanted.items())
             if matches and trial.status == Status.FINISHED:
                 groups.setdefault(without_seed(trial.config), {}).setdefault(trial.key, (folder.name, trial))

@@ -7,11 +7,11 @@ and MLflow's runs (`service.tracking`) are derived from it.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "is_event"]
 
 
 class EventLog:
@@ -63,13 +63,16 @@ class EventLog:
         self._file.close()
 
     @staticmethod
-    def read(path: Path, offset: int = 0, most: int | None = None) -> Iterator[tuple[dict[str, Any], int]]:
+    def read(
+        path: Path, offset: int = 0, most: int | None = None, wanted: Callable[[bytes], bool] | None = None
+    ) -> Iterator[tuple[dict[str, Any], int]]:
         """Iterate over the complete events from a position on.
 
         Args:
             path: The log; a missing file has no events.
             offset: Byte at which an event begins.
-            most: Largest number of events.
+            most: Largest number of events, unwanted ones included.
+            wanted: Decides by an event's line, before it is parsed, whether to yield it; see `is_event`.
 
         Yields:
             An event and the offset of the next one.
@@ -85,7 +88,13 @@ class EventLog:
                 if not line.endswith(b"\n") or number == most:
                     return
                 offset += len(line)
-                yield parse(line, path), offset
+                if wanted is None or wanted(line):
+                    yield parse(line, path), offset
+
+
+def is_event(line: bytes, event: str) -> bool:
+    """Whether `EventLog.append` wrote this line for such an event. Of lines written otherwise, it may be wrong."""
+    return line.startswith(b'{"event": "%s",' % event.encode())
 
 
 def parse(line: bytes, path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.records.events import EventLog
+from service.records.events import EventLog, is_event
 from service.records.goal import Goal
 from trainables.result import Status
 
@@ -83,6 +83,7 @@ class State:
         search_state: What the search was started with beside its configuration; empty before it started.
         last_run: The last process that ran the sweep: its command, working directory, host and number of trials.
         trials: The trials by key, in the order in which they started.
+        ended: The keys of trials in the order in which they ended; a trial that ran again is listed again.
         summary: The result that was last recorded (see `service.records.summary`), None without one.
     """
 
@@ -94,19 +95,25 @@ class State:
         self.search_state: dict[str, Any] = {}
         self.last_run: dict[str, Any] = {}
         self.trials: dict[str, TrialRecord] = {}
+        self.ended: list[str] = []
         self.summary: dict[str, Any] | None = None
         for event in events:
             self.apply(event)
 
     @classmethod
-    def read(cls, folder: Path) -> "State":
+    def read(cls, folder: Path, *, evaluations: bool = True) -> "State":
         """The state of the sweep in a folder as it is now.
+
+        Args:
+            folder: The sweep's folder.
+            evaluations: False leaves out the trials' evaluations, which are most of a log, to read it faster.
 
         Raises:
             ValueError: If another version wrote the records, or the event log is damaged.
         """
         refuse_unreadable(folder)
-        return cls(folder, (event for event, _ in EventLog.read(folder / EVENTS)))
+        wanted = None if evaluations else is_no_evaluation
+        return cls(folder, (event for event, _ in EventLog.read(folder / EVENTS, wanted=wanted)))
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Change the state by one event."""
@@ -143,8 +150,10 @@ class State:
                 setattr(trial, name, event[name])
             trial.pruned = {entry["label"]: entry for entry in event["pruned"]}
             trial.unmeasured = ""
+            self.ended.append(event["trial"])
         elif kind == "pruned":
             self.trials[event["trial"]].unmeasured = event["reason"]
+            self.ended.append(event["trial"])
 
     def trial_folder(self, key: str) -> Path:
         return self.folder / "trials" / key
@@ -161,6 +170,10 @@ class State:
 
 # The fields of a TrialRecord that the end of its training and each later pruning set.
 END_FIELDS = ("status", "reason", "report", "notes", "warnings", "objective", "target_sparsity")
+
+
+def is_no_evaluation(line: bytes) -> bool:
+    return not is_event(line, "evaluation")
 
 
 def find_sweeps(runs: Path) -> list[Path]:

@@ -44,6 +44,7 @@ class Phases(TrialQueue):
             seed=spec.trial.seed,
             make_config=lambda choices, params: make_config(spec, choices, params),
             value_of=self.value_of,
+            ended=lambda: records.state.ended,
             first=search_state["initial_points"],
             adopted=search_state["adopted"],
             generation=records.state.num_changes,
@@ -55,6 +56,7 @@ class Phases(TrialQueue):
         self.num_search = self.search.num_all
         self.num_confirm = self._most_confirmations() * spec.num_seeds  # fewer if the race ends early
         self._proposed: set[str] = set()  # keys of confirmation trials that this process proposed
+        self._contenders: list[Proposal] | None = None  # once the search has ended
         self._seeded: dict[tuple[str, int], Proposal] = {}  # (key in the search, number of the unseen seed) -> trial
 
     def value_of(self, key: str) -> float | None:
@@ -120,6 +122,11 @@ class Phases(TrialQueue):
 
     def contenders(self) -> list[Proposal]:
         """The best configuration of each arm to confirm, by its mean validation objective in the search."""
+        if self._contenders is None:
+            self._contenders = self._find_contenders()
+        return self._contenders
+
+    def _find_contenders(self) -> list[Proposal]:
         best_slot: dict[int, tuple[tuple[bool, float], tuple[int, int]]] = {}
         for slot, rank in self._ranks().items():
             if slot[0] not in best_slot or rank > best_slot[slot[0]][0]:

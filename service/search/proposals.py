@@ -14,7 +14,7 @@ import hashlib
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -31,10 +31,13 @@ from scipy.stats import qmc
 
 from service.search.space import Arm
 from trainables.config import TrialConfig, hyperparameters
+from trainables.pruning_schedule import num_epochs
 
 __all__ = ["Next", "Proposal", "Search", "num_pending", "open_storage"]
 
 NUM_STARTUP = 4  # trials of an arm before TPE has enough results to learn from
+# The results of an arm that TPE learns from. Its time grows with their number, and it gives old ones little weight.
+MOST_RESULTS, NUM_BEST = 500, 25
 
 
 class Next(Enum):
@@ -64,7 +67,7 @@ class Proposal:
         """The configuration's key, computed once: the driver looks results up by it again and again."""
         return self.config.key
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """Arm and hyperparameters, for people: `sam + wcr lam 1e-05 rho 0.1 lr 0.1 wd 0.03`."""
         values = {name: value for name, value in hyperparameters(dict(self.config)).items() if value is not None}
@@ -73,6 +76,11 @@ class Proposal:
         if self.phase != "search" or self.config.seed:
             parts.append(f"seed {self.config.seed}")
         return " ".join(parts)
+
+    @functools.cached_property
+    def num_epochs(self) -> int:
+        """Epochs of the whole trial, in all rounds of its pruning schedule."""
+        return num_epochs(self.config)
 
 
 def open_storage(place: str | Path) -> BaseStorage:
@@ -85,6 +93,24 @@ def open_storage(place: str | Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(place)))
 
 
+class ArmSampler(TPESampler):
+    """TPE for studies whose trials all have the same parameters, so that the space need not be inferred from them.
+
+    Args:
+        space: The parameters to sample jointly; empty if there are no results to learn from.
+        seed: Seed of the samples.
+    """
+
+    def __init__(self, space: Mapping[str, BaseDistribution], seed: int):
+        super().__init__(seed=seed, n_startup_trials=0, multivariate=True)
+        self._space = {name: space[name] for name in sorted(space) if not space[name].single()}
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return dict(self._space)
+
+
 class Search:
     """The search phase of a sweep.
 
@@ -93,7 +119,10 @@ class Search:
         num_seeds: Trials of each configuration, with consecutive seeds. The search maximizes their mean objective,
             because a single seed ranks configurations by luck as much as by merit.
         make_config: Makes the TrialConfig, with the first seed, from an arm's choices and the proposed parameters.
-        value_of: key -> the objective of a finished trial, nan if it ended otherwise, None if it has not ended.
+        value_of: key -> the objective of a finished trial, nan if it ended otherwise, None if it has not ended. Once a
+            trial has a value, it keeps it.
+        ended: Returns the keys of the trials that have ended, to which keys are only appended. Without it, `value_of`
+            is called for every unfinished trial again and again.
         first: arm -> points to propose first, before the arm's own initial point.
         adopted: arm -> the parameters of earlier trials that count as its first configurations.
         generation: Number of changes of the sweep. Each has studies of its own, which begin with what was adopted.
@@ -113,6 +142,7 @@ class Search:
         seed: int,
         make_config: Callable[[Mapping[str, str], Mapping[str, Any]], TrialConfig],
         value_of: Callable[[str], float | None],
+        ended: Callable[[], Sequence[str]] | None = None,
         first: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
         adopted: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         generation: int = 0,
@@ -124,7 +154,7 @@ class Search:
         self.adopted, self._dense_of, self._max_dense_drop = adopted or {}, dense_of, max_dense_drop
         again = f" ({generation + 1})" if generation else ""
         self.arms, self.seed, self.first, self.num_seeds = list(arms), seed, first or {}, num_seeds
-        self._make_config, self._value_of = make_config, value_of
+        self._make_config, self._value_of, self._ended = make_config, value_of, ended
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.studies = [
             optuna.create_study(
@@ -140,11 +170,21 @@ class Search:
         ]
         self._numbers = {slot: number for number, slot in enumerate(self.slots)}
         self.num_pending = num_pending(num_parallel, sum(bool(arm.space) for arm in self.arms), num_seeds)
-        self._launched: set[tuple[int, int]] = set()  # (index in slots, index of the seed)
+        self._num_numbers = [num_trials if arm.space else min(num_trials, 1) for arm in self.arms]
+        self._next = [(0, 0)] * len(self.arms)  # of each arm: number and seed of the first trial not launched
+        self._num_launched = 0
         self._proposals: dict[tuple[int, int], list[Proposal]] = {}  # (arm, number) -> a trial for each seed
         self._params: dict[tuple[int, int], Mapping[str, Any]] = {}
+        self._given_points: dict[tuple[int, int], dict[str, Any]] = {}
+        self._values: dict[tuple[int, int], float] = {}
+        self._num_values = [0] * len(self.arms)  # of each arm: number of its first configurations that all have values
+        self._histories: dict[int, tuple[optuna.Study, int, int]] = {}  # see `_history`
         # (arm, number) of the configurations whose result is not in the study yet
         self._untold: set[tuple[int, int]] = set()
+        self._without_value = set(self.slots)
+        self._slots_of: dict[str, list[tuple[int, int]]] = {}  # key -> each (arm, number) with this configuration
+        self._changed: set[tuple[int, int]] = set()  # configurations that may have got a value
+        self._num_ended = 0  # keys of `ended` that have been looked at
         for index, study in enumerate(self.studies):
             for trial in study.get_trials(deepcopy=False):
                 self._remember(index, trial.number, trial.params)
@@ -157,27 +197,32 @@ class Search:
         If an earlier process was killed, its unfinished trials are returned again, in the original order and with the
         same configurations.
         """
-        self._tell()
-        for number, slot in enumerate(self.slots):
-            if (number, self.num_seeds - 1) in self._launched:
-                continue
-            if slot not in self._proposals:
-                if not self._ready(*slot):
-                    continue
-                self._ask(*slot)
-            for repeat, proposal in enumerate(self.proposals(slot)):
-                if (number, repeat) in self._launched:
-                    continue
-                self._launched.add((number, repeat))
+        self._update()
+        while (slot := self._first_startable()) is not None:
+            index, number = slot
+            for repeat in range(self._next[index][1], self.num_seeds):
+                proposal = self.proposals(slot)[repeat]
+                self._next[index] = (number, repeat + 1) if repeat + 1 < self.num_seeds else (number + 1, 0)
+                self._num_launched += 1
                 if self._value_of(proposal.key) is None:
                     return proposal
-        self._tell()
+        self._update()
         return Next.WAIT if self.num_left else Next.FINISHED
+
+    def _first_startable(self) -> tuple[int, int] | None:
+        """The first (arm, number) in the order of `slots` with a trial that may start; it is proposed if it was not."""
+        for (number, _), index in sorted((following, index) for index, following in enumerate(self._next)):
+            slot = index, number
+            if number < self._num_numbers[index] and (slot in self._proposals or self._ready(*slot)):
+                if slot not in self._proposals:
+                    self._ask(*slot)
+                return slot
+        return None
 
     @property
     def num_left(self) -> int:
         """Number of trials that have not been proposed."""
-        return self.num_all - len(self._launched)
+        return self.num_all - self._num_launched
 
     @property
     def num_all(self) -> int:
@@ -190,22 +235,25 @@ class Search:
 
     def value(self, slot: tuple[int, int]) -> float | None:
         """The mean objective over the seeds; nan if one of them failed, None if one has not ended."""
-        values = [self._value_of(proposal.key) for proposal in self.proposals(slot)]
-        ended = [value for value in values if value is not None]
-        return statistics.fmean(ended) if len(ended) == len(values) else None
+        if slot not in self._values:
+            values = [self._value_of(proposal.key) for proposal in self.proposals(slot)]
+            ended = [value for value in values if value is not None]
+            if len(ended) < len(values):
+                return None
+            self._values[slot] = statistics.fmean(ended)
+        return self._values[slot]
 
     def ended(self) -> bool:
         """Whether every trial of the search has ended, successfully or not."""
-        return all(slot in self._proposals and self.value(slot) is not None for slot in self.slots)
+        self._update()
+        return not self._without_value
 
     def _ready(self, index: int, number: int) -> bool:
-        """Whether configuration `number` of an arm can be proposed.
-
-        The one before it must have been proposed, and all results that it uses must be known.
-        """
-        if number and (index, number - 1) not in self._proposals:
-            return False
-        return all(self.value((index, earlier)) is not None for earlier in self._used(index, number))
+        """Whether configuration `number` of an arm can be proposed: all results that it uses must be known."""
+        num_used = len(self._used(index, number))
+        while self._num_values[index] < num_used and self.value((index, self._num_values[index])) is not None:
+            self._num_values[index] += 1
+        return self._num_values[index] >= num_used
 
     def _used(self, index: int, number: int) -> range:
         """Numbers of the arm's earlier configurations whose results are used to propose configuration `number`."""
@@ -231,6 +279,9 @@ class Search:
             Proposal(first.model_copy(update={"seed": seed}), "search", arm.name, self._number_of(index, number))
             for seed in range(first.seed, first.seed + self.num_seeds)
         ]
+        for proposal in self._proposals[index, number]:
+            self._slots_of.setdefault(proposal.key, []).append((index, number))
+        self._changed.add((index, number))
 
     def _number_of(self, index: int, number: int) -> int:
         """The number of a configuration, counted over all arms.
@@ -242,26 +293,59 @@ class Search:
     def _propose(self, index: int, number: int) -> dict[str, Any]:
         """The parameters of an arm's configuration: those that are given, and TPE's for the rest.
 
-        TPE works on a study in memory with the results of `_used` and no others.
+        TPE works on a study in memory with results of `_used` and no others.
         """
         arm, given = self.arms[index], self._given(index, number)
         if given.keys() >= arm.space.keys():
             return {name: given[name] for name in arm.space}
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}/{number}".encode()).digest()[:4])
-        tpe = TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
-        study = optuna.create_study(direction="maximize", sampler=tpe)
-        values = {earlier: self.value((index, earlier)) for earlier in self._used(index, number)}
-        known = {earlier: value for earlier, value in values.items() if value is not None and np.isfinite(value)}
-        drops = self._dense_drops(index, list(known))
-        for earlier, value in known.items():
-            params = dict(self._params[index, earlier])
-            study.add_trial(
-                optuna.create_trial(params=params, distributions=arm.space, value=value, constraints=drops.get(earlier))
-            )
+        study = self._history(index, len(self._used(index, number)))
+        results = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        tpe = ArmSampler(arm.space if results else {}, seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = PartialFixedSampler(given, tpe)
-            return study.ask(arm.space).params
+            trial = study.ask(arm.space)
+        study.tell(trial, state=TrialState.FAIL)  # TPE ignores failed trials: the next proposal does not see it
+        return trial.params
+
+    def _history(self, index: int, num_used: int) -> optuna.Study:
+        """A study in memory with the results of an arm's first `num_used` configurations.
+
+        It is kept from one proposal to the next, because an arm's proposals use more and more of its results. Of long
+        searches, it has the latest MOST_RESULTS / 2 to MOST_RESULTS results and the NUM_BEST best of the others. Which
+        ones depends only on `num_used`.
+        """
+        half = MOST_RESULTS // 2
+        first = max(0, num_used // half - 1) * half
+        kept = self._histories.get(index)
+        if kept and kept[1] == first and kept[2] <= num_used and self._max_dense_drop is None:
+            self._add_results(kept[0], index, range(kept[2], num_used), {})
+            self._histories[index] = kept[0], first, num_used
+            return kept[0]
+        known = [number for number in range(num_used) if math.isfinite(self._values[index, number])]
+        drops = self._dense_drops(index, known)  # they change with the best result, so this study is always a new one
+
+        def rank(number: int) -> tuple[float, float]:
+            return max(0.0, drops.get(number, {}).get("dense drop", 0.0)), -self._values[index, number]
+
+        best = sorted((number for number in known if number < first), key=rank)[:NUM_BEST]
+        study = optuna.create_study(direction="maximize")
+        self._add_results(study, index, [*sorted(best), *range(first, num_used)], drops)
+        self._histories[index] = study, first, num_used
+        return study
+
+    def _add_results(
+        self, study: optuna.Study, index: int, numbers: Iterable[int], drops: Mapping[int, dict[str, float]]
+    ) -> None:
+        """Add the results of an arm's configurations, except failed ones, to a study."""
+        for number in numbers:
+            value, params = self._values[index, number], dict(self._params[index, number])
+            if math.isfinite(value):
+                distributions, drop = self.arms[index].space, drops.get(number)
+                study.add_trial(
+                    optuna.create_trial(params=params, distributions=distributions, value=value, constraints=drop)
+                )
 
     def _dense_drops(self, index: int, numbers: Sequence[int]) -> dict[int, dict[str, float]]:
         """By number of a configuration: by how much its dense metric violates the constraint (<= 0 if it does not)."""
@@ -276,6 +360,11 @@ class Search:
 
     def _given(self, index: int, number: int) -> dict[str, Any]:
         """The parameters that need no results: initial points, then Halton points until there are results."""
+        if (index, number) not in self._given_points:
+            self._given_points[index, number] = self._make_given(index, number)
+        return self._given_points[index, number]
+
+    def _make_given(self, index: int, number: int) -> dict[str, Any]:
         arm = self.arms[index]
         points: list[dict[str, Any]] = [dict(point) for point in self.adopted.get(arm.name, ())]
         for point in (*self.first.get(arm.name, ()), arm.initial_point):
@@ -290,20 +379,33 @@ class Search:
         if not arm.space:
             return {}
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}".encode()).digest()[:4])
-        point = qmc.Halton(len(arm.space), rng=np.random.default_rng(seed)).random(number + 1)[number]
+        point = qmc.Halton(len(arm.space), rng=np.random.default_rng(seed)).fast_forward(number).random(1)[0]
         return {name: from_unit(u, dist) for u, (name, dist) in zip(point, arm.space.items(), strict=True)}
 
-    def _tell(self) -> None:
+    def _update(self) -> None:
         """Copy new results from the records to the studies. A configuration with a failed trial becomes FAIL."""
-        for index, number in sorted(self._untold):
-            value = self.value((index, number))
+        for slot in self._slots_to_look_at():
+            value, (index, number) = self.value(slot), slot
             if value is None:
+                continue
+            self._without_value.discard(slot)
+            if slot not in self._untold:
                 continue
             if np.isfinite(value):
                 self.studies[index].tell(number, value)
             else:
                 self.studies[index].tell(number, state=TrialState.FAIL)
-            self._untold.remove((index, number))
+            self._untold.remove(slot)
+
+    def _slots_to_look_at(self) -> list[tuple[int, int]]:
+        """The proposed configurations that may have got a value since the last call."""
+        if self._ended is None:
+            return sorted((self._without_value & self._proposals.keys()) | self._untold)
+        keys = self._ended()
+        self._changed |= {slot for key in keys[self._num_ended :] for slot in self._slots_of.get(key, ())}
+        self._num_ended = len(keys)
+        slots, self._changed = sorted(self._changed), set()
+        return slots
 
 
 def num_pending(num_parallel: int, num_arms: int, num_seeds: int = 1) -> int:

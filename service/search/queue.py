@@ -23,6 +23,7 @@ class TrialQueue(ABC):
         self.records = records
         self.stopped_because = ""
         self._launched: dict[str, Proposal] = {}  # by this process
+        self._running: dict[str, None] = {}  # keys of launched trials, without some of those that have ended
         self._repeat: list[Proposal] = []
 
     @abstractmethod
@@ -50,9 +51,13 @@ class TrialQueue(ABC):
                 self._start(proposal)
         if self.stopped_because:
             return Next.FINISHED
-        if proposal is Next.FINISHED and any(not self.has_ended(key) for key in self._launched):
-            return Next.WAIT
-        return proposal
+        return Next.WAIT if proposal is Next.FINISHED and self._any_running() else proposal
+
+    def _any_running(self) -> bool:
+        """Whether a trial that this process launched has not ended."""
+        while self._running and self.has_ended(next(iter(self._running))):
+            del self._running[next(iter(self._running))]
+        return bool(self._running)
 
     def _start(self, proposal: Proposal) -> None:
         config = proposal.config
@@ -64,6 +69,7 @@ class TrialQueue(ABC):
             config=config.model_dump(mode="json"),
         )
         self._launched[proposal.key] = proposal
+        self._running[proposal.key] = None
 
     def repeat(self, key: str) -> None:
         """Hand out a launched trial once more."""

@@ -79,8 +79,11 @@ class MlflowWriter:
         """
         from mlflow.entities import ViewType
 
-        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in self._identifying(trial).items())
-        found = self.client.search_runs([self.experiment], query, run_view_type=ViewType.ALL, max_results=10)
+        # MLflow compares a tag with those of all runs, which takes its time: one tag, and the others here.
+        found = self.client.search_runs(
+            [self.experiment], f"tags.trial = '{trial}'", run_view_type=ViewType.ALL, max_results=100
+        )
+        found = [run for run in found if self._identifying(trial).items() <= run.data.tags.items()]
         found.sort(key=lambda run: (run.info.lifecycle_stage == "active", len(run.data.metrics), run.info.run_id))
         for duplicate in found[:-1]:
             if duplicate.info.lifecycle_stage == "active":

@@ -1,7 +1,9 @@
 """Where a sweep stands, from its folder alone, so that every host that sees the folder can ask."""
 
+import re
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.process import sweeps_command
+from service.records.events import EventLog, is_event
 from service.records.lock import lock_holder
 from service.records.recorder import RETRIED
 from service.records.state import EVENTS, State, TrialRecord
@@ -20,6 +23,7 @@ from trainables.result import Status
 
 __all__ = ["as_text", "status_of"]
 
+TRIAL = re.compile(rb'"trial": "(\w+)"')
 INTERRUPTED = "interrupted"  # a trial recorded as running, although no process runs the sweep
 
 
@@ -39,8 +43,10 @@ def status_of(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: If this version cannot read the records.
     """
-    state, process = State.read(folder), lock_holder(folder)
+    state, process = State.read(folder, evaluations=False), lock_holder(folder)
     trials = list(state.trials.values())
+    running = [trial for trial in trials if process and trial.status == Status.RUNNING]
+    epochs = epochs_done(folder, {trial.key for trial in running})
     complete = state.summary and state.summary["complete"] and all(trial.done for trial in trials)
     return {
         "sweep": folder.name,
@@ -48,11 +54,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         "process": process,
         "idle": time.time() - (folder / EVENTS).stat().st_mtime,
         "phases": {phase: count_trials(state, phase, bool(process)) for phase in ("search", "confirm")},
-        "running": [
-            {"trial": t.key, "arm": t.arm, "epoch": epochs_done(t), "of": epochs_of(t)}
-            for t in trials
-            if process and t.status == Status.RUNNING
-        ],
+        "running": [{"trial": t.key, "arm": t.arm, "epoch": epochs.get(t.key, 0), "of": epochs_of(t)} for t in running],
         "failed": [
             {"trial": t.key, "arm": t.arm, "status": t.status, "reason": t.reason}
             for t in trials
@@ -85,13 +87,24 @@ def best_of_search(state: State) -> dict[str, Any] | None:
     return {**found, "metric": f"{metric}_{'area' if goal.area else 'pruned'}", "num_seeds": best["num_seeds"]}
 
 
-def epochs_done(trial: TrialRecord) -> int:
-    return trial.evaluations[-1]["epoch"] if trial.evaluations else 0
+def epochs_done(folder: Path, keys: Collection[str]) -> dict[str, int]:
+    """The last epoch that was evaluated of these trials, without those that have no evaluation."""
+
+    def wanted(line: bytes) -> bool:
+        key = TRIAL.search(line)
+        return is_event(line, "evaluation") and key is not None and key[1].decode() in keys
+
+    epochs: dict[str, int] = {}
+    for event, _ in EventLog.read(folder / EVENTS, wanted=wanted) if keys else ():
+        epochs[event["trial"]] = max(event["report"]["epoch"], epochs.get(event["trial"], 0))
+    return epochs
 
 
 def epochs_of(trial: TrialRecord) -> int:
     """The number of epochs that a trial trains for, in all rounds of its pruning schedule."""
-    from trainables.pruning_schedule import num_epochs  # imports torch, needed for running trials only
+    if trial.config["pruning_schedule"] == "one_shot":
+        return trial.config["max_epochs"]
+    from trainables.pruning_schedule import num_epochs  # imports torch
 
     return num_epochs(TrialConfig.model_validate(trial.config))
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,19 @@ def test_figures_of_finished_trials_are_drawn_on_demand(toy, sweeps):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
     for key in (diverged, "other"):
         assert sweeps("figures", "toy", key) == (f"figures: trials must be finished ones of toy, got {key!r}\n", 2)
+
+
+@pytest.mark.parametrize("command", [["status", "toy"], ["report", "toy"], ["best"]])
+def test_looking_at_records_imports_nothing_that_takes_seconds(toy, command):
+    toy.start()
+    toy.trial((0.9, 0.8))
+    toy.recorder.summarized(toy.summary())
+    code = f"import sys; sys.argv[1:] = {[*command, '--runs', str(toy.folder.parent)]}\n"
+    code += "from service.commands import app\n"
+    code += "app(standalone_mode=False)\n"
+    code += "print({'torch', 'scipy', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 @pytest.fixture

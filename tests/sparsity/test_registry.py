@@ -1,3 +1,5 @@
+import os
+import pkgutil
 import subprocess
 import sys
 
@@ -28,6 +30,25 @@ def test_names_are_the_sorted_files_without_helpers(tmp_path, monkeypatch):
         sparsity.load("cuisine", "coffee")
     with pytest.raises(RuntimeError, match="imported"):  # an error inside a method is not hidden
         sparsity.load("cuisine", "soup")
+
+
+def test_a_folder_is_listed_again_only_after_it_changed(tmp_path, monkeypatch):
+    folder = tmp_path / "drinks"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    listed, real = [], pkgutil.iter_modules
+    monkeypatch.setattr(pkgutil, "iter_modules", lambda paths: listed.append(list(paths)) or real(paths))
+    assert sparsity.names("drinks") == []
+    (folder / "tea.py").touch()  # within the same tick of the file system's clock, perhaps
+    assert sparsity.names("drinks") == ["tea"]
+    os.utime(folder, (1e9, 1e9))
+    assert sparsity.names("drinks") == ["tea"]
+    num = listed.count([str(folder)])
+    assert sparsity.names("drinks") == ["tea"]
+    assert listed.count([str(folder)]) == num
+    (folder / "milk.py").touch()
+    assert sparsity.names("drinks") == ["milk", "tea"]
 
 
 def test_an_unknown_name_raises_with_the_valid_ones():

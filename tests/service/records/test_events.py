@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from service.records.events import EventLog
+from service.records.events import EventLog, is_event
 
 
 def test_events_are_read_in_the_order_in_which_they_were_appended(tmp_path):
@@ -78,3 +78,16 @@ def test_an_appended_event_is_returned_as_it_is_read(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
     returned = log.append("summary", levels=(0.0, 0.9), counts={1: 2})
     assert [entry for entry, _ in EventLog.read(log.path)] == [returned]
+
+
+def test_unwanted_events_are_passed_over_unparsed(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    for event in ("start", "evaluation", "end"):
+        log.append(event, trial="a")
+    log.close()
+    damaged = (tmp_path / "events.jsonl").read_bytes().replace(b'"evaluation", ', b'"evaluation", }')
+    (tmp_path / "events.jsonl").write_bytes(damaged)
+    read = EventLog.read(tmp_path / "events.jsonl", wanted=lambda line: not is_event(line, "evaluation"))
+    found = list(read)
+    assert [event["event"] for event, _ in found] == ["start", "end"]
+    assert found[-1][1] == len(damaged)  # offsets count what was passed over

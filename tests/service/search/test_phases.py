@@ -52,6 +52,7 @@ def play(tmp_path, monkeypatch):
         while len(proposals) < most and (proposal := phases.next()) is not Next.FINISHED:
             assert proposal is not Next.WAIT, "waits for a result that is there"
             values[proposal.config.key] = objective(proposal.config)
+            records.state.ended.append(proposal.config.key)
             proposals.append(proposal)
         assert phases.num_left == 0
         return phases, proposals

@@ -1,14 +1,17 @@
 import hashlib
 import math
 import random
+from collections import Counter
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
+from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
+from service.search import proposals
 from service.search.proposals import Next, Proposal, Search, from_unit, num_pending, open_storage
 from service.search.space import make_arms
 from tests.service._sweeps import make
@@ -344,3 +347,63 @@ def test_each_generation_has_studies_of_its_own(tmp_path):
     assert (lams[0], len(lams)) == (7e-5, 3)
     names = {study.study_name for study in open_storage(tmp_path / "study.log").get_all_studies()}
     assert {"toy: sgd + wcr", "toy: sgd + wcr (2)"} < names
+
+
+def num_looks(num_trials, num_workers):
+    """How often a search of one arm, with `ended`, asks for the value of a trial."""
+    values, ended, looks = {}, [], Counter()
+
+    def value_of(key):
+        looks[key] += 1
+        return values.get(key)
+
+    search = Search(
+        "toy",
+        make_arms(make(ranges=SPACE, initial_points=INITIAL_POINTS, optimizer=["sam"], regularizer=["wcr"])),
+        storage=optuna.storages.InMemoryStorage(),
+        num_trials=num_trials,
+        seed=3,
+        make_config=make_config,
+        value_of=value_of,
+        ended=lambda: ended,
+        num_parallel=num_workers,
+    )
+    running = []
+    while True:
+        while len(running) < num_workers and isinstance(proposal := search.next(), Proposal):
+            running.append(proposal)
+        if not running:
+            assert proposal is Next.FINISHED
+            assert search.ended()
+            assert all(trial.state.is_finished() for trial in search.studies[0].trials)
+            return looks.total()
+        done = running.pop(len(running) // 2)
+        values[done.key] = score(done.config)
+        ended.append(done.key)
+
+
+def test_the_number_of_looks_at_values_grows_with_the_number_of_trials_and_not_faster():
+    assert num_looks(160, 32) < 1.5 * 4 * num_looks(40, 8)
+
+
+def test_a_long_search_learns_from_a_bounded_number_of_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(proposals, "MOST_RESULTS", 8)
+    monkeypatch.setattr(proposals, "NUM_BEST", 2)
+    choices, sizes = {"optimizer": ["sam"], "regularizer": ["wcr"]}, {"num_trials": 30}
+    learned, real = [], TPESampler.sample_relative
+
+    def sample_relative(self, study, trial, search_space):
+        learned.append([each.value for each in study.get_trials(states=[TrialState.COMPLETE])])
+        return real(self, study, trial, search_space)
+
+    monkeypatch.setattr(TPESampler, "sample_relative", sample_relative)
+    whole = Run(optuna.storages.InMemoryStorage(), choices=choices, **sizes)
+    made = [p.config.key for p in whole.finish()]
+    assert max(map(len, learned)) == 2 + 7
+    values = [whole.values[key] for key in made]
+    best = sorted(sorted(range(24), key=lambda number: -values[number])[:2])
+    assert learned[-1] == [values[number] for number in (*best, *range(24, 29))]
+    storage, ended = open_storage(tmp_path / "study.log"), {}
+    for most in (7, 10, 30):  # killed twice
+        Run(storage, choices=choices, values=ended, **sizes).finish(most=most)
+    assert list(ended) == made
