@@ -44,7 +44,7 @@ def test_the_walk(tmp_path):
     assert "9 of 9 finished trials are evaluated, without training" in shown[3]
     assert "compensation uniform" in shown[3]
     assert "acc at 0.99" in shown[4]
-    assert "pruned in 3 ways" in shown[5]
+    assert "pruned in 2 ways" in shown[5]
     walk, adopted = (State.read(runs / name) for name in ("walk", "walk_wcr"))
     assert {trial.arm for trial in adopted.trials.values()} == {"sgd + wcr"}
     for key, trial in adopted.trials.items():
