@@ -2,7 +2,7 @@
 
 The event log of 1,000 trials with 200 metric points each is shipped to SQLite, and to a server over PostgreSQL. Each
 shipper runs in a process of its own, whose memory is sampled. Afterwards the runs and points in MLflow are counted.
---figures adds the files of a real trial: figures, the pruned checkpoint and layers.json.
+--figures adds the files of a real trial: the pruned checkpoint and layers.json.
 """
 
 import argparse

@@ -9,20 +9,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 import sparsity
+from service.errors import fail
 from service.process import prepare_process, typed_command
 from service.records.passwords import hide_passwords
 from service.spec import SweepSpec
 from trainables.config import ARGUMENT_GROUPS, TrialConfig
 
-__all__ = ["fail", "main"]
+__all__ = ["main"]
 
 # Every option, in the order of `--help`. What most people need comes first.
 PANELS = {
@@ -242,24 +242,6 @@ def parse_arguments(group: str, pairs: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             arguments[key] = text
     return arguments
-
-
-def fail(error: Exception) -> NoReturn:
-    """Print one line for each fault and exit with code 2."""
-    if isinstance(error, ValidationError):
-        lines = []
-        for fault in error.errors():
-            if fault["type"] == "default_factory_not_called":  # it follows from another fault
-                continue
-            field = "/".join(str(part) for part in fault["loc"])
-            message = fault["msg"].removeprefix("Value error, ")
-            named = fault["type"] == "value_error" and ":" in message.split(" ", 1)[0]
-            lines.append(message if named else f"{field}: {message[0].lower()}{message[1:]}, got {fault['input']!r}")
-    else:
-        lines = [" ".join(str(error).split("\n"))]
-    for line in dict.fromkeys(lines):
-        typer.echo(line, err=True)
-    raise typer.Exit(2)
 
 
 def end_quickly() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import fail
+from service.errors import fail
 from service.process import default_runs, prepare_process, this_python
 from trainables.config import expanded
 

@@ -62,8 +62,9 @@ def best(
     wanted = {"architecture": architecture, "dataset": dataset, "optimizer": optimizer, "regularizer": regularizer}
     chosen: dict[tuple[Any, ...], dict[str, Any]] = {}
     for trials in configurations(expanded(runs, "runs"), wanted, skip_sweep):
+        trained = training_of(trials[0][1].config)
         for row in rows_of(trials):
-            group = comparable(row)
+            group = comparable(row, trained)
             if group not in chosen or rank(row) > rank(chosen[group]):
                 chosen[group] = row
     return [chosen[group] for group in sorted(chosen)]
@@ -112,11 +113,20 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
             }
 
 
-def comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What comparable rows share; sorting by it puts longer trainings first."""
+def training_of(config: Mapping[str, Any]) -> str:
+    """How a configuration is trained, as text."""
+    return json.dumps([config.get(name) for name in TRAINING_FIELDS], sort_keys=True)
+
+
+def comparable(row: Mapping[str, Any], trained: str) -> tuple[Any, ...]:
+    """What comparable rows share; sorting by it puts longer trainings first.
+
+    Args:
+        row: A row of `best`.
+        trained: `training_of` its configuration.
+    """
     names = ("architecture", "dataset", "optimizer", "regularizer")
-    pruned = json.dumps([row[name] for name in PRUNING_DEFAULTS], sort_keys=True)
-    trained = json.dumps([row[name] for name in TRAINING_FIELDS], sort_keys=True)
+    pruned = repr([sorted(row[n].items()) if isinstance(row[n], dict) else row[n] for n in PRUNING_DEFAULTS])
     return (*(row[name] for name in names), pruned, -row["max_epochs"], trained, row["sparsity"])
 
 

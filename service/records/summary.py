@@ -139,12 +139,13 @@ class Cells:
 
 def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     """A row for the best configuration of each arm in the search."""
+    goal = state.goal
     by_arm = {
-        arm: [trials for trials in configurations if has_goal(state.goal, trials)]
+        arm: [trials for trials in configurations if has_goal(goal, trials)]
         for arm, configurations in configurations_by_arm(state.finished("search")).items()
     }
     dense = [cells.dense(trials) for configurations in by_arm.values() for trials in configurations]
-    drop = state.goal.max_dense_drop
+    drop = goal.max_dense_drop
     lowest = max(dense, default=0.0) - drop if drop is not None else -math.inf
     rows = []
     for arm, configurations in by_arm.items():

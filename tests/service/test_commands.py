@@ -65,7 +65,7 @@ def test_looking_at_records_imports_nothing_that_takes_seconds(toy, command):
     code = f"import sys; sys.argv[1:] = {[*command, '--runs', str(toy.folder.parent)]}\n"
     code += "from service.commands import app\n"
     code += "app(standalone_mode=False)\n"
-    code += "print({'torch', 'scipy', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules))"
+    code += "print({'torch', 'scipy', 'optuna', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
 
