@@ -112,8 +112,7 @@ def results(runs, name="digits"):
             t.config,
             t.status,
             [{**r, "seconds": 0} for r in t.evaluations],
-            t.curve,
-            t.test,
+            t.pruned,
         )
         for key, t in records.trials.items()
     }

@@ -85,7 +85,7 @@ def test_an_exception_in_a_method_and_the_retry_after_its_mending(runs, undistur
     searched = {key for key, trial in theirs.items() if trial.phase == "search"}
     assert searched <= set(ours)
     for key in searched:
-        assert (ours[key].status, ours[key].curve) == (theirs[key].status, theirs[key].curve)
+        assert (ours[key].status, ours[key].pruned) == (theirs[key].status, theirs[key].pruned)
     fault_row(
         "an exception in user code",
         "these trials, recorded with the traceback; `sweeps retry NAME` repeats them",

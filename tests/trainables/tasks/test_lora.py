@@ -521,7 +521,7 @@ def finished(folder, tmp_path_factory):
 
 
 def test_learns(finished):
-    dense = finished[1]["curve"][0]
+    dense = finished[1]["pruned"][0]["curve"][0]
     assert dense["sparsity"] == 0
     assert dense["acc_boolq"] > 0.9 > 0.5
     assert dense["greedy_agreement"] > 0.9
@@ -537,7 +537,7 @@ def test_a_pruned_checkpoint_loads_without_internet_with_the_same_metrics(finish
     for weight in weights:
         assert (weight == 0).sum() == round(0.3 * weight.numel())  # uniform
     metrics = task.evaluate(model, "validation")
-    assert metrics == {k: v for k, v in result["curve"][-1].items() if k != "sparsity"}
+    assert metrics == {k: v for k, v in result["pruned"][0]["curve"][-1].items() if k != "sparsity"}
     described = json.loads((folder / "pruned" / "0.3" / "config.json").read_text())
     assert described["baselines"]["test"]["boolq"]["chance"] == 0.5
     from tokenizers import Tokenizer
@@ -552,7 +552,7 @@ def test_writes_the_figure_and_its_numbers(finished):
     assert found.keys() == {"validation", "test"}
     one = found["test"]["boolq"]
     assert (one["num"], one["chance"]) == (30, 0.5)
-    assert one["0"]["acc"] == result["test"][0]["acc_boolq"]
+    assert one["0"]["acc"] == result["pruned"][0]["test"][0]["acc_boolq"]
     p = one["0.3"]["acc"]
     assert one["0.3"]["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / 30))
 
@@ -577,7 +577,7 @@ def test_resumed_equals_never_stopped(data, tmp_path):
                 trial = TrialRunner(config, folder, lambda: LoRA(config, data))
         assert report["status"] == "finished", report["reason"]
         result = json.loads((folder / "result.json").read_text())
-        return [result["curve"], [{**evaluation, "seconds": 0} for evaluation in result["evaluations"]]]
+        return [result["pruned"], [{**evaluation, "seconds": 0} for evaluation in result["evaluations"]]]
 
     assert run(tmp_path / "whole", stop=False) == run(tmp_path / "stopped", stop=True)
 
