@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import driver, methods, service
+from benchmarks import driver, methods, pruning, service
 from benchmarks._measure import RESULTS, device_name, slug
 from benchmarks._page import fill
 
-GROUPS: dict[str, ModuleType] = {"methods": methods, "service": service, "driver": driver}
+GROUPS: dict[str, ModuleType] = {"methods": methods, "pruning": pruning, "service": service, "driver": driver}
 
 
 def main() -> None:

@@ -219,6 +219,12 @@ def driver(record: Mapping[str, Any]) -> str:
     return measured(record, ("sweep", "CPU ms per trial", "first quarter", "last quarter", "summary, s"), rows)
 
 
+def reprune(record: Mapping[str, Any]) -> str:
+    found = record["results"].get("reprune/digits", {})
+    rows = [(name, f"{row['cpu_s']:.2f}", f"{row['ratio']:.3f}") for name, row in found.items()]
+    return measured(record, ("digits trial", "CPU s", "relative to training"), rows)
+
+
 def commands(record: Mapping[str, Any]) -> str:
     found = record["results"].get("commands/commands", {})
     rows = [(f"`sweeps {n}`", f"{r['wall_s']:.1f}", f"{r['cpu_s']:.1f}") for n, r in found.items() if "wall_s" in r]
@@ -244,6 +250,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "short schedules": short_schedules,
     "driver": driver,
     "commands": commands,
+    "reprune": reprune,
     "gpu": gpu,
 }
 

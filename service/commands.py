@@ -247,6 +247,7 @@ def reprune(
     from service.driver import run_reprune
     from service.records.state import State
     from service.spec import SweepSpec, pruning_methods
+    from trainables.config import check_sparsity
 
     folder = sweep_folder(runs, name)
     with one_line_errors():
@@ -257,6 +258,8 @@ def reprune(
         resources = {"cpus_per_trial": cpus, "gpus_per_trial": gpus, "max_concurrent": max_concurrent}
         spec = SweepSpec.from_identity(state.identity, **places, **resources)
         decisive = spec.pruning[0]
+        for level in sparsity or ():
+            check_sparsity(level)
         methods = pruning_methods(
             criterion or [decisive.criterion],
             scope or [decisive.scope],

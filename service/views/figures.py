@@ -124,7 +124,7 @@ def draw_weights(layers: Sequence[Mapping[str, Any]], config: Mapping[str, Any])
 
 
 def draw_summary(summary: Mapping[str, Any]) -> Figure:
-    """The best configuration of each arm against sparsity.
+    """The best configuration of each arm against sparsity, with a panel for each pruning method.
 
     Confirmed configurations show the test split with the standard deviation over seeds; the others, faintly if there
     are confirmed ones, the validation split of the search.
@@ -132,9 +132,19 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
     Args:
         summary: See `service.records.summary`.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = sparsity_axes(figure, summary["objective"])
-    levels = [float(level) for level in summary["levels"].get(summary["method"], ())]
+    labels = list(summary["levels"]) or [summary["method"]]
+    figure = Figure(figsize=(8, 5) if len(labels) == 1 else (6 * len(labels), 5), layout="constrained")
+    panels = figure.subfigures(1, len(labels), squeeze=False)[0]
+    for label, panel in zip(labels, panels, strict=True):
+        draw_method(panel, summary, label)
+    figure.suptitle(f"{summary['sweep']}: {summary['objective']} after pruning")
+    return figure
+
+
+def draw_method(panel: Any, summary: Mapping[str, Any], method: str) -> None:
+    """Draw the arms of a summary pruned by one method into a figure or subfigure."""
+    axes = sparsity_axes(panel, summary["objective"])
+    levels = [float(level) for level in summary["levels"].get(method, ())]
     rows = [*summary["arms"], *summary["confirmed"]]
     optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
     penalties = list(dict.fromkeys(penalty(row) for row in rows))
@@ -145,17 +155,20 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
             "linestyle": DASHES[optimizers.index(row["optimizer"]) % len(DASHES)],
         }
 
+    def cells_of(row: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
+        return list((row if method == summary["method"] else row["others"][method])[split].values())
+
     densities = [1 - level for level in levels]
     confirmed_arms = {row["arm"] for row in summary["confirmed"]}
     for row in summary["arms"]:
         faint = 0.35 if summary["confirmed"] else 1.0
         label = None if row["arm"] in confirmed_arms else f"{row['arm']} (validation, search)"
         if label or not summary["confirmed"]:
-            values = [cell["value"] for cell in row["curve"].values()]
+            values = [cell["value"] for cell in cells_of(row, "curve")]
             axes.plot(densities, values, alpha=faint, marker=".", label=label, **style(row))
     seen: set[str] = set()
     for row in summary["confirmed"]:
-        cells = list(row["test"].values())
+        cells = cells_of(row, "test")
         label = f"{row['arm']} (test, {cells[0]['n']} seeds)" if row["arm"] not in seen else None
         seen.add(row["arm"])
         spread = [cell["spread"] or 0.0 for cell in cells]
@@ -163,9 +176,9 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
             densities, [cell["value"] for cell in cells], spread, marker="o", capsize=3, label=label, **style(row)
         )
     label_levels(axes, levels)
-    axes.set_title(f"{summary['sweep']}: {summary['objective']} after pruning")
+    if len(summary["levels"]) > 1:
+        axes.set_title(f"pruned by {method}")
     axes.legend(fontsize=8)
-    return figure
 
 
 def penalty(row: Mapping[str, Any]) -> str:

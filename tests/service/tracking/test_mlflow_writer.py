@@ -121,3 +121,31 @@ def test_the_sweeps_params_have_the_trials_names_and_one_entry_for_each_range():
 @pytest.mark.parametrize("name", SWEEPS)
 def test_the_params_of_every_sweep_fit_into_one_request(name):
     assert len(sweep_params(load_sweep(name).identity())) < 100
+
+
+def test_later_pruning_is_recorded_in_the_same_run(toy, tmp_path):
+    uri = default_tracking_uri(tmp_path / "runs")
+    key = toy.trial((0.9, 0.8))
+    write(toy, uri)
+    before = runs_of(MlflowClient(uri), toy.folder)[key]
+    result = json.loads((toy.state.trial_folder(key) / "result.json").read_text())
+    snip = {"label": "snip uniform", "method": {}, "curve": [{"sparsity": 0.9, "acc": 0.85}], "test": None}
+    toy.write_result(key, result | {"pruned": [*result["pruned"], snip]})
+    toy.recorder.trial_ended(key)
+    for _ in range(2):  # sending twice changes nothing
+        write(toy, uri)
+        after = runs_of(MlflowClient(uri), toy.folder)[key]
+        assert after.info.run_id == before.info.run_id
+        assert after.info.status == "FINISHED"
+        assert after.data.metrics == before.data.metrics | {"acc_by_sparsity/snip uniform": 0.85}
+        client = MlflowClient(uri)
+        assert len(client.get_metric_history(before.info.run_id, "acc_pruned")) == 2  # an evaluation, and the end
+
+
+def test_a_pruning_that_failed_is_a_tag(toy, tmp_path):
+    uri = default_tracking_uri(tmp_path / "runs")
+    key = toy.trial((0.9, 0.8))
+    toy.recorder.trial_ended(key, failure=("error", "no memory"), is_complete=lambda result: False)
+    write(toy, uri)
+    run = runs_of(MlflowClient(uri), toy.folder)[key]
+    assert (run.data.tags["status"], run.data.tags["not_pruned"]) == ("finished", "no memory")

@@ -47,3 +47,13 @@ def test_the_mark_of_a_histogram_separates_the_pruned_fraction():
     axes = draw_weights(layers, CONFIG).axes[0]
     assert list(axes.get_lines()[0].get_xdata()) == [-3.0, -3.0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["stem.weight  (50.0% kept)"]
+
+
+def test_each_pruning_method_has_a_panel(toy):
+    for seed in (1, 2):
+        toy.trial((0.9, 0.6), phase="confirm", seed=seed, test=(0.9, 0.5), others={"snip uniform": (0.8, 0.75)})
+    toy.trial((0.9, 0.6), others={"snip uniform": (0.8, None)})
+    figure = draw_summary(toy.summary())
+    assert [axes.get_title() for axes in figure.axes] == ["pruned by magnitude global", "pruned by snip uniform"]
+    curves = [axes.containers[0].lines[0].get_ydata()[-1] for axes in figure.axes]
+    assert curves == [pytest.approx(0.5), pytest.approx(0.75)]

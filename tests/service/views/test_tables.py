@@ -3,6 +3,7 @@ import pytest
 from service.records.best import best
 from service.views.console import make_console
 from service.views.tables import as_markdown, as_tables, best_table
+from tests.service._sweeps import make
 from tests.service.conftest import ToySweep, fill
 
 
@@ -102,3 +103,35 @@ def test_the_best_of_all_sweeps_shows_the_settings_that_differ(toy):
         ["small_resnet", "digits", "sam", "+", "wcr", "-", "3"],
     ]
     assert cells[0][-5:-1] == ["0.700", "1", "search", "toy"]
+
+
+def test_pruning_methods_are_compared_on_the_same_networks(toy):
+    toy.trial((0.9, 0.6), others={"snip uniform": (0.8, None)})
+    toy.trial((0.9, 0.5), optimizer="sgd", regularizer="none", others={"snip uniform": (0.7, None)})
+    text = as_markdown(toy.summary())
+    assert (
+        "The same trained networks pruned in 2 ways (the configurations are the best ones by magnitude global)" in text
+    )
+    assert "| arm | lam | rho | pruning | acc dense | acc at 0.9 |" in text
+    assert "| sam + wcr | 1e-05 | 0.1 | snip uniform | 0.900 | 0.800 |" in text
+    toy.trial((0.9, 0.4), lam=2e-5)  # a trial that was never pruned so: no comparison of all
+    assert "pruned in" not in as_markdown(toy.summary())
+
+
+def test_a_table_by_area_and_of_what_was_left_out(tmp_path):
+    identity = make(target_sparsity=0.9, sparsities=(0.5,), objective="area", max_dense_drop=0.05).identity()
+    toy = ToySweep(tmp_path / "runs" / "area", identity)
+    toy.trial((0.95, 0.6))
+    toy.trial((0.8, 0.9), lam=2e-5)
+    state = toy.state
+    state.identity = state.identity | {"trial": state.identity["trial"] | {"sparsities": []}}
+    text = as_markdown(toy.summary(complete=False))
+    assert "(best by the area under acc against log density)" in text
+    assert "| sam + wcr | 1e-05 | 0.1 | 2 | 0.775 | 0.950 | 0.600 |" in text  # the other loses too much before pruning
+    toy.recorder.sweep_changed(
+        state.identity, left_out=[key for key in state.trials if state.trials[key].config["lam"] == 2e-5]
+    )
+    assert "1 recorded trial does not fit the sweep since it was changed; the tables do not count it." in as_markdown(
+        toy.summary()
+    )
+    toy.recorder.close()
