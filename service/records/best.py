@@ -136,5 +136,9 @@ def rank(row: Mapping[str, Any]) -> tuple[bool, float]:
 
 def without_seed(config: Mapping[str, Any]) -> str:
     """What trainings of one configuration with different seeds have in common, as text."""
-    left_out = {"seed", "read_test", *(EVALUATED if config["pruning_schedule"] == "one_shot" else ())}
+    left_out = {"seed", "read_test"}
+    if config["pruning_schedule"] == "one_shot":
+        left_out |= EVALUATED
+    if config.get("patience") is None:  # as in `TrialConfig.key`
+        left_out.add("num_evaluations")
     return json.dumps({k: v for k, v in config.items() if k not in left_out}, sort_keys=True)

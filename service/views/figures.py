@@ -1,5 +1,6 @@
 """Figures of trials and sweeps, made without pyplot because they are drawn in a background thread."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,9 +134,11 @@ def draw_summary(summary: Mapping[str, Any]) -> Figure:
         summary: See `service.records.summary`.
     """
     labels = list(summary["levels"]) or [summary["method"]]
-    figure = Figure(figsize=(8, 5) if len(labels) == 1 else (6 * len(labels), 5), layout="constrained")
-    panels = figure.subfigures(1, len(labels), squeeze=False)[0]
-    for label, panel in zip(labels, panels, strict=True):
+    num_columns = min(2, len(labels))
+    num_rows = math.ceil(len(labels) / num_columns)
+    figure = Figure(figsize=(8, 5) if len(labels) == 1 else (13, 4.5 * num_rows), layout="constrained")
+    panels = figure.subfigures(num_rows, num_columns, squeeze=False).flat
+    for label, panel in zip(labels, panels, strict=False):  # the last row may have an empty place
         draw_method(panel, summary, label)
     figure.suptitle(f"{summary['sweep']}: {summary['objective']} after pruning")
     return figure

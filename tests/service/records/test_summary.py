@@ -89,3 +89,10 @@ def test_configurations_are_grouped_by_arm_and_ordered_by_seed(toy):
     groups = configurations_by_arm(toy.state.finished("search"))
     seeds = [[(t.config["lam"], t.config["seed"]) for t in trials] for trials in groups["sam + wcr"]]
     assert sorted(map(sorted, seeds)) == [[(1e-6, 0)], [(1e-5, 0), (1e-5, 1)]]
+
+
+def test_trials_of_one_configuration_belong_together_however_they_were_evaluated(toy):
+    toy.trial((0.9, 0.6), seed=0, num_evaluations=2)
+    toy.trial((0.9, 0.8), seed=1, num_evaluations=3, sparsities=(0.5,))
+    (row,) = toy.summary()["arms"]
+    assert (row["value"], row["num_configurations"], row["num_seeds"]) == (pytest.approx(0.7), 1, 2)
