@@ -223,15 +223,19 @@ def reprune(
         list[str] | None, typer.Option(help="weights ranked together: global, uniform, or N:M like 2:4; repeatable")
     ] = None,
     sparsity: Annotated[
-        list[float] | None, typer.Option(help="fraction of weights removed, beside the sweep's own; repeatable")
+        list[float] | None,
+        typer.Option(help="fraction of weights removed, in addition to the sweep's sparsities; repeatable"),
     ] = None,
     crit: Annotated[
-        list[str] | None, typer.Option(help="argument of the criteria that take it; repeatable", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option(help="argument of a criterion, e.g. num_batches=4; repeatable", metavar="KEY=VALUE"),
     ] = None,
-    min_kept: Annotated[int, typer.Option(help="smallest number of weights kept in each tensor", min=0)] = 0,
+    min_kept: Annotated[
+        int | None, typer.Option(help="smallest number of weights kept in each tensor; default: the sweep's", min=0)
+    ] = None,
     recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="also evaluate with BatchNorm statistics estimated again")
-    ] = False,
+        bool | None, typer.Option(help="also evaluate with BatchNorm statistics estimated again; default: the sweep's")
+    ] = None,
     runs: Runs = DEFAULT_RUNS,
     data_root: Annotated[
         Path | None, typer.Option(help="folder of the dataset; by default the one of the sweep's last run")
@@ -239,10 +243,12 @@ def reprune(
     cpus: Annotated[float, typer.Option(help="CPUs, and threads, of a trial")] = 1,
     gpus: Annotated[float | None, typer.Option(help="GPUs of a trial; by default 1 if there are any")] = None,
     max_concurrent: Annotated[int | None, typer.Option("--concurrent", help="trials that run at once")] = None,
-    keep: Annotated[str, typer.Option(help="all: also keep the pruned networks", metavar="target|all|none")] = "target",
+    keep: Annotated[
+        str, typer.Option(help="all: write every newly pruned network; target: none of them", metavar="target|all")
+    ] = "target",
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
 ) -> None:
-    """Prune the trained networks of a sweep in other ways, without training. The same command continues."""
+    """Prune a sweep's trained networks by other criteria, scopes or sparsities. Run it again after an interruption."""
     from service.cli import parse_arguments
     from service.driver import run_reprune
     from service.records.state import State
@@ -263,9 +269,9 @@ def reprune(
         methods = pruning_methods(
             criterion or [decisive.criterion],
             scope or [decisive.scope],
-            arguments=parse_arguments("crit", crit or ()),
-            min_kept=min_kept,
-            recalibrate=recalibrate,
+            arguments=parse_arguments("crit", crit) if crit else (decisive.crit if not criterion else {}),
+            min_kept=decisive.min_kept if min_kept is None else min_kept,
+            recalibrate=decisive.recalibrate if recalibrate is None else recalibrate,
         )
         try:
             run_reprune(spec, methods, tuple(sparsity or ()))

@@ -122,9 +122,7 @@ def states_to_adopt(spec: SweepSpec, state: State) -> list[State]:
     return [State.read(there[name]) for name in names if name in there]
 
 
-def run_reprune(
-    spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: Sequence[float], command: Sequence[str] | None = None
-) -> dict[str, Any]:
+def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: Sequence[float]) -> dict[str, Any]:
     """Evaluate the finished trials of a recorded sweep by further pruning methods and sparsities.
 
     Nothing is trained. What is recorded already is not evaluated again.
@@ -133,7 +131,6 @@ def run_reprune(
         spec: The recorded sweep (`SweepSpec.from_identity`).
         methods: Pruning methods, beside the one that decides the sweep's objective.
         sparsities: Sparsities, beside those of the sweep.
-        command: The command line to record.
 
     Returns:
         The sweep's summary.
@@ -179,8 +176,8 @@ def run_reprune(
 
 
 def announce_reprune(spec: SweepSpec, queue: Reprune, methods: Sequence[PruningMethod], console: Console) -> None:
-    labels = ", ".join(method.label for method in methods) or "no further method"
-    measured = f", {queue.num_measured} have them already" if queue.num_measured else ""
+    labels = ", ".join(method.label for method in methods)
+    measured = f"; {queue.num_measured} already have all results" if queue.num_measured else ""
     console.print(
         f"{spec.name}: {queue.num_left} of {queue.num_finished} finished trials are evaluated, without training "
         f"({labels}){measured}",
@@ -188,14 +185,14 @@ def announce_reprune(spec: SweepSpec, queue: Reprune, methods: Sequence[PruningM
     )
     if queue.not_kept:
         console.print(
-            f"{len(queue.not_kept)} trials are left out, because their trained weights were not kept (--keep) or were "
+            f"skipped: {len(queue.not_kept)} whose trained weights were not kept (--keep) or were "
             f"removed: {', '.join(queue.not_kept[:4])}{', ...' if len(queue.not_kept) > 4 else ''}",
             style="yellow",
             soft_wrap=True,
         )
     if queue.of_rounds:
         console.print(
-            f"{len(queue.of_rounds)} trials are left out, because their pruning schedule prunes during the training",
+            f"skipped: {len(queue.of_rounds)} whose pruning schedule prunes during training",
             style="yellow",
             soft_wrap=True,
         )
@@ -269,7 +266,7 @@ def announce(spec: SweepSpec, phases: Phases, records: Recorder, tracking_uri: s
         f"{phases.num_search} trials to search {len(phases.arms)} arms ({num_configurations} configuration{plural} each"
         f"{seeds}), then up to {phases.num_confirm} on unseen seeds"
         + (f"; {done} are done already" if done else "")
-        + (f"; {phases.num_trained} are trained already and only pruned anew" if phases.num_trained else ""),
+        + (f"; {phases.num_trained} are already trained and only need pruning" if phases.num_trained else ""),
         soft_wrap=True,
     )
     names = ", ".join(arm.name for arm in phases.arms)

@@ -57,23 +57,24 @@ class SweepSpec(BaseModel):
     )
     criterion: tuple[str, ...] = Field(
         default_factory=lambda fields: (fields["trial"].criterion,) if "trial" in fields else (),
-        description="what ranks weights for pruning; several prune the same trained networks, and the first decides "
-        "the objective",
+        description="what ranks weights for pruning; give several to compare them on the same trained networks: the "
+        "first decides the objective",
     )
     scope: tuple[str, ...] = Field(
         default_factory=lambda fields: (fields["trial"].scope,) if "trial" in fields else (),
-        description="weights ranked together: global, uniform (per tensor), or N:M like 2:4; several prune the same "
-        "trained networks, and the first decides the objective",
+        description="weights ranked together: global, uniform (per tensor), or N:M like 2:4; give several to compare "
+        "them on the same trained networks: the first decides the objective",
     )
     objective: Literal["target", "area"] = Field(
         default="target",
-        description="target: accuracy after pruning to the target sparsity; area: the area under accuracy against log "
-        "density, over all sparsities",
+        description="maximize the accuracy at the target sparsity (target), or the mean accuracy over the log density "
+        "of all sparsities (area)",
     )
     max_dense_drop: float | None = Field(
         default=None,
         ge=0,
-        description="only configurations that are at most this much below the best accuracy before pruning can win",
+        description="how far the accuracy before pruning may lie below the best one; an arm without such a "
+        "configuration is left with its densest one, which cannot win",
     )
     lam: Lam | None = Field(default=None, description="strength of the penalty, instead of searching it")
     rho: float | None = Field(
@@ -81,12 +82,13 @@ class SweepSpec(BaseModel):
     )
     bounds: dict[str, tuple[float, float]] = Field(
         default={},
-        description="search between these bounds instead of the search space's; a method's name and a dot before it "
-        "restrict it, e.g. lam=1e-7:1e-3, wcr.lam=1e-7:1e-3, opt/rho=0.01:1",
+        description="search between these bounds instead of the search space's, e.g. lam=1e-7:1e-3 or opt/rho=0.01:1; "
+        "METHOD.NAME=LOW:HIGH applies to one optimizer or regularizer, e.g. wcr.lam=1e-7:1e-3",
     )
     reuse_best: bool = Field(default=False, description="start from the best values recorded for this architecture")
     adopt: tuple[str, ...] = Field(
-        default=(), description="take over the trials of this sweep in --runs that fit, instead of training them again"
+        default=(),
+        description="name of another sweep in --runs: reuse its trials that fit instead of training them again",
     )
 
     num_trials: int = Field(default=6, ge=1, description="configurations searched for each arm")
@@ -96,11 +98,13 @@ class SweepSpec(BaseModel):
     num_confirm: int | None = Field(
         default=None,
         ge=0,
-        description="confirm only this many arms, and every baseline, on unseen seeds; default: all arms",
+        description="confirm the best N arms, and every arm without a regularizer, on unseen seeds; 0: no "
+        "confirmation; default: all arms",
     )
     num_seeds: int = Field(default=5, ge=1, description="unseen seeds of each confirmed arm; with --race, on average")
     race: bool = Field(
-        default=True, description="give the seeds of clearly beaten arms to the contenders, each up to twice --seeds"
+        default=True,
+        description="stop confirming clearly beaten arms and give their seeds to the others, up to twice --seeds each",
     )
 
     runs: Path = Field(
@@ -116,8 +120,9 @@ class SweepSpec(BaseModel):
     )
     keep: Literal["target", "all", "pruned", "none"] = Field(
         default="target",
-        description="networks to keep: trained and pruned to the target (target), trained and pruned to each sparsity "
-        "(all), only pruned to the target (pruned), or none; reprune needs the trained ones",
+        description="networks to keep. target: the trained one and the one pruned to the target sparsity; all: the "
+        "trained one and all pruned ones; pruned: only the one pruned to the target; none. reprune needs the trained "
+        "one",
     )
     tracking_uri: str = Field(
         default="", description="MLflow server; default: $MLFLOW_TRACKING_URI, else a database in --runs"
@@ -210,7 +215,7 @@ class SweepSpec(BaseModel):
         TrialConfig.model_validate({**dict(self.trial), **dict(first), "more_pruning": more})
         if self.objective == "area" and len(self.trial.levels) < 3:
             raise ValueError(
-                "objective: must have two sparsities or more for an area (give --sparsity), got "
+                "objective: must have two sparsities or more above 0 for an area (give --sparsity), got "
                 f"{', '.join(f'{level:g}' for level in self.trial.levels[1:])}"
             )
         return self
@@ -222,7 +227,7 @@ class SweepSpec(BaseModel):
         A criterion gets those arguments of `crit` that it takes.
 
         Raises:
-            ValueError: If a criterion takes none of the given arguments, or a scope is unknown.
+            ValueError: If an argument is taken by none of the criteria, or a scope is unknown.
         """
         trial = self.trial
         methods = pruning_methods(
@@ -240,9 +245,10 @@ class SweepSpec(BaseModel):
         return expanded(self.runs, "runs").resolve() / self.name
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trials, as JSON. A folder holds the records of one identity.
+        """What decides which recorded trials belong to the sweep, as JSON values.
 
-        The rest may change between two runs of a sweep: most of the budget, and where data and records are.
+        If it changes, `service.search.adoption` decides which trials still fit. The rest changes freely: the budget
+        except `num_search_seeds`, and where data and records are.
         """
         search = {name: as_json(getattr(self.search, name)) for name in SearchSpace.__dataclass_fields__}
         identity = {

@@ -140,7 +140,7 @@ class PruningMethod(BaseModel):
 
     @property
     def only_level(self) -> float | None:
-        """The one sparsity of an n:m scope; None if the scope has any sparsity."""
+        """The one sparsity of an n:m scope; None if the scope allows any sparsity."""
         if ":" not in self.scope:
             return None
         n, m = map(int, self.scope.split(":"))
@@ -192,7 +192,9 @@ class TrialConfig(PruningMethod):
     batch_size: int = Field(default=128, ge=1, description="examples in a step")
     accumulate: int = Field(default=1, ge=1, description="split each batch into this many parts to save memory")
     patience: int | None = Field(
-        default=None, ge=1, description="stop a trial after this many evaluations without a better dense objective"
+        default=None,
+        ge=1,
+        description="stop a trial after this many evaluations in which the metric before pruning did not improve",
     )
     num_evaluations: int = Field(default=8, ge=1, description="evaluations, each with a checkpoint, during a trial")
     num_sharpness_batches: int = Field(
@@ -201,14 +203,18 @@ class TrialConfig(PruningMethod):
         description="batches of 1024 to estimate the largest Hessian eigenvalue on, at the end of a trial",
     )
     target_sparsity: Sparsity = Field(
-        description="fraction of prunable weights removed, in [0, 1); the search maximizes the accuracy left there"
+        description="fraction of prunable weights removed, in [0, 1); by default, the search maximizes the accuracy "
+        "there"
     )
     sparsities: tuple[Sparsity, ...] = Field(default=(), description="also evaluate at this sparsity")
     more_pruning: tuple[PruningMethod, ...] = Field(
         default=(), description="other methods that prune the same trained network, to compare them"
     )
     seed: int = Field(
-        default=0, ge=0, lt=2**63, description="seed of the first trials; unseen seeds follow the search's"
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="first seed of the search; the confirmation uses the seeds after the search's",
     )
     read_test: bool = Field(default=False, description="also evaluate on the test split")
 
@@ -241,8 +247,8 @@ class TrialConfig(PruningMethod):
     def _rounds_prune_in_one_way(self) -> "TrialConfig":
         if self.more_pruning and self.pruning_schedule != "one_shot":
             raise ValueError(
-                f"criterion: must be one, with one scope, with pruning_schedule {self.pruning_schedule} (what it "
-                f"removes decides what is trained next), got {', '.join(method.label for method in self.pruning)}"
+                f"criterion: must be a single one with a single scope for pruning_schedule {self.pruning_schedule} (it "
+                f"prunes during training), got {', '.join(method.label for method in self.pruning)}"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""What is measured and written once a network is trained: every pruning method at every sparsity."""
+"""The evaluation after training: prune by every method to every sparsity, measure, and write checkpoints."""
 
 import os
 import shutil
@@ -21,8 +21,8 @@ KEEP = ("target", "all", "pruned", "none")
 def missing_levels(config: TrialConfig, result: Mapping[str, Any]) -> list[tuple[PruningMethod, tuple[float, ...]]]:
     """The pruning methods that a trial's result lacks, with the sparsities at which it lacks them.
 
-    The first method lacks all of them if another method or target sparsity decided the objective: the result's layers,
-    figures and checkpoint are then those of another pruned network. A trial that failed lacks nothing.
+    The first method lacks all of them if another method or target sparsity decided the objective, because the layers,
+    figures and checkpoint must then be made again. Everything is missing without a result, and nothing if it failed.
     """
     if not result or result["report"]["status"] != Status.FINISHED:
         return [] if result else [(method, config.pruned_by(method).levels) for method in config.pruning]
@@ -44,7 +44,7 @@ class FinalEvaluation:
     Args:
         config: The configuration.
         folder: The trial's folder.
-        trained: The network, or those of a lottery.
+        trained: The trained network, or the networks of a multi-round pruning schedule.
         keep: Which checkpoints to write: of the first method at the target sparsity ("target", "pruned"), of every
             method at every sparsity ("all"), or "none".
 
@@ -68,8 +68,8 @@ class FinalEvaluation:
         Returns:
             `pruned`: for each method its `label`, its fields (`method`), and its metrics by sparsity on validation
             (`curve`) and, if the configuration reads it, on test (else None). The first method comes first, and methods
-            that were measured earlier come last. With a new first method or target also `layers`, of the network pruned
-            to the target sparsity, and `diagnostics`.
+            that were measured earlier come last. If the first method or the target is new, it
+            also has `layers` (of the network pruned to the target sparsity) and `diagnostics`.
         """
         config, details = self.config, {}
         first = config.pruning[0]
@@ -84,10 +84,16 @@ class FinalEvaluation:
             entry["test"] = merge(entry["test"] or [], test) if test is not None else None
             if method == first and {0.0, config.target_sparsity} <= set(levels):
                 details = self._describe(evaluation)
-                shutil.rmtree(self.folder / "pruned", ignore_errors=True)  # another's, or those of a killed process
+                self._remove_checkpoints()
             self._save(method, evaluation, test)
         labels = [method.label for method in config.pruning]
         return {"pruned": [*(entries.pop(label) for label in labels), *entries.values()], **details}
+
+    def _remove_checkpoints(self) -> None:
+        """Remove the checkpoints of another first method or target, and what a killed process left of them."""
+        for path in (self.folder / "pruned").glob("*"):
+            if not path.name[0].isalpha():  # the folders of the other methods are named by their labels
+                shutil.rmtree(path, ignore_errors=True)
 
     def _describe(self, evaluation: Evaluation) -> dict[str, Any]:
         """The layers, diagnostics and figures of the network pruned to the target sparsity by the first method."""

@@ -50,8 +50,8 @@ class TrialRunner:
         config: The configuration.
         folder: The trial's own folder; created if necessary.
         make_task: Creates the task. Called at most once; not called if the trial has already ended.
-        keep: Which networks to write: the trained one and the pruned one of the target sparsity ("target"), the trained
-            one and all pruned ones ("all"), only the pruned one ("pruned"), or "none".
+        keep: Which networks to write. "target": the trained one and the one pruned to the target sparsity. "all": the
+            trained one and all pruned ones. "pruned": only the one pruned to the target sparsity. "none": none.
 
     Raises:
         ValueError: If `keep` is something else.
@@ -160,7 +160,7 @@ class TrialRunner:
             "notes": self.notes,
             "warnings": self.warnings,
         }
-        if training.lottery.num_phases > 1:  # its networks are of one way to prune: there is nothing to ask later
+        if training.lottery.num_phases > 1:  # pruned during training, so no other method applies
             return training, record
         trained = TrainedNetwork(training.task, training.trained_model(), self.config)
         if self.keep in KEEP_TRAINED:

@@ -31,8 +31,8 @@ class Goal:
         method: The label of the pruning method.
         labels: The labels of all pruning methods of the sweep, this one first.
         area: Whether to maximize the area under the curve over `levels` instead (see `area_under_curve`).
-        max_dense_drop: Only configurations whose dense metric is at most this much below the best dense one can win.
-            None allows all.
+        max_dense_drop: How far a configuration's dense metric may lie below the highest one of all arms in the search.
+            None: no limit.
     """
 
     target_sparsity: float

@@ -113,8 +113,15 @@ class Recorder:
             initial_points: For each arm, the values of other sweeps that it tries first.
             num_parallel: Number of trials that run at once.
             adopted: For each arm, the values of earlier trials that fit and count as its first configurations.
+            adopted_from: The names of the other sweeps that trials are taken from.
         """
-        self._record("search_state", initial_points=initial_points, num_parallel=num_parallel, adopted=dict(adopted))
+        self._record(
+            "search_state",
+            initial_points=initial_points,
+            num_parallel=num_parallel,
+            adopted=dict(adopted),
+            adopted_from=list(adopted_from),
+        )
 
     def summarized(self, summary: Mapping[str, Any]) -> None:
         """Record the sweep's result (see `service.records.summary`) if it differs from the last one recorded."""

@@ -48,7 +48,7 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
     trials = [trial for trial in state.trials.values() if not trial.left_out]
     cells = Cells(objective, goal, [*search, *state.finished("confirm")])
     arms = search_rows(state, cells)
-    confirmed = confirmed_rows(state, cells)
+    confirmed = confirmed_rows(state, cells, {row["arm"]: row["feasible"] for row in arms})
     return {
         "sweep": state.folder.name,
         "complete": complete,
@@ -176,8 +176,11 @@ def has_goal(goal: Goal, trials: Sequence[TrialRecord]) -> bool:
     return all(goal.value(trial) is not None for trial in trials)
 
 
-def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
-    """A row for each confirmed configuration: those with the most seeds first, among these the best first."""
+def confirmed_rows(state: State, cells: Cells, feasible: Mapping[str, bool]) -> list[dict[str, Any]]:
+    """A row for each confirmed configuration: those with the most seeds first, among these the best first.
+
+    Configurations of an arm that is not `feasible` come last.
+    """
     rows = []
     for configurations in configurations_by_arm(state.finished("confirm")).values():
         for trials in configurations:
@@ -190,6 +193,7 @@ def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
                     **describe(trials[0]),
                     "seeds": [t.config["seed"] for t in trials],
                     "num_collapsed": cells.num_collapsed(trials),
+                    "feasible": feasible.get(trials[0].arm, True),
                     "validation": cells.curve(trials, "curve"),
                     "test": cells.curve(trials, "test"),
                     "others": {label: {"validation": validation[label], "test": test[label]} for label in validation},
@@ -199,7 +203,7 @@ def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
                     "checkpoint_trial": trials[0].key,
                 }
             )
-    rows.sort(key=lambda row: (-len(row["seeds"]), -row["value"]))
+    rows.sort(key=lambda row: (not row["feasible"], -len(row["seeds"]), -row["value"]))
     add_comparisons(rows)
     return rows
 

@@ -20,7 +20,7 @@ from service.spec import SweepSpec
 from trainables.config import PruningMethod, TrialConfig
 from trainables.result import RESULT, Status
 
-__all__ = ["Adoptable", "ValueError", "adopted_points", "explain_difference", "left_out", "parameters_of"]
+__all__ = ["Adoptable", "admit", "adopted_points", "check_data", "left_out", "parameters_of"]
 
 
 def parameters_of(spec: SweepSpec, arms: Sequence[Arm], trial: TrialRecord) -> dict[str, Any] | None:
@@ -89,8 +89,8 @@ def admit(spec: SweepSpec, arms: Sequence[Arm], records: Recorder, others: Seque
     now, then = software_versions(), state.header["software"]
     if versions := [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]:
         lines.append(
-            f"the sweep was begun with other software ({'; '.join(versions)}): trials of both are compared, and their "
-            "numbers may differ slightly"
+            f"the sweep was started with other software ({'; '.join(versions)}). Its numbers may differ slightly from "
+            "those of new trials"
         )
     new = set(spec.adopt) - set(state.search_state.get("adopted_from", spec.adopt))
     if state.identity != identity or new:
@@ -102,7 +102,7 @@ def admit(spec: SweepSpec, arms: Sequence[Arm], records: Recorder, others: Seque
         lines.append(
             f"the sweep was changed ({'; '.join(changed[:4]) or 'adopt: ' + ', '.join(sorted(new))}"
             f"{'; ...' if len(changed) > 4 else ''}): {kept} of its {kept + gone} finished trials fit and are kept"
-            + (f", {gone} are left out of the tables" if gone else "")
+            + (f"; left out of the tables: {gone}" if gone else "")
         )
     return lines
 
@@ -111,8 +111,8 @@ def check_data(state: State, data: str) -> None:
     """Raise ValueError if a sweep's trials were trained on other data."""
     if state.header["data"] != data:
         raise ValueError(
-            f"data: must be those of {state.folder} (trials of different data do not compare), got others: choose "
-            "another --name, or restore the data"
+            f"data: must be the same as in {state.folder} (results on different data cannot be compared), got other "
+            "data: choose another --name, or restore the data"
         )
 
 
@@ -197,7 +197,7 @@ def explain_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) ->
     """Why a sweep cannot continue a folder's records."""
     changed = changes(recorded, given)
     return (
-        "must hold trials that fit this sweep, holds those of another configuration and none of them fits "
+        "must have a finished trial that fits this sweep, none of them fits "
         f"({'; '.join(changed[:4])}{', ...' if len(changed) > 4 else ''}): choose another --name or --runs, or remove "
         "the folder"
     )
@@ -206,7 +206,7 @@ def explain_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) ->
 def changes(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """The entries in which two identities differ, as text."""
     a, b = in_words(recorded), in_words(given)
-    return [f"{name}: {a.get(name)} there, {b.get(name)} here" for name in {**a, **b} if a.get(name) != b.get(name)]
+    return [f"{name}: recorded {a.get(name)}, now {b.get(name)}" for name in {**a, **b} if a.get(name) != b.get(name)]
 
 
 def in_words(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,10 +82,10 @@ class Phases(TrialQueue):
 
     @property
     def num_trained(self) -> int:
-        """Number of trials of the sweep that have been trained, but not yet pruned in every way that it has now."""
+        """Number of trials with a kept trained network that lack a pruning method or sparsity of the sweep."""
         trials = self.records.state.trials.values()
         finished = [trial for trial in trials if trial.status == Status.FINISHED and not trial.left_out]
-        return sum(not self.wanted.has(trial) for trial in finished)
+        return sum(not self.wanted.has(trial) and self.wanted.is_kept(trial.key) for trial in finished)
 
     @property
     def num_done(self) -> int:

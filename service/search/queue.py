@@ -1,4 +1,4 @@
-"""The trials that a process launches, whatever decides which come next."""
+"""The base class of queues of trials: it records starts, repeats interrupted trials and stops on full disks."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class TrialQueue(ABC):
 
     @abstractmethod
     def has_ended(self, key: str) -> bool:
-        """Whether a trial has all results that are wanted of it, or has failed."""
+        """Whether a trial has failed, or has all the results that were asked for."""
 
     @property
     @abstractmethod

@@ -21,12 +21,12 @@ class Reprune(TrialQueue):
 
     Attributes:
         num_finished: Number of finished trials.
-        num_measured: Number of those that have everything already.
+        num_measured: Number of finished trials that already have all results.
         not_kept: The trials whose trained weights were not kept.
-        of_rounds: The trials of a pruning schedule with rounds, whose networks belong to one way of pruning.
+        of_rounds: The trials whose pruning schedule prunes during training, so their networks cannot be pruned again.
 
     Raises:
-        ValueError: If a method does not fit.
+        ValueError: If a method cannot prune to one of the sparsities.
     """
 
     def __init__(self, records: Recorder, methods: Sequence[PruningMethod], sparsities: Sequence[float]):

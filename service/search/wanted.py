@@ -1,4 +1,4 @@
-"""What has to be measured of a trained network, and whether it is recorded."""
+"""Whether the records of a trial contain every pruning method and sparsity that the sweep needs."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ class Wanted:
         self._complete: set[str] = set()
 
     def has(self, trial: TrialRecord) -> bool:
-        """Whether everything is recorded of a finished trial.
+        """Whether a finished trial has all results.
 
-        If another method or sparsity decided its objective, its checkpoint is another network too; that is corrected
-        only where the trained weights are there, because it alone is no reason to train again.
+        If the objective was decided by another method or sparsity, the pruned checkpoint must be replaced. This is
+        done only if the trained weights were kept; it is not worth another training.
         """
         if trial.key in self._complete:
             return True

@@ -166,9 +166,7 @@ def methods_table(summary: Mapping[str, Any]) -> TextTable:
 
 
 def comparison_table(summary: Mapping[str, Any]) -> TextTable:
-    title = (
-        f"Difference of each arm to the same optimizer without a regularizer: {summary['goal']} on test, paired by seed"
-    )
+    title = f"Each arm minus the same optimizer without a regularizer: {summary['goal']} on test, paired by seed"
     rows = [
         [row["arm"], str(against["n"]), f"{against['difference']:+.3f}", interval(against), *significance(against)]
         for row in summary["confirmed"]
@@ -215,16 +213,23 @@ def headline(summary: Mapping[str, Any]) -> str:
     arguments = [f"{name.replace('_', ' ')} {number(winner[name])}" for name in names]
     level, objective = level_name(summary["target_sparsity"]), summary["objective"]
     best = f"Best: {', '.join([winner['arm'], *arguments])}"
+    infeasible = "" if winner["feasible"] else "; every configuration loses more than --max-dense-drop before pruning"
     if "test" not in winner:
         seeds = num_seeds(summary["num_search_seeds"])
-        where = f" at sparsity {level}" if not summary["area"] else " as the mean over log density"
-        infeasible = "" if winner["feasible"] else "; no configuration is dense enough"
-        return f"{best}: validation {objective} {winner['value']:.3f}{where} ({seeds} of the search{infeasible})"
+        where = f"{summary['goal']} {winner['value']:.3f}"
+        if not summary["area"]:
+            where = f"{objective} {winner['value']:.3f} at sparsity {level}"
+        return f"{best}: validation {where} ({seeds} of the search{infeasible})"
     test = winner["test"][level]
-    best += f": test {objective} {with_spread(test)} at sparsity {level} ({num_seeds(test['n'], 'unseen ')})"
+    best += (
+        f": test {objective} {with_spread(test)} at sparsity {level} ({num_seeds(test['n'], 'unseen ')}{infeasible})"
+    )
     if (lead := winner.get("against_baseline")) is None:
         return best
-    best += f"; {lead['difference']:+.3f} compared with {winner['baseline']}, the best arm without a regularizer"
+    measure = f" in {summary['goal']}" if summary["area"] else ""
+    best += (
+        f"; {lead['difference']:+.3f}{measure} compared with {winner['baseline']}, the best arm without a regularizer"
+    )
     seeds = num_seeds(lead["n"], "paired ")
     if lead["n"] < MIN_SEEDS:
         return f"{best} ({seeds}, too few to call the difference significant: {MIN_SEEDS} are needed)"

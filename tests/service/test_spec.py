@@ -70,8 +70,11 @@ def test_every_criterion_prunes_with_every_scope():
         ({"criterion": ("magnitude", "wanda2")}, "criterion: must be one of .*, got 'wanda2'"),
         ({"scope": ("global", "4:2")}, r"scope: must be one of global, uniform, n:m .*, got '4:2'"),
         ({"scope": ("2:4", "global")}, r"sparsity: must be 0.5 with scope 2:4 \(it has no other\), got 0.96"),
-        ({"scope": ("global", "uniform"), "pruning_schedule": "imp"}, "criterion: must be one, with one scope, with"),
-        ({"objective": "area"}, r"objective: must have two sparsities or more for an area .*, got 0.96"),
+        (
+            {"scope": ("global", "uniform"), "pruning_schedule": "imp"},
+            "criterion: must be a single one with a single scope",
+        ),
+        ({"objective": "area"}, r"objective: must have two sparsities or more above 0 for an area .*, got 0.96"),
         ({"bounds": ["lam=1e-3:1e-6"]}, r"range: must be NAME=LOW:HIGH with 0 <= LOW < HIGH, got 'lam=1e-3:1e-6'"),
         ({"bounds": ["lam"]}, "range: must be NAME=LOW:HIGH"),
     ],

@@ -243,8 +243,8 @@ def test_labels_tell_methods_apart():
 def test_a_lottery_has_one_method():
     ((_, message),) = faults(pruning_schedule="imp", more_pruning=({"scope": "uniform"},))
     assert message == (
-        "criterion: must be one, with one scope, with pruning_schedule imp (what it removes decides what is trained "
-        "next), got magnitude global, magnitude uniform"
+        "criterion: must be a single one with a single scope for pruning_schedule imp (it prunes during training), got "
+        "magnitude global, magnitude uniform"
     )
 
 

@@ -17,7 +17,7 @@ __all__ = ["Prunable", "TrainedNetwork", "load_trained", "save_trained"]
 
 
 class Prunable(Protocol):
-    """What is left of a training that has ended: one network or, after a lottery, one for each sparsity."""
+    """The result of a training: one network or, after a multi-round pruning schedule, one for each sparsity."""
 
     task: Task
 
@@ -53,7 +53,7 @@ class TrainedNetwork:
 
 
 def save_trained(folder: Path, trained: TrainedNetwork, record: Mapping[str, Any]) -> None:
-    """Write the dense network and what its training says about itself, all of it or nothing.
+    """Write the dense network and the record of its training atomically.
 
     The folder has the form of a pruned checkpoint, so `load_pruned` reads it too.
     """

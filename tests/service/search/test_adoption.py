@@ -202,8 +202,8 @@ def test_a_changed_sweep_continues_and_says_what_fits(sweep, recorded):
     narrower = changed(sweep, optimizer=("sgd",), num_search_seeds=2)
     (line,) = admit(narrower, make_arms(narrower), records, [], data="digits")
     assert line == (
-        "the sweep was changed (optimizer: (none) there, sgd here): 5 of its 8 finished trials fit and are kept, "
-        "3 are left out of the tables"
+        "the sweep was changed (optimizer: recorded (none), now sgd): 5 of its 8 finished trials fit and are kept; "
+        "left out of the tables: 3"
     )
     state = records.state
     assert (state.num_changes, state.search_state, state.identity) == (1, {}, narrower.identity())
@@ -216,7 +216,9 @@ def test_a_changed_sweep_continues_and_says_what_fits(sweep, recorded):
 
 def test_other_data_are_refused(sweep, recorded):
     records = recorded()
-    with pytest.raises(ValueError, match=r"^data: must be those of .*first \(trials of different data do not compare"):
+    with pytest.raises(
+        ValueError, match=r"^data: must be the same as in .*first \(results on different data cannot be"
+    ):
         admit(sweep, make_arms(sweep), records, [], data="other digits")
 
 
@@ -225,7 +227,7 @@ def test_other_software_is_told(sweep, recorded, monkeypatch):
     now = software_versions() | {"torch": "99.0"}
     monkeypatch.setattr("service.search.adoption.software_versions", lambda: now)
     (line,) = admit(sweep, make_arms(sweep), records, [], data="digits")
-    assert line.startswith("the sweep was begun with other software (torch ")
+    assert line.startswith("the sweep was started with other software (torch ")
     assert "99.0 now" in line
 
 
@@ -234,7 +236,7 @@ def test_a_sweep_without_finished_trials_may_change_into_any_other(sweep, tmp_pa
         admit(sweep, make_arms(sweep), records, [], data="digits")
         other = changed(sweep, max_epochs=7)
         (line,) = admit(other, make_arms(other), records, [], data="digits")
-        assert "max_epochs: 1 there, 7 here" in line
+        assert "max_epochs: recorded 1, now 7" in line
 
 
 # ---- files of other trials -----------------------------------------------------------------------------------------

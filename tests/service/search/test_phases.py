@@ -151,6 +151,8 @@ def phases_of(toy, tmp_path):
 
 def test_a_finished_trial_that_lacks_a_method_is_handed_out_again(toy, phases_of):
     key = toy.trial((0.9, 0.7))
+    (toy.state.trial_folder(key) / "trained").mkdir()
+    (toy.state.trial_folder(key) / "trained" / "config.json").write_text("{}")
     phases = phases_of(criterion=("magnitude", "snip"))
     assert (phases.num_trained, phases.value_of(key)) == (1, None)
     proposal = phases.next()
