@@ -162,14 +162,14 @@ def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: S
                 progress = Progress(console, title=spec.name, num_trials=queue.num_left, objective=checked.objective)
                 run_trials(spec, checked.data, queue, records, resources, progress)
         finally:
-            num_left = queue.num_left
+            evaluated = queue.complete
             summary = summarize(records.state, objective=checked.objective, complete=complete)
             with queue.stopping_on_storage_faults():
                 records.summarized(summary)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
     if queue.stopped_because:
         console.print(queue.stopped_because, style="red", soft_wrap=True)
-    elif num_left:
+    elif not evaluated:
         raise KeyboardInterrupt
     report(spec, summary, tracking_uri, num_waiting, console)
     return summary

@@ -144,7 +144,7 @@ class PruningMethod(BaseModel):
         if ":" not in self.scope:
             return None
         n, m = map(int, self.scope.split(":"))
-        return 1 - n / m
+        return (m - n) / m
 
     @property
     def label(self) -> str:
@@ -287,7 +287,7 @@ class TrialConfig(PruningMethod):
     def pruned_by(self, method: PruningMethod) -> "TrialConfig":
         """The same training, pruned by this method alone. An n:m scope has no other sparsity than its own."""
         fields: dict[str, Any] = dict(method) | {"more_pruning": ()}
-        if method.only_level is not None:
+        if method.only_level is not None and method.scope != self.scope:  # else its own sparsity is given already
             fields |= {"target_sparsity": method.only_level, "sparsities": ()}
         return self.model_copy(update=fields)
 

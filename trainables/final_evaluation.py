@@ -84,15 +84,27 @@ class FinalEvaluation:
             entry["test"] = merge(entry["test"] or [], test) if test is not None else None
             if method == first and {0.0, config.target_sparsity} <= set(levels):
                 details = self._describe(evaluation)
-                self._remove_checkpoints()
+                self._remove_checkpoints(next(iter(earlier), ""))
             self._save(method, evaluation, test)
         labels = [method.label for method in config.pruning]
         return {"pruned": [*(entries.pop(label) for label in labels), *entries.values()], **details}
 
-    def _remove_checkpoints(self) -> None:
-        """Remove the checkpoints of another first method or target, and what a killed process left of them."""
-        for path in (self.folder / "pruned").glob("*"):
-            if not path.name[0].isalpha():  # the folders of the other methods are named by their labels
+    def _remove_checkpoints(self, before: str) -> None:
+        """Make room for the first method's checkpoints.
+
+        Args:
+            before: The label of the method that was the first one before. With `keep` "all" its checkpoints stay, in a
+                folder of its own.
+        """
+        pruned, first = self.folder / "pruned", self.config.pruning[0].label
+        shutil.rmtree(pruned / first.replace(" ", "_"), ignore_errors=True)
+        for path in pruned.glob("*"):
+            if path.name[0].isalpha():  # the folder of another method, named by its label
+                continue
+            if self.keep == "all" and before not in ("", first) and not path.name.endswith(".partial"):
+                (pruned / before.replace(" ", "_")).mkdir(exist_ok=True)
+                path.rename(pruned / before.replace(" ", "_") / path.name)
+            else:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _describe(self, evaluation: Evaluation) -> dict[str, Any]:

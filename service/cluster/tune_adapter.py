@@ -139,7 +139,7 @@ class TrialRecorder(tune.Callback):
                 key, lost=lost, failure=failure, is_complete=functools.partial(self._is_complete, key)
             )
             if not self.queue.has_ended(key):  # otherwise the sweep would wait for it for ever
-                lacking = (Status.ERROR, "its result lacks something that was asked for")
+                lacking = failure or (Status.ERROR, "its result lacks something that was asked for")
                 self.records.trial_ended(key, failure=lacking, is_complete=lambda result: False)
             trial = self.records.state.trials[key]
             again = {"status": failure[0] if failure else Status.LOST, "reason": trial.unmeasured}

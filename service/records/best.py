@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,19 @@ def configurations(
         for trial in State.read(folder, evaluations=False).trials.values():
             matches = all(value is None or trial.config[name] == value for name, value in wanted.items())
             if matches and trial.status == Status.FINISHED:
-                groups.setdefault(without_seed(trial.config), {}).setdefault(trial.key, (folder.name, trial))
+                group = groups.setdefault(without_seed(trial.config), {})
+                name, recorded = group.setdefault(trial.key, (folder.name, trial))
+                if recorded is not trial:
+                    group[trial.key] = name, replace(recorded, pruned=joined(recorded.pruned, trial.pruned))
     return (list(group.values()) for group in groups.values())
+
+
+def joined(pruned: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The pruning results of two records of one trial; of a method that both have, those at more sparsities."""
+    return {
+        label: max((results[label] for results in (pruned, more) if label in results), key=lambda e: len(e["curve"]))
+        for label in {**pruned, **more}
+    }
 
 
 def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any]]:

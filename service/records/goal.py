@@ -46,7 +46,7 @@ class Goal:
     def of(cls, identity: Mapping[str, Any]) -> "Goal":
         """The goal of a sweep with this identity (`SweepSpec.identity`)."""
         trial, methods = identity["trial"], [PruningMethod(**method) for method in identity["pruning"]]
-        target = methods[0].only_level or trial["target_sparsity"]
+        target = trial["target_sparsity"]
         levels = {0.0, target} if methods[0].only_level else {0.0, target, *trial["sparsities"]}
         labels = tuple(method.label for method in methods)
         area = identity["objective"] == "area"

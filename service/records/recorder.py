@@ -169,7 +169,8 @@ class Recorder:
         """
         trial = self.state.trials[key]
         failed = (Status.LOST, lost) if lost else failure
-        result = self._wait_for_result(key, is_complete, 0.0 if lost or (trial.done and failure) else wait)
+        seconds = 0.0 if lost or (trial.done and failure) else wait
+        result = self._wait_for_result(key, bool if failure else is_complete, seconds)
         if trial.done and failed and not (result and is_complete(result)):
             self._record("pruned", trial=key, status=failed[0], reason=failed[1])
             return
@@ -215,7 +216,7 @@ class Recorder:
         Returns:
             The keys of these trials.
         """
-        keys = [key for key, trial in self.state.trials.items() if trial.status in statuses]
+        keys = [key for key, trial in self.state.trials.items() if trial.status in statuses and not trial.left_out]
         for key in keys:
             # In this order: if the process dies in between, the trial still has a status that `retry` selects.
             (self.state.trial_folder(key) / "result.json").unlink(missing_ok=True)

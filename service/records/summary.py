@@ -46,9 +46,10 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
     """
     search, goal = state.finished("search"), state.goal
     trials = [trial for trial in state.trials.values() if not trial.left_out]
-    cells = Cells(objective, goal, [*search, *state.finished("confirm")])
+    measured = [trial for trial in (*search, *state.finished("confirm")) if goal.value(trial) is not None]
+    cells = Cells(objective, goal, measured)
     arms = search_rows(state, cells)
-    confirmed = confirmed_rows(state, cells, {row["arm"]: row["feasible"] for row in arms})
+    confirmed = confirmed_rows(state, cells)
     return {
         "sweep": state.folder.name,
         "complete": complete,
@@ -144,9 +145,7 @@ def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
         arm: [trials for trials in configurations if has_goal(goal, trials)]
         for arm, configurations in configurations_by_arm(state.finished("search")).items()
     }
-    dense = [cells.dense(trials) for configurations in by_arm.values() for trials in configurations]
-    drop = goal.max_dense_drop
-    lowest = max(dense, default=0.0) - drop if drop is not None else -math.inf
+    lowest = lowest_dense(cells, [trials for configurations in by_arm.values() for trials in configurations])
     rows = []
     for arm, configurations in by_arm.items():
         if not configurations:
@@ -172,15 +171,29 @@ def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     return rows
 
 
+def lowest_dense(cells: Cells, configurations: Sequence[Sequence[TrialRecord]]) -> float:
+    """The lowest mean dense metric that `max_dense_drop` allows."""
+    drop = cells.goal.max_dense_drop
+    return -math.inf if drop is None else max(map(cells.dense, configurations), default=0.0) - drop
+
+
 def has_goal(goal: Goal, trials: Sequence[TrialRecord]) -> bool:
     return all(goal.value(trial) is not None for trial in trials)
 
 
-def confirmed_rows(state: State, cells: Cells, feasible: Mapping[str, bool]) -> list[dict[str, Any]]:
+def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     """A row for each confirmed configuration: those with the most seeds first, among these the best first.
 
-    Configurations of an arm that is not `feasible` come last.
+    Configurations that violate `max_dense_drop` come last. The search decides this: its seeds selected them.
     """
+    searched = [
+        trials
+        for configurations in configurations_by_arm(state.finished("search")).values()
+        for trials in configurations
+        if has_goal(state.goal, trials)
+    ]
+    lowest = lowest_dense(cells, searched)
+    feasible = {without_seed(trials[0].config): cells.dense(trials) >= lowest for trials in searched}
     rows = []
     for configurations in configurations_by_arm(state.finished("confirm")).values():
         for trials in configurations:
@@ -193,7 +206,7 @@ def confirmed_rows(state: State, cells: Cells, feasible: Mapping[str, bool]) -> 
                     **describe(trials[0]),
                     "seeds": [t.config["seed"] for t in trials],
                     "num_collapsed": cells.num_collapsed(trials),
-                    "feasible": feasible.get(trials[0].arm, True),
+                    "feasible": feasible.get(without_seed(trials[0].config), cells.dense(trials) >= lowest),
                     "validation": cells.curve(trials, "curve"),
                     "test": cells.curve(trials, "test"),
                     "others": {label: {"validation": validation[label], "test": test[label]} for label in validation},
@@ -213,7 +226,10 @@ def add_comparisons(confirmed: Sequence[dict[str, Any]]) -> None:
 
     p_holm is corrected over all comparisons with enough seeds.
     """
-    alone = {row["optimizer"]: row for row in confirmed if row["regularizer"] == "none"}
+    alone: dict[str, dict[str, Any]] = {}
+    for row in confirmed:  # the first one is the best
+        if row["regularizer"] == "none":
+            alone.setdefault(row["optimizer"], row)
     for row in confirmed:
         if row["regularizer"] != "none" and row["optimizer"] in alone:
             row["against"] = compare(by_seed(row), by_seed(alone[row["optimizer"]]))

@@ -79,19 +79,15 @@ def admit(spec: SweepSpec, arms: Sequence[Arm], records: Recorder, others: Seque
         ValueError: If the data are others, or no finished trial fits.
     """
     state, identity = records.state, spec.identity()
+    lines: list[str] = []
     for other in others:
         check_data(other, data)
+        lines += other_software(other)
     if not state.header:
         records.sweep_begun(identity, data=data)
-        return []
+        return lines
     check_data(state, data)
-    lines = []
-    now, then = software_versions(), state.header["software"]
-    if versions := [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]:
-        lines.append(
-            f"the sweep was started with other software ({'; '.join(versions)}). Its numbers may differ slightly from "
-            "those of new trials"
-        )
+    lines += other_software(state)
     new = set(spec.adopt) - set(state.search_state.get("adopted_from", spec.adopt))
     if state.identity != identity or new:
         changed = changes(state.identity, identity)
@@ -107,8 +103,22 @@ def admit(spec: SweepSpec, arms: Sequence[Arm], records: Recorder, others: Seque
     return lines
 
 
+def other_software(state: State) -> list[str]:
+    """A line if a sweep's trials were trained with other software than this."""
+    now, then = software_versions(), state.header["software"]
+    versions = [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]
+    if not versions:
+        return []
+    return [
+        f"{state.folder.name} was started with other software ({'; '.join(versions)}). Its numbers may differ slightly "
+        "from those of new trials"
+    ]
+
+
 def check_data(state: State, data: str) -> None:
     """Raise ValueError if a sweep's trials were trained on other data."""
+    if not state.header:
+        raise ValueError(f"adopt: must be a sweep that has begun, got {state.folder.name}, whose records are empty")
     if state.header["data"] != data:
         raise ValueError(
             f"data: must be the same as in {state.folder} (results on different data cannot be compared), got other "
@@ -124,7 +134,9 @@ def adopted_points(spec: SweepSpec, arms: Sequence[Arm], states: Iterable[State]
     points: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     for state in states:
         for trial in sorted(state.trials.values(), key=lambda trial: trial.number):
-            if trial.phase != "search" or (values := parameters_of(spec, arms, trial)) is None:
+            if trial.phase != "search" or (state.folder != spec.folder and trial.status != Status.FINISHED):
+                continue
+            if (values := parameters_of(spec, arms, trial)) is None:
                 continue
             of_arm = points[trial.arm]
             if values not in of_arm and len(of_arm) < spec.num_trials:
@@ -163,10 +175,10 @@ class Adoptable:
             The folder that they were taken from, if any.
         """
         own = self.folder / config.key
-        if (own / RESULT).exists() or (own / "trained").exists():
+        if (own / "trained").exists():
             return None
         whole = self._results.get(config.key)
-        if whole is not None and (whole / RESULT).exists():
+        if whole is not None and (whole / RESULT).exists() and not (own / RESULT).exists():
             link_tree(whole, own)
             return whole
         network = self._networks.get(config.training_key)

@@ -68,6 +68,7 @@ class TrialQueue(ABC):
             number=proposal.number,
             config=config.model_dump(mode="json"),
         )
+        self.records.state.trials[proposal.key].unmeasured = ""  # what failed in an earlier process is tried again
         self._launched[proposal.key] = proposal
         self._running[proposal.key] = None
 

@@ -40,6 +40,11 @@ class Reprune(TrialQueue):
         self._left: list[Proposal] = []
         self._wanted: dict[str, Wanted] = {}
         decisive = PruningMethod(**state.identity["pruning"][0])
+        if decisive.only_level is not None and sparsities:
+            raise ValueError(
+                f"sparsity: must be left out (the sweep's own scope {decisive.scope} has one sparsity only), got "
+                f"{', '.join(f'{level:g}' for level in sparsities)}"
+            )
         for trial in finished:
             config = TrialConfig.model_validate(trial.config)
             if config.pruning_schedule != "one_shot":
@@ -47,7 +52,7 @@ class Reprune(TrialQueue):
                 continue
             goal = {"target_sparsity": state.goal.target_sparsity, "sparsities": (*state.goal.levels, *sparsities)}
             if decisive.only_level is not None:
-                goal = {"target_sparsity": decisive.only_level, "sparsities": ()}
+                goal["sparsities"] = ()
             fields = dict(config) | dict(decisive) | goal | {"more_pruning": tuple(methods)}
             config = TrialConfig.model_validate(fields)
             wanted = Wanted(config, state.folder / "trials")
@@ -66,6 +71,11 @@ class Reprune(TrialQueue):
     def has_ended(self, key: str) -> bool:
         trial = self.records.state.trials[key]
         return bool(trial.unmeasured) or self._wanted[key].has(trial)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial has been evaluated, or has failed."""
+        return not self.num_left and all(self.has_ended(key) for key in self._wanted)
 
     @property
     def num_left(self) -> int:

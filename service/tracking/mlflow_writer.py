@@ -321,7 +321,10 @@ def tags_of(last: Mapping[str, Any]) -> dict[str, str]:
     # `collapsed` is a tag because MLflow's pages slow down with the number of metric names.
     collapsed = "yes" if any(text.startswith("collapsed:") for text in last["warnings"]) else ""
     tags = {"status": last["status"], "reason": last["reason"], "notes": "\n".join(last["notes"])}
-    return {name: text for name, text in (tags | {"collapsed": collapsed}).items() if text}
+    tags["collapsed"] = collapsed
+    if last["event"] == "pruned":  # what an earlier result said does not hold any more
+        return tags | {"not_pruned": ""}
+    return {name: text for name, text in tags.items() if text}
 
 
 def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

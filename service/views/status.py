@@ -47,7 +47,7 @@ def status_of(folder: Path) -> dict[str, Any]:
     trials = list(state.trials.values())
     running = [trial for trial in trials if process and trial.status == Status.RUNNING]
     epochs = epochs_done(folder, {trial.key for trial in running})
-    complete = state.summary and state.summary["complete"] and all(trial.done for trial in trials)
+    complete = state.summary and state.summary["complete"] and all(trial.done for trial in trials if not trial.left_out)
     return {
         "sweep": folder.name,
         "state": "running" if process else "complete" if complete else "stopped",

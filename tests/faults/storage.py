@@ -115,8 +115,8 @@ def test_pickles_where_ray_tune_keeps_its_own(runs, fault_row):
         path.write_bytes(pickle.dumps(Bomb(runs / "unpickled")))
     state = {"checkpoints": [pickle.dumps(Bomb(runs / "unpickled")).hex()]}
     (planted / "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps(state))
-    run(runs, "--trials", "4", "--confirm", "0", "--epochs", "1", "--evaluations", "1")
-    assert events(runs)["end"] == 4
+    run(runs, "--trials", "1", "--confirm", "0", "--epochs", "1", "--evaluations", "1")
+    assert events(runs)["end"] == events(runs)["start"] > 0
     assert not (runs / "unpickled").exists()
     fault_row(
         "pickles planted where Ray Tune keeps its own", "nothing: they are not read", "nothing", "by itself, at once"

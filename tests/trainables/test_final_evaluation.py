@@ -162,3 +162,24 @@ def test_a_kept_network_of_every_task_is_evaluated_as_trained(tmp_path, monkeypa
     assert result["pruned"][1:] == trained["pruned"]
     dense = load_pruned(tmp_path / "kept" / "trained")
     assert all(weight.dtype == torch.float32 for weight in dense.parameters())
+
+
+def test_another_first_method_keeps_the_checkpoints_of_all(start, tiny):
+    more = {"max_epochs": 1, "sparsities": (), "more_pruning": (METHODS["random global"],)}
+    finish(start(config=tiny(**more), keep="all"))
+    swapped = {**more, "criterion": "random", "more_pruning": (PruningMethod(),)}
+    folder = finish_in(start, tiny(**swapped), keep="all")
+    places = [
+        f"{place}{level}/{name}" for place in ("", "magnitude_global/") for level in ("0", "0.5") for name in CHECKPOINT
+    ]
+    assert files(folder / "pruned") == sorted(places)
+    kept = json.loads((folder / "pruned" / "magnitude_global" / "0.5" / "config.json").read_text())
+    assert kept["pruning"]["criterion"] == "magnitude"
+
+
+@pytest.mark.parametrize(("scope", "level", "width"), [("4:5", 0.2, 5), ("1:3", 0.6666666667, 3), ("7:10", 0.3, 10)])
+def test_a_first_scope_of_n_to_m_is_evaluated_at_the_sparsity_as_given(start, tiny, scope, level, width):
+    fields = {"scope": scope, "target_sparsity": level, "sparsities": (), "model": {"width": width, "depth": 1}}
+    result = finish(start(config=tiny(max_epochs=1, **fields)))
+    assert result["report"]["status"] == "finished", result["report"]
+    assert [row["sparsity"] for row in result["pruned"][0]["curve"]] == [0, level]

@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from service.records.best import best
+from tests.service.conftest import ToySweep
 
 
 def best_by_arm(runs, **only):
@@ -86,3 +87,13 @@ def test_a_tilde_stands_for_the_home_folder(toy, tmp_path, monkeypatch):
         ValueError, match=r"^runs: must be without ~, or begin with the home of a user, got '~nobody-x/y'"
     ):
         best("~nobody-x/y")
+
+
+def test_two_records_of_a_trial_are_joined(tmp_path):
+    for name, others in (("a", {}), ("b", {"snip uniform": (0.75, None)})):
+        toy = ToySweep(tmp_path / name)
+        toy.trial((0.9, 0.6), others=others)
+        toy.recorder.close()
+    rows = {(row["criterion"], row["sparsity"]): (row["value"], row["n"]) for row in best(tmp_path)}
+    assert rows[("snip", 0.9)] == (0.75, 1)
+    assert rows[("magnitude", 0.9)] == (0.6, 1)

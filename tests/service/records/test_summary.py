@@ -1,7 +1,9 @@
 import pytest
 
 from service.records.summary import configurations_by_arm
-from tests.service.conftest import fill
+from service.views.tables import as_markdown
+from tests.service._sweeps import make
+from tests.service.conftest import ToySweep, fill
 
 
 def test_the_summary_by_hand(toy):
@@ -96,3 +98,24 @@ def test_trials_of_one_configuration_belong_together_however_they_were_evaluated
     toy.trial((0.9, 0.8), seed=1, num_evaluations=3, sparsities=(0.5,))
     (row,) = toy.summary()["arms"]
     assert (row["value"], row["num_configurations"], row["num_seeds"]) == (pytest.approx(0.7), 1, 2)
+
+
+def test_a_trial_that_lacks_the_goal_is_left_out_of_the_tables(toy):
+    fill(toy)
+    for trial in list(toy.state.trials.values())[:1]:
+        trial.pruned["magnitude global"]["curve"].pop()  # it was never pruned to 0.9
+    summary = toy.summary()
+    assert summary["levels"] == {"magnitude global": ["0", "0.9"]}
+    as_markdown(summary)
+
+
+def test_a_confirmed_configuration_that_lost_too_much_before_pruning_does_not_win(tmp_path):
+    toy = ToySweep(tmp_path / "runs" / "drop", make(target_sparsity=0.9, max_dense_drop=0.05).identity())
+    toy.trial((0.95, 0.5))
+    toy.trial((0.8, 0.9), lam=2e-5)  # it was confirmed before the limit was given
+    for lam, accs in ((1e-5, (0.95, 0.5)), (2e-5, (0.8, 0.79))):
+        toy.trial(accs, lam=lam, seed=1, phase="confirm", test=accs)
+    summary = toy.summary()
+    assert [(row["lam"], row["feasible"]) for row in summary["confirmed"]] == [(1e-5, True), (2e-5, False)]
+    assert summary["winner"]["lam"] == 1e-5
+    toy.recorder.close()

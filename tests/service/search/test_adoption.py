@@ -8,6 +8,7 @@ from optuna.distributions import FloatDistribution as Float
 from search_spaces import by_optimizer, by_regularizer
 from service.records.recorder import Recorder
 from service.records.software import software_versions
+from service.records.state import State
 from service.search.adoption import Adoptable, admit, adopted_points, left_out, parameters_of
 from service.search.space import make_arms, make_config
 from service.spec import SweepSpec
@@ -227,7 +228,7 @@ def test_other_software_is_told(sweep, recorded, monkeypatch):
     now = software_versions() | {"torch": "99.0"}
     monkeypatch.setattr("service.search.adoption.software_versions", lambda: now)
     (line,) = admit(sweep, make_arms(sweep), records, [], data="digits")
-    assert line.startswith("the sweep was started with other software (torch ")
+    assert line.startswith("first was started with other software (torch ")
     assert "99.0 now" in line
 
 
@@ -268,3 +269,19 @@ def test_a_confirmation_takes_the_network_of_a_search_trial(sweep, recorded):
     assert source == records.state.trial_folder(config.model_copy(update={"read_test": False}).key)
     folder = records.state.trial_folder(config.key)
     assert [path.name for path in folder.iterdir()] == ["trained"]
+
+
+def test_only_finished_trials_of_another_sweep_are_adopted(sweep, recorded):
+    records = recorded()
+    for trial in records.state.trials.values():
+        trial.status = "diverged"
+    other = changed(sweep, name="second")
+    assert adopted_points(other, make_arms(other), [records.state]) == {}
+    assert len(adopted_points(sweep, make_arms(sweep), [records.state])) == 3  # its own count, as failures
+
+
+def test_a_sweep_without_records_cannot_be_adopted(sweep, recorded):
+    records = recorded()
+    empty = State(sweep.runs / "empty")
+    with pytest.raises(ValueError, match="adopt: must be a sweep that has begun, got empty, whose records are empty"):
+        admit(sweep, make_arms(sweep), records, [empty], data="digits")

@@ -192,3 +192,12 @@ def test_configurations_that_lose_too_much_before_pruning_are_not_confirmed(toy,
         assert (proposal.phase, proposal.config.lam) == ("confirm", lam)
         summary = toy.summary(complete=False)
         assert (summary["arms"][0]["lam"], summary["arms"][0]["feasible"]) == (lam, True)
+
+
+def test_what_failed_in_an_earlier_process_is_tried_again(toy, phases_of):
+    key = toy.trial((0.9, 0.7))
+    toy.recorder.trial_ended(key, failure=("error", "no memory then"), is_complete=lambda result: False)
+    phases = phases_of(criterion=("magnitude", "snip"))
+    assert phases.next().key == key
+    assert phases.value_of(key) is None
+    assert not phases.complete()
