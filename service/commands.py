@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+import sparsity_sweeps  # noqa: F401 (its checks of our packages)
 from service.errors import fail
 from service.process import default_runs, prepare_process, this_python
 from trainables.config import expanded

@@ -20,7 +20,8 @@ from tests._digits import REPOSITORY, command, environment, events, wait_until
 from tests._tracking import assert_as_the_events_say
 
 OUTAGE = 120.0  # seconds
-MANY = ["--optimizer", "sam", "--regularizer", "wcr", "--trials", "100", "--confirm", "0", "--concurrent", "2"]
+MANY = ["--optimizer", "sam", "--regularizer", "wcr", "--trials", "100", "--search-seeds", "1", "--confirm", "0"]
+MANY += ["--concurrent", "2"]
 SHORT = ["--epochs", "8", "--evaluations", "3"]  # 2 s a trial
 LESS_SHORT = [
     "--epochs",
