@@ -54,8 +54,9 @@ def killed(tmp_path_factory):
     """The same: a worker killed, then the driver while the search runs, then asked to stop in the confirmation."""
     runs = tmp_path_factory.mktemp("killed")
     process = start(runs)
-    wait_until(lambda: events(runs)["evaluation"] >= 1, process)
-    os.kill(workers(process)[0], signal.SIGKILL)
+    training: list[int] = []  # a worker between two trials has another name
+    wait_until(lambda: events(runs)["evaluation"] >= 1 and (training.extend(workers(process)) or training), process)
+    os.kill(training[0], signal.SIGKILL)
     wait_until(lambda: events(runs)["end"] >= 2 and events(runs)["evaluation"] >= 8, process)
     assert end(process, signal.SIGKILL) == -signal.SIGKILL
     process = start(runs)
