@@ -80,6 +80,11 @@ def workers(process):
     return [pid for pid in below(process.pid) if "ResourceTrainable" in command_line(pid)]
 
 
+def kill_worker(process, sig=signal.SIGKILL):
+    """Send a signal to a process that trains. A worker between two trials has another name, so wait for one."""
+    os.kill(wait_until(lambda: workers(process), process)[0], sig)
+
+
 def below(pid):
     """Every process that descends from `pid`."""
     parents = {}

@@ -1,6 +1,5 @@
 """What may happen to a trial."""
 
-import os
 import signal
 import time
 
@@ -9,7 +8,7 @@ import pytest
 from service.records.events import EventLog
 from service.records.recorder import Recorder
 from service.records.state import State
-from tests._digits import LONGER, assert_as_undisturbed, end, events, num_repeated, run, start, wait_until, workers
+from tests._digits import LONGER, assert_as_undisturbed, end, events, kill_worker, num_repeated, run, start, wait_until
 
 
 @pytest.mark.parametrize(
@@ -19,7 +18,7 @@ def test_a_worker_that_dies(runs, undisturbed_longer, fault_row, name, sig):
     process = start(runs, *LONGER)
     wait_until(lambda: events(runs)["evaluation"] >= 3, process)
     before, died = running(runs), time.time()
-    os.kill(workers(process)[0], sig)
+    kill_worker(process, sig)
     assert end(process, timeout=240) == 0
     assert_as_undisturbed(runs, undisturbed_longer)
     assert num_repeated(runs) == 0

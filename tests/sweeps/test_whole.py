@@ -21,13 +21,13 @@ from tests._digits import (
     command,
     end,
     events,
+    kill_worker,
     num_repeated,
     results,
     run,
     start,
     studies,
     wait_until,
-    workers,
 )
 from trainables import load_pruned
 from trainables.config import TrialConfig
@@ -54,9 +54,8 @@ def killed(tmp_path_factory):
     """The same: a worker killed, then the driver while the search runs, then asked to stop in the confirmation."""
     runs = tmp_path_factory.mktemp("killed")
     process = start(runs)
-    training: list[int] = []  # a worker between two trials has another name
-    wait_until(lambda: events(runs)["evaluation"] >= 1 and (training.extend(workers(process)) or training), process)
-    os.kill(training[0], signal.SIGKILL)
+    wait_until(lambda: events(runs)["evaluation"] >= 1, process)
+    kill_worker(process)
     wait_until(lambda: events(runs)["end"] >= 2 and events(runs)["evaluation"] >= 8, process)
     assert end(process, signal.SIGKILL) == -signal.SIGKILL
     process = start(runs)
