@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import sparsity
-from benchmarks._jobs import config_key
+from benchmarks._jobs import ConfigJob
 from service.search.space import choose, make_arms, make_config
 from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
 from sweeps.digits_methods import SWEEP
@@ -58,25 +58,16 @@ CURVATURE_ITERATIONS = 20
 
 
 @dataclass(frozen=True)
-class TrainingJob:
-    """One training.
+class TrainingJob(ConfigJob):
+    """One training, measured in several ways.
 
     Args:
-        name: Identifies the job in the results.
-        labels: What the tables group by.
         num_outside: How often the penalty's gradient is added outside the perturbation; 0 leaves it inside.
         curvature: Whether the Hessian's eigenvalue is measured.
     """
 
-    name: str
-    labels: Mapping[str, Any]
-    config: TrialConfig
     num_outside: int = 0
     curvature: bool = False
-
-    @property
-    def key(self) -> str:
-        return config_key(self.config)
 
     def run(self) -> dict[str, Any]:
         """The numbers of the trained network; `diverged` has the reason where there is none."""

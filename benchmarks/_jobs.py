@@ -3,9 +3,11 @@
 import hashlib
 import json
 import multiprocessing
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +17,7 @@ from service.records.events import EventLog
 from trainables.config import TrialConfig
 from trainables.malloc import keep_freed_memory
 
-__all__ = ["Job", "append", "config_key", "run"]
+__all__ = ["ConfigJob", "Job", "append", "config_key", "run"]
 
 
 class Job(Protocol):
@@ -26,6 +28,28 @@ class Job(Protocol):
     @property
     def labels(self) -> Mapping[str, Any]: ...
     def run(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class ConfigJob(ABC):
+    """The training of one configuration.
+
+    Args:
+        name: Identifies the job in the results.
+        labels: What the tables group by.
+    """
+
+    name: str
+    labels: Mapping[str, Any]
+    config: TrialConfig
+
+    @property
+    def key(self) -> str:
+        return config_key(self.config)
+
+    @abstractmethod
+    def run(self) -> dict[str, Any]:
+        """The job's results, and its CPU seconds `cpu_s`."""
 
 
 def config_key(config: TrialConfig) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks._jobs import config_key, run
+from benchmarks._jobs import ConfigJob, run
 from benchmarks._measure import RESULTS
 from service.records.events import EventLog
 from service.search.space import Arm, choose, make_arms, make_config
@@ -55,21 +55,8 @@ Point = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class GridJob:
-    """One training of a grid point.
-
-    Args:
-        name: Identifies the job in the results.
-        labels: Methods, epochs, hyperparameters and seed.
-    """
-
-    name: str
-    labels: Mapping[str, Any]
-    config: TrialConfig
-
-    @property
-    def key(self) -> str:
-        return config_key(self.config)
+class GridJob(ConfigJob):
+    """One training of a grid point; its labels are the methods, epochs, hyperparameters and seed."""
 
     def run(self) -> dict[str, Any]:
         """Accuracy on both splits at each of the sweep's sparsities; `diverged` has the reason where there is none."""
@@ -137,12 +124,10 @@ def jobs(arm: Arm, epochs: int, seed: int) -> Iterator[GridJob]:
 def all_jobs() -> Iterator[GridJob]:
     """Every training, in an order in which a part of them is useful.
 
-    The first arm is the cheapest and comes as a whole. The others follow seed by seed, the shortest schedules first.
+    Arm after arm, the cheapest first, and within an arm seed by seed, the shortest schedules first.
     """
-    first, *others = (make_arm(*choices) for choices in ARMS)
-    for arms in ([first], others):
-        for seed, epochs, arm in itertools.product(SEEDS, EPOCHS, arms):
-            yield from jobs(arm, epochs, seed)
+    for choices, seed, epochs in itertools.product(ARMS, SEEDS, EPOCHS):
+        yield from jobs(make_arm(*choices), epochs, seed)
 
 
 # ---- the compact table ---------------------------------------------------------------------------------------------

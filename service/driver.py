@@ -99,16 +99,26 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
                 run_trials(spec, checked.data, phases, records, resources, progress)
         finally:
             complete = phases.complete()
-            summary = summarize(records.state, objective=checked.objective, complete=complete)
-            with phases.stopping_on_storage_faults():
-                records.summarized(summary)
+            summary = record_summary(records, phases, objective=checked.objective, complete=complete)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
-    if phases.stopped_because:
-        console.print(phases.stopped_because, style="red", soft_wrap=True)
-    elif not complete:
-        raise KeyboardInterrupt
+    raise_if_interrupted(phases, complete, console)
     report(spec, summary, tracking_uri, num_waiting, console)
     return summary
+
+
+def record_summary(records: Recorder, queue: TrialQueue, *, objective: str, complete: bool) -> dict[str, Any]:
+    summary = summarize(records.state, objective=objective, complete=complete)
+    with queue.stopping_on_storage_faults():
+        records.summarized(summary)
+    return summary
+
+
+def raise_if_interrupted(queue: TrialQueue, complete: bool, console: Console) -> None:
+    """Print why no more trials were started. KeyboardInterrupt if trials are left although nothing prevented them."""
+    if queue.stopped_because:
+        console.print(queue.stopped_because, style="red", soft_wrap=True)
+    elif not complete:
+        raise KeyboardInterrupt
 
 
 def states_to_adopt(spec: SweepSpec, state: State) -> list[State]:
@@ -160,17 +170,12 @@ def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: S
         try:
             if queue.num_left:
                 progress = Progress(console, title=spec.name, num_trials=queue.num_left, objective=checked.objective)
-                run_trials(spec, checked.data, queue, records, resources, progress)
+                run_trials(spec, checked.data, queue, records, resources, progress, train=False)
         finally:
             evaluated = queue.complete
-            summary = summarize(records.state, objective=checked.objective, complete=complete)
-            with queue.stopping_on_storage_faults():
-                records.summarized(summary)
+            summary = record_summary(records, queue, objective=checked.objective, complete=complete)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
-    if queue.stopped_because:
-        console.print(queue.stopped_because, style="red", soft_wrap=True)
-    elif not evaluated:
-        raise KeyboardInterrupt
+    raise_if_interrupted(queue, evaluated, console)
     report(spec, summary, tracking_uri, num_waiting, console)
     return summary
 
@@ -199,14 +204,25 @@ def announce_reprune(spec: SweepSpec, queue: Reprune, methods: Sequence[PruningM
 
 
 def run_trials(
-    spec: SweepSpec, data: Any, queue: TrialQueue, records: Recorder, resources: Resources, progress: Progress
+    spec: SweepSpec,
+    data: Any,
+    queue: TrialQueue,
+    records: Recorder,
+    resources: Resources,
+    progress: Progress,
+    *,
+    train: bool = True,
 ) -> None:
-    """Let Tune run the trials of a queue, and record what they report."""
+    """Let Tune run the trials of a queue, and record what they report.
+
+    Args:
+        train: Whether networks may be trained; else the trials only prune networks that were kept.
+    """
     for trial in records.state.finished("search") + records.state.finished("confirm"):
         progress.note_best(trial.report[f"{progress.objective}_pruned"])
     folder = spec.folder / "trials"
     folder.mkdir(exist_ok=True)
-    trainable = tune.with_parameters(Trial, data=data, folder=str(folder), keep=spec.keep)
+    trainable = tune.with_parameters(Trial, data=data, folder=str(folder), keep=spec.keep, train=train)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its messages are in the records
     with contextlib.ExitStack() as stack:
         # Tune's own state is pickled and not used: it stays on this host, where no other host can write it.

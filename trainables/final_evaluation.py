@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ from torch import nn
 
 from trainables.config import PruningMethod, TrialConfig
 from trainables.errors import one_line
+from trainables.files import storage_errors
 from trainables.pruning import Evaluation, Prunable, apply_pruning, describe_layers, diagnose, save_pruned
 from trainables.result import Status
 
-__all__ = ["KEEP", "FinalEvaluation", "missing_levels"]
+__all__ = ["KEEP", "FinalEvaluation", "missing_levels", "unmeasured"]
 
 KEEP = ("target", "all", "pruned", "none")
 
@@ -26,16 +27,28 @@ def missing_levels(config: TrialConfig, result: Mapping[str, Any]) -> list[tuple
     """
     if not result or result["report"]["status"] != Status.FINISHED:
         return [] if result else [(method, config.pruned_by(method).levels) for method in config.pruning]
-    measured = {entry["label"]: {row["sparsity"] for row in entry["curve"]} for entry in result["pruned"]}
+    curves = {entry["label"]: entry["curve"] for entry in result["pruned"]}
     decided = result["pruned"][0]["label"], result["config"]["target_sparsity"]
     if decided != (config.pruning[0].label, config.target_sparsity):
-        measured[config.pruning[0].label] = set()
-    missing = []
-    for method in config.pruning:
-        levels = config.pruned_by(method).levels
-        if left := tuple(level for level in levels if level not in measured.get(method.label, ())):
-            missing.append((method, left))
-    return missing
+        curves[config.pruning[0].label] = []
+    left = unmeasured({method.label: config.pruned_by(method).levels for method in config.pruning}, curves)
+    return [(method, left[method.label]) for method in config.pruning if method.label in left]
+
+
+def unmeasured(
+    levels: Mapping[str, Sequence[float]], curves: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, tuple[float, ...]]:
+    """The sparsities that each pruning method's curve lacks; methods that lack none are left out.
+
+    Args:
+        levels: The sparsities asked for, by the method's label.
+        curves: The rows that were measured, by the method's label.
+    """
+    left = {}
+    for label, asked in levels.items():
+        measured = {row["sparsity"] for row in curves.get(label, ())}
+        left[label] = tuple(level for level in asked if level not in measured)
+    return {label: missing for label, missing in left.items() if missing}
 
 
 class FinalEvaluation:
@@ -84,8 +97,10 @@ class FinalEvaluation:
             entry["test"] = merge(entry["test"] or [], test) if test is not None else None
             if method == first and {0.0, config.target_sparsity} <= set(levels):
                 details = self._describe(evaluation)
-                self._remove_checkpoints(next(iter(earlier), ""))
-            self._save(method, evaluation, test)
+                with storage_errors():
+                    self._remove_checkpoints(next(iter(earlier), ""))
+            with storage_errors():
+                self._save(method, evaluation, test)
         labels = [method.label for method in config.pruning]
         return {"pruned": [*(entries.pop(label) for label in labels), *entries.values()], **details}
 
@@ -161,8 +176,8 @@ class FinalEvaluation:
         """Write all of the task's figures or, if one fails, none. A failure becomes a note; the trial goes on."""
         shutil.rmtree(self.folder / "figures", ignore_errors=True)
         partial = self.folder / f"figures.{os.getpid()}.partial"
-        partial.mkdir(parents=True, exist_ok=True)
         try:
+            partial.mkdir(parents=True, exist_ok=True)
             self.task.illustrate({0.0: dense.eval(), self.config.target_sparsity: pruned.eval()}, partial)
             if any(partial.iterdir()):
                 partial.rename(self.folder / "figures")

@@ -7,23 +7,21 @@ the trial has ended if and only if this file exists. A trial that has ended and 
 sparsities loads the trained network and measures only what its result lacks.
 """
 
-import contextlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError
 
 import sparsity
 from trainables.checkpoints import LATEST, PREVIOUS, read_checkpoint, remove_checkpoints, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.errors import first_line, one_line
-from trainables.files import write_atomically
+from trainables.files import StorageError, storage_errors, write_atomically
 from trainables.final_evaluation import KEEP, FinalEvaluation, missing_levels
 from trainables.loop import Diverged, Training
 from trainables.pruning import Prunable, TrainedNetwork, load_trained, objectives, save_trained
@@ -33,10 +31,6 @@ from trainables.task import Task
 __all__ = ["KEEP", "TrialRunner"]
 
 KEEP_TRAINED = ("target", "all")
-
-
-class StorageError(RuntimeError):
-    """The trial's folder cannot be written: full, read-only or gone."""
 
 
 class SupersededError(RuntimeError):
@@ -52,15 +46,24 @@ class TrialRunner:
         make_task: Creates the task. Called at most once; not called if the trial has already ended.
         keep: Which networks to write. "target": the trained one and the one pruned to the target sparsity. "all": the
             trained one and all pruned ones. "pruned": only the one pruned to the target sparsity. "none": none.
+        train: Whether a network that is not there may be trained. Else the trial ends with an error.
 
     Raises:
         ValueError: If `keep` is something else.
     """
 
-    def __init__(self, config: TrialConfig, folder: Path, make_task: Callable[[], Task], *, keep: str = "target"):
+    def __init__(
+        self,
+        config: TrialConfig,
+        folder: Path,
+        make_task: Callable[[], Task],
+        *,
+        keep: str = "target",
+        train: bool = True,
+    ):
         if keep not in KEEP:
             raise ValueError(f"keep: must be one of {', '.join(KEEP)}, got {keep!r}")
-        self.config, self.folder, self.keep = config, folder, keep
+        self.config, self.folder, self.keep, self.train = config, folder, keep, train
         self.training: Training | None = None
         self.notes: list[str] = []
         self.warnings: list[str] = []  # notes that cast doubt on the trial's numbers
@@ -112,11 +115,15 @@ class TrialRunner:
         with storage_errors():
             write_atomically(self.folder / "owner", lambda path: path.write_text(self._owner))
         task = self._make_task()
+        unreadable = "they were removed"
         try:
             if trained := load_trained(self.folder / "trained", task, self.config):
                 return trained
         except (OSError, ValueError) as error:
-            self.notes.append(f"trained: could not be read ({one_line(error)}), so the network is trained again")
+            unreadable = one_line(error)
+            self.notes.append(f"trained: could not be read ({unreadable}), so the network is trained again")
+        if not self.train:
+            raise FileNotFoundError(f"trained: the trained weights cannot be read ({unreadable}); nothing is trained")
         self.training = Training(task, self.config)
         for name in (LATEST, PREVIOUS):
             path = self.folder / name
@@ -174,8 +181,7 @@ class TrialRunner:
         previous = self._previous
         self.evaluations, terms = record["evaluations"], dict(record["terms"])
         evaluation = FinalEvaluation(self.config, self.folder, trained, self.keep)
-        with storage_errors():
-            found = evaluation.run(previous)
+        found = evaluation.run(previous)
         diagnostics = found.get("diagnostics", previous.get("diagnostics", {})) | record["diagnostics"]
         metrics = {row["sparsity"]: row for row in found["pruned"][0]["curve"]}
         terms |= {"epoch": record["epoch"]} | objectives(trained.task, self.config, metrics)
@@ -235,15 +241,6 @@ class TrialRunner:
         epoch, seconds = terms.get("epoch", epoch), terms.get("seconds", seconds)
         more = {"weights_left": terms["weights_left"]} if "weights_left" in terms else {}
         return {"epoch": epoch, "seconds": seconds, **{key: terms.get(key) for key in keys}, **more}
-
-
-@contextlib.contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn an error of the operating system into StorageError. safetensors has a type of its own for them."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"the trial's files cannot be written: {first_line(error)}") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -27,7 +27,14 @@ class Trial(tune.Trainable):
 
     runner: TrialRunner | None
 
-    def setup(self, config: Mapping[str, Any], data: Any = None, folder: str = "", keep: str = "target") -> None:
+    def setup(
+        self,
+        config: Mapping[str, Any],
+        data: Any = None,
+        folder: str = "",
+        keep: str = "target",
+        train: bool = True,
+    ) -> None:
         """Prepare the first configuration.
 
         Args:
@@ -35,8 +42,9 @@ class Trial(tune.Trainable):
             data: The task's arrays, shared read-only in the node's memory by `tune.with_parameters`.
             folder: The folder of the sweep's trials; each trial has its own in it.
             keep: See `TrialRunner`.
+            train: See `TrialRunner`.
         """
-        self.shared = {"data": data, "folder": folder, "keep": keep}
+        self.shared = {"data": data, "folder": folder, "keep": keep, "train": train}
         if not Path(folder).is_dir():  # on a host that joined after the sweep's checks
             raise RuntimeError(
                 f"{platform.node()} does not see the trials' folder {folder}: mount the shared storage there"
@@ -79,4 +87,5 @@ class Trial(tune.Trainable):
             Path(self.shared["folder"]) / trial_config.key,
             lambda: load_task(trial_config, data=self.shared["data"], device=device),
             keep=self.shared["keep"],
+            train=self.shared["train"],
         )

@@ -29,7 +29,6 @@ class Goal:
         target_sparsity: The sparsity at which the metric is maximized.
         levels: All sparsities of the sweep, ascending from 0.
         method: The label of the pruning method.
-        labels: The labels of all pruning methods of the sweep, this one first.
         area: Whether to maximize the area under the curve over `levels` instead (see `area_under_curve`).
         max_dense_drop: How far a configuration's dense metric may lie below the highest one of all arms in the search.
             None: no limit.
@@ -38,19 +37,17 @@ class Goal:
     target_sparsity: float
     levels: tuple[float, ...]
     method: str
-    labels: tuple[str, ...]
     area: bool = False
     max_dense_drop: float | None = None
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> "Goal":
         """The goal of a sweep with this identity (`SweepSpec.identity`)."""
-        trial, methods = identity["trial"], [PruningMethod(**method) for method in identity["pruning"]]
+        trial, method = identity["trial"], PruningMethod(**identity["pruning"][0])
         target = trial["target_sparsity"]
-        levels = {0.0, target} if methods[0].only_level else {0.0, target, *trial["sparsities"]}
-        labels = tuple(method.label for method in methods)
+        levels = {0.0, target} if method.only_level else {0.0, target, *trial["sparsities"]}
         area = identity["objective"] == "area"
-        return cls(target, tuple(sorted(levels)), labels[0], labels, area, identity["max_dense_drop"])
+        return cls(target, tuple(sorted(levels)), method.label, area, identity["max_dense_drop"])
 
     def value(self, trial: Measured, split: str = "curve") -> float | None:
         """The objective of a trial; None if it lacks a sparsity.

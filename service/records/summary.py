@@ -57,7 +57,6 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
         "target_sparsity": goal.target_sparsity,
         "goal": goal.in_words(objective),
         "area": goal.area,
-        "max_dense_drop": goal.max_dense_drop,
         "method": goal.method,
         "levels": {label: [level_name(level) for level in levels] for label, levels in cells.levels.items()},
         "num_search_seeds": len({t.config["seed"] for t in search}),

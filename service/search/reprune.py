@@ -63,7 +63,6 @@ class Reprune(TrialQueue):
             else:
                 self._wanted[trial.key] = wanted
                 self._left.append(Proposal(config, trial.phase, trial.arm, trial.number))
-        self.num_all = len(self._left)
 
     def _next(self) -> Proposal | Next:
         return self._left.pop(0) if self._left else Next.FINISHED

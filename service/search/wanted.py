@@ -4,6 +4,7 @@ from pathlib import Path
 
 from service.records.state import TrialRecord
 from trainables.config import TrialConfig
+from trainables.final_evaluation import unmeasured
 
 __all__ = ["Wanted"]
 
@@ -31,10 +32,8 @@ class Wanted:
         if trial.key in self._complete:
             return True
         splits = ("curve", "test") if trial.phase == "confirm" else ("curve",)
-        complete = all(
-            set(levels) <= {row["sparsity"] for row in trial.rows(label, split)}
-            for label, levels in self.levels.items()
-            for split in splits
+        complete = not any(
+            unmeasured(self.levels, {label: trial.rows(label, split) for label in self.levels}) for split in splits
         )
         decided = next(iter(trial.pruned), ""), trial.target_sparsity
         if complete and decided != (self.first, self.target) and self.is_kept(trial.key):

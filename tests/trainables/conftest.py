@@ -1,9 +1,21 @@
-"""The digits task with a network so small that an epoch takes milliseconds."""
+"""The digits task with a network so small that an epoch takes milliseconds, and small copies of other datasets."""
 
 import numpy as np
 import pytest
 import torch
 
+from tests.trainables._folders import (  # noqa: F401
+    cifar10_folder,
+    cifar100_folder,
+    commonsense_folder,
+    encode,
+    image_folder,
+    lgg_folder,
+    pixels,
+    svhn_folder,
+    tiny_imagenet_folder,
+    write_parquet,
+)
 from trainables.config import TrialConfig
 from trainables.tasks.cnn import CNN
 

@@ -1,6 +1,7 @@
 """A trial that has ended is asked for other pruning methods, sparsities and targets: nothing is trained again."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from tests.trainables._tiny_tasks import make_tiny_task, tiny_config
 from trainables.config import PruningMethod
 from trainables.loop import Training
-from trainables.pruning import evaluation, load_pruned
+from trainables.pruning import TrainedNetwork, evaluation, load_pruned
 from trainables.result import Status, read_result
 from trainables.runner import TrialRunner
 
@@ -125,6 +126,35 @@ def test_damaged_trained_weights_are_trained_again(start, tiny):
     assert result["pruned"][0] == first["pruned"][0]
     (note,) = result["notes"]
     assert note.startswith("trained: could not be read (")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "removed"])
+def test_pruning_alone_never_trains(start, tiny, monkeypatch, damage):
+    trial = start(config=tiny())
+    result = finish(trial)
+    weights = trial.folder / "trained" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    if damage == "removed":
+        shutil.rmtree(weights.parent)
+    monkeypatch.setattr(Training, "run_epoch", never)
+    report = start(config=tiny(more_pruning=({"criterion": "snip"},)), train=False).advance()
+    assert report["status"] == "error"
+    assert report["reason"].startswith("FileNotFoundError: trained: the trained weights cannot be read (")
+    assert report["reason"].endswith("; nothing is trained")
+    assert read_result(trial.folder) == result
+
+
+def test_only_a_trials_own_files_are_storage(start, tiny, monkeypatch):
+    """A criterion that cannot read the data does not stop the sweep as a full disk does."""
+
+    def unreadable(*args, **more):
+        raise OSError(5, "Input/output error", "train.npz")
+
+    monkeypatch.setattr(TrainedNetwork, "evaluate", unreadable)
+    trial = start(config=tiny())
+    while (report := trial.advance())["status"] == "running":
+        pass
+    assert (report["status"], "train.npz" in report["reason"]) == ("error", True)
 
 
 def test_a_kill_during_the_final_evaluation_repeats_no_training(start, tiny, monkeypatch):

@@ -27,7 +27,6 @@ def test_the_goal_of_a_sweep():
     sweep = make(criterion=("snip", "magnitude"), scope=("uniform", "2:4"), sparsities=(0.9,), max_dense_drop=0.01)
     goal = Goal.of(sweep.identity())
     assert (goal.target_sparsity, goal.levels, goal.max_dense_drop) == (0.96, (0.0, 0.9, 0.96), 0.01)
-    assert goal.labels == ("snip uniform", "snip 2:4", "magnitude uniform", "magnitude 2:4")
     assert goal.method == "snip uniform"
     ratio = Goal.of(make(scope=("2:4", "global"), target_sparsity=0.5).identity())
     assert (ratio.method, ratio.levels) == ("magnitude 2:4", (0.0, 0.5))
@@ -37,9 +36,9 @@ def test_the_value_of_a_trial(toy):
     trial = toy.state.trials[toy.trial((0.9, 0.6), others={"snip global": (0.7, None)})]
     goal = toy.state.goal
     assert (goal.value(trial), goal.dense(trial), goal.value(trial, "test")) == (0.6, 0.9, None)
-    area = Goal(0.9, (0.0, 0.9), "snip global", ("snip global",), area=True)
+    area = Goal(0.9, (0.0, 0.9), "snip global", area=True)
     assert area.value(trial) == pytest.approx(0.8)
-    assert Goal(0.95, (0.0, 0.9, 0.95), "snip global", ("snip global",), area=True).value(trial) is None
+    assert Goal(0.95, (0.0, 0.9, 0.95), "snip global", area=True).value(trial) is None
 
 
 def test_labels_of_one_criterion_with_arguments():
