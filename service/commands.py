@@ -86,22 +86,42 @@ def show_best(
 
 @app.command()
 def report(
-    name: Name, runs: Runs = DEFAULT_RUNS, markdown: Annotated[bool, typer.Option(help="as Markdown")] = False
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="sweeps to report on together; by default all of them")
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="html: one page; markdown, latex: with figures in a folder beside it; text: only print the tables",
+        ),
+    ] = "html",
+    to: Annotated[Path | None, typer.Option(help="file to write; by default in the folder of the sweep")] = None,
 ) -> None:
-    """Show a sweep's tables: the best configuration of each arm, and its results on unseen seeds."""
-    from service.records.state import State
+    """Print a sweep's tables, and write its report: what was found, how certain it is, and how it was found."""
+    from service.records.state import State, find_sweeps
     from service.views.console import make_console, print_whole
-    from service.views.tables import as_markdown, as_tables
+    from service.views.report import FORMATS, make_report, write_report
+    from service.views.tables import as_tables
 
-    folder = sweep_folder(runs, name)
+    if form not in (*FORMATS, "text"):
+        fail(ValueError(f"format: must be one of {', '.join(FORMATS)}, text, got {form!r}"))
+    if not names:
+        mention_unreadable(runs)
+    folders = [sweep_folder(runs, name) for name in names] if names else find_sweeps(runs)
+    if not folders:
+        fail(nothing_recorded("report", runs))
     with one_line_errors():
-        summary = State.read(folder, evaluations=False).summary
-    if summary is None:
-        fail(ValueError(f"{name}: no trial of this sweep has finished yet"))
-    if markdown:
-        print(as_markdown(summary))  # not typer.echo: it writes UTF-8 even if the output's encoding is ASCII
-    else:
-        print_whole(make_console(), as_tables(summary))
+        states = [State.read(folder, evaluations=False) for folder in folders]
+        for state in states:
+            if state.summary and (form == "text" or len(states) == 1):
+                print_whole(make_console(), as_tables(state.summary))
+        if form == "text":
+            return
+        path = to or (folders[0] if len(folders) == 1 else runs) / f"report{FORMATS[form][0]}"
+        write_report(make_report(states), form, path)
+    typer.echo(f"Report: {path}")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MIN_SEEDS", "compare", "holm", "interval_of_mean", "mean_and_spread"]
+__all__ = ["MIN_SEEDS", "compare", "holm", "interval_of_mean", "mean_and_spread", "sign_flip_p"]
 
 MIN_SEEDS = 6  # with five pairs or fewer, a two-sided sign-flip test has p >= 0.0625
 LEVEL = 0.95

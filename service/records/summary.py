@@ -13,7 +13,7 @@ from service.statistics import MIN_SEEDS, compare, holm, mean_and_spread
 from trainables.config import hyperparameters
 from trainables.result import Status
 
-__all__ = ["Cells", "choose_winner", "level_name", "search_rows", "summarize"]
+__all__ = ["Cells", "choose_winner", "configurations_by_arm", "level_name", "search_rows", "summarize"]
 
 
 def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]:

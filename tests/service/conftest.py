@@ -109,7 +109,8 @@ class ToySweep:
                 criterion, scope = label.split()
                 method = PruningMethod(criterion=criterion, scope=scope)
                 pruned.append(entry(method, (accs[0], values[0]), test and (test[0], values[1])))
-            layer = {"name": "stem.weight", "num_weights": 4, "num_kept": 2, "histogram": [0] * 59 + [4]}
+            layer = {"name": "stem.weight", "shape": [2, 2], "num_weights": 4, "num_kept": 2}
+            layer |= {"energy_kept": 0.75, "histogram": [0] * 59 + [4]}
             result = {"report": report, "notes": [], "objective": "acc", "pruned": pruned, "layers": [layer]}
         self.write_result(key, result | {"config": made.model_dump(mode="json")} | (marks or {}))
         if status == "finished":

@@ -59,7 +59,7 @@ def test_a_dumb_terminal_shows_every_number(toy, variables, environment_row):
 def test_tables_are_printed_in_an_encoding_without_plus_minus(toy):
     fill(toy)
     toy.recorder.summarized(toy.summary())
-    for command in (["report", "toy"], ["report", "toy", "--markdown"], ["best"]):
+    for command in (["report", "toy"], ["report", "toy", "--format", "text"], ["best"]):
         done = subprocess.run(
             [sys.executable, "-m", "sweeps", *command, "--runs", str(toy.folder.parent)],
             capture_output=True,

@@ -1,0 +1,50 @@
+"""What was found, in a sentence, and whether it is established."""
+
+from service.statistics import MIN_SEEDS
+from service.views import tables
+from service.views.report.blocks import Block, Items, Text
+from service.views.report.view import SweepView
+
+__all__ = ["headline"]
+
+
+def headline(view: SweepView) -> list[Block]:
+    summary, config = view.summary, next(iter(view.state.trials.values())).config
+    facts = [
+        f"{config['architecture']} on {config['dataset']}, {config['max_epochs']} epochs per trial; pruned once after "
+        f"training by {view.label}" if config["pruning_schedule"] == "one_shot" else
+        f"{config['architecture']} on {config['dataset']}, {config['max_epochs']} epochs per round; pruned by "
+        f"{config['pruning_schedule']}",
+        f"{len(summary['arms'])} arms (an optimizer with a regularizer), "
+        f"{sum(summary['counts'].values())} trials, searched for the highest {summary['goal']}",
+    ]  # fmt: skip
+    if not summary["complete"]:
+        facts.append("The sweep is not complete: these are the results so far")
+    if not summary["confirmed"]:
+        facts.append("No configuration has been confirmed on unseen seeds yet, so the best values are too high")
+    return [Text(tables.headline(summary), strong=True), Text(verdict(view)), Items(facts)]
+
+
+def verdict(view: SweepView) -> str:
+    """Whether the winner's lead over the best arm without a regularizer is established."""
+    winner = view.summary["winner"]
+    lead = (winner or {}).get("against_baseline")
+    if not view.summary["confirmed"]:
+        return "Nothing is established: that takes a confirmation on unseen seeds."
+    if winner["regularizer"] == "none":
+        return "The winner has no regularizer: none of them came out ahead of it on validation."
+    if lead is None:
+        return "There is no confirmed arm without a regularizer to compare with."
+    if lead["n"] < MIN_SEEDS:
+        return (
+            f"Whether the regularizer helps is not established: {lead['n']} paired seeds cannot show it, whatever "
+            f"their values ({MIN_SEEDS} are needed)."
+        )
+    if lead["interval"][0] <= 0 <= lead["interval"][1]:
+        return f"The difference is not established: its 95% interval includes 0 (n = {lead['n']})."
+    direction = "better" if lead["difference"] > 0 else "worse"
+    return (
+        f"The winner is {direction} than the best arm without a regularizer on the test split: 95% interval "
+        f"{tables.interval(lead)}, p = {lead['p']:.2g}, {lead['n']} paired seeds. This is one planned comparison; all "
+        "others are corrected below."
+    )

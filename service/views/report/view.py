@@ -1,0 +1,90 @@
+"""A sweep as the sections of a report see it."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.records.state import State, TrialRecord
+from service.records.summary import summarize
+from trainables.result import read_result
+
+__all__ = ["Method", "SweepView"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A configuration of an arm with its trials, which differ in the seed alone.
+
+    Args:
+        name: The arm; with lam where the arm has several confirmed configurations.
+        split: Where it is measured: "test" for confirmed configurations, "curve" (validation) without a confirmation.
+    """
+
+    name: str
+    optimizer: str
+    penalty: str
+    split: str
+    trials: Sequence[TrialRecord]
+
+    def values(self, sparsity: float, label: str) -> dict[int, float]:
+        """The objective after pruning, by seed."""
+        found = {t.config["seed"]: t.at(sparsity, t.objective, self.split, label) for t in self.trials}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+class SweepView:
+    """The records of a sweep, and what sections compute from them more than once.
+
+    Attributes:
+        state: The records.
+        summary: See `service.records.summary`.
+        methods: What is compared: the confirmed configurations, best first; the best ones of the search without a
+            confirmation.
+        levels: The sparsities that all trials have, ascending.
+    """
+
+    def __init__(self, state: State, *, complete: bool):
+        self.state = state
+        finished = [*state.finished("search"), *state.finished("confirm")]
+        self.objective = finished[0].objective if finished else "acc"
+        self.summary = summarize(state, objective=self.objective, complete=complete)
+        self.label = self.summary["method"]
+        self.levels = [float(level) for level in self.summary["levels"].get(self.label, ())]
+        self.target: float = self.summary["target_sparsity"]
+        self.methods = self._methods()
+
+    @property
+    def name(self) -> str:
+        return self.state.folder.name
+
+    @property
+    def search(self) -> list[TrialRecord]:
+        return [trial for trial in self.state.finished("search") if trial.rows(self.label)]
+
+    def _methods(self) -> list[Method]:
+        rows = self.summary["confirmed"] or self.summary["arms"]
+        phase, split = ("confirm", "test") if self.summary["confirmed"] else ("search", "curve")
+        arms = [row["arm"] for row in rows]
+        found = []
+        for row in rows:
+            trials = self._trials(phase, row)
+            name = row["arm"] if arms.count(row["arm"]) == 1 else f"{row['arm']} (lam {row['lam']:.3g})"
+            penalty = row["arm"].removeprefix(f"{row['optimizer']} + ")
+            found.append(Method(name, row["optimizer"], penalty, split, trials))
+        return found
+
+    def _trials(self, phase: str, row: dict[str, Any]) -> list[TrialRecord]:
+        """The trials of a row of the summary: those that differ from its first trial in the seed alone."""
+        first = self.state.trials[row["trial"]]
+        config = {**first.config, "seed": None}
+        same = [t for t in self.state.finished(phase) if t.arm == first.arm and {**t.config, "seed": None} == config]
+        return sorted(same, key=lambda trial: trial.config["seed"])
+
+    @functools.cache  # noqa: B019 (one view lives as long as the report is made)
+    def result(self, key: str) -> dict[str, Any] | None:
+        """The result.json of a trial; None if it is not there any more."""
+        try:
+            return read_result(self.state.trial_folder(key))
+        except OSError:
+            return None

@@ -1,0 +1,187 @@
+"""The report of a sweep: its numbers are those of the records."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from service.commands import app
+from service.statistics import interval_of_mean
+from service.views.report import FORMATS, make_report, write_report
+from service.views.report.blocks import Items, Plot, Table, Text
+from tests.service.conftest import fill
+
+
+@pytest.fixture
+def filled(toy):
+    fill(toy)
+    toy.recorder.summarized(toy.summary())
+    return toy
+
+
+def section(report, title):
+    (found,) = [section for section in report.sections if section.title == title]
+    return found
+
+
+def blocks(report, title, kind):
+    return [block for block in section(report, title).blocks if isinstance(block, kind)]
+
+
+class Page(HTMLParser):
+    """What a browser would load, and the page's words and cells."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.words, self.ids, self.cells = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.cells and self.lasttag in ("td", "strong"):
+            self.cells[-1] += data.strip()
+
+
+def test_cells_are_means_and_intervals_of_the_records(filled):
+    table = blocks(make_report([filled.state]), "Methods compared", Table)[0]
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    low, high = interval_of_mean([0.70, 0.74, 0.72])
+    assert rows["sam + wcr"] == ["1e-05", "0.1", "3", "0.950 [0.950, 0.950]", f"0.720 [{low:.3f}, {high:.3f}]"]
+    assert rows["sgd + none"][-1] == "0.990 [0.990, 0.990]"
+    assert (round(low, 3), round(high, 3)) == (0.670, 0.770)  # 0.72 -+ t(0.975, 2) 0.02 / sqrt(3), t = 4.303
+
+
+def test_curves_show_every_seed(filled):
+    (plot,) = blocks(make_report([filled.state]), "Accuracy against sparsity", Plot)
+    titles = {axes.get_title(): axes for axes in plot.figure.axes}
+    dots = [line.get_ydata() for line in titles["sam"].lines if line.get_marker() == "." and line.get_alpha()]
+    assert [sorted(values) for values in dots] == [[0.95, 0.95, 0.95], [0.70, 0.72, 0.74]]
+    (mean,) = [line.get_ydata() for line in titles["sam"].lines if line.get_label() == "wcr"]
+    np.testing.assert_allclose(mean, [0.95, 0.72])
+
+
+def test_few_seeds_say_nothing(filled):
+    report = make_report([filled.state])
+    words = " ".join(block.text for block in blocks(report, "Methods compared", Text))
+    assert "Nothing can be said about which method is better" in words
+    assert "here n = 3" in words
+    assert not any(
+        cell.bold for table in blocks(report, "Methods compared", Table) for row in table.rows for cell in row
+    )
+
+
+def test_a_real_difference_is_established(toy):
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 12))
+    seeds = range(100, 112)
+    toy.trial((0.9, 0.9))
+    toy.confirm(seeds, validation=0.9, test=0.9 + noise[0])
+    toy.confirm(seeds, validation=0.8, test=0.8 + noise[1], regularizer="none")
+    report = make_report([toy.state])
+    table = blocks(report, "Methods compared", Table)[0]
+    assert [row[0].text for row in table.rows] == ["sam + wcr", "sam + none"]
+    assert [[cell.bold for cell in row].index(True) if row[-1].bold else None for row in table.rows] == [5, None]
+    result = " ".join(block.text for block in blocks(report, "Result", Text))
+    assert "The winner is better than the best arm without a regularizer on the test split" in result
+
+
+def test_failures_cost_and_budget(filled):
+    report = make_report([filled.state])
+    (failures,) = blocks(report, "Failures, commands and versions", Table)
+    assert [cell.text for cell in failures.rows[0]][2:] == ["diverged", "it diverged"]
+    (cost,) = blocks(report, "Time and trials", Table)
+    # 4 trials of the search and 6 of the confirmation, 1.5 s and 2 epochs each
+    assert [cell.text for cell in cost.rows[-1]] == ["in total", "10", "20", "15 s", "2 s"]
+    (budget,) = blocks(report, "Was the budget enough?", Table)
+    assert {row[0].text: row[1].text for row in budget.rows} == {"sam + wcr": "2", "sgd + none": "1"}
+    versions = " ".join(
+        item for block in blocks(report, "Failures, commands and versions", Items) for item in block.items
+    )
+    assert "torch: " in versions
+    assert "fingerprint of the data: toy" in versions
+
+
+def test_layers_are_those_of_the_winner_and_of_the_best_without_its_regularizer(filled):
+    tables = blocks(make_report([filled.state]), "Layers", Table)
+    assert [table.caption.split(".")[0] for table in tables] == ["Layers of sam + wcr", "Layers of sgd + none"]
+    assert [cell.text for cell in tables[0].rows[0]] == ["stem.weight", "2 x 2", "4", "50.00%", "75.00%"]
+
+
+def test_without_trial_folders_the_rest_is_there(filled):
+    for folder in (filled.folder / "trials").iterdir():
+        (folder / "result.json").unlink(missing_ok=True)
+    report = make_report([filled.state])
+    assert "cannot be shown" in blocks(report, "Layers", Text)[0].text
+
+
+def test_the_page_needs_no_network_and_shows_every_number(filled, tmp_path):
+    report = make_report([filled.state])
+    write_report(report, "html", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert len(page.ids) == len(set(page.ids))
+    links = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert links <= set(page.ids)
+    cells = [c.text for s in report.sections for b in s.blocks if isinstance(b, Table) for row in b.rows for c in row]
+    assert sorted(page.cells) == sorted(" ".join(cell.split()) for cell in cells)
+    assert text.count("<svg") == sum(isinstance(block, Plot) for s in report.sections for block in s.blocks)
+
+
+def test_words_of_a_user_are_no_markup(toy, tmp_path):
+    toy.trial((0.9, 0.5), marks={"warnings": ["<script>alert(1)</script> & more"]})
+    write_report(make_report([toy.state]), "html", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
+
+
+def test_the_same_records_give_the_same_page(filled, tmp_path):
+    for name in ("a.html", "b.html"):
+        write_report(make_report([filled.state]), "html", tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_markdown_and_latex_have_the_same_tables(filled, tmp_path):
+    report = make_report([filled.state])
+    for form, (ending, _) in FORMATS.items():
+        write_report(report, form, tmp_path / f"report{ending}")
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| sam + wcr | 1e-05 | 0.1 | 3 | 0.950 [0.950, 0.950] |" in markdown
+    for figure in re.findall(r"\]\((report/.*?\.png)\)", markdown):
+        assert (tmp_path / figure).stat().st_size > 1000
+    latex = (tmp_path / "report.tex").read_text(encoding="utf-8")
+    assert r"sam + wcr & 1e-05 & 0.1 & 3 & 0.950 [0.950, 0.950] &" in latex
+    assert r"stem.weight & 2 x 2 & 4 & 50.00\% & 75.00\%" in latex
+    assert latex.count(r"\toprule") == latex.count(r"\begin{tabular}") > 5
+    for figure in re.findall(r"includegraphics.*?\{(report/.*?\.pdf)\}", latex):
+        assert (tmp_path / figure).read_bytes().startswith(b"%PDF")
+
+
+def test_the_command(filled, monkeypatch):
+    runs = ["--runs", str(filled.folder.parent)]
+    done = CliRunner().invoke(app, ["report", "toy", *runs])
+    assert done.exit_code == 0, done.output
+    path = filled.folder / "report.html"
+    assert f"Report: {path}" in done.output
+    assert path.exists()
+    done = CliRunner().invoke(app, ["report", *runs, "--format", "markdown", "--to", str(filled.folder / "x.md")])
+    assert done.exit_code == 0
+    assert (filled.folder / "x.md").exists()
+    done = CliRunner().invoke(app, ["report", "toy", *runs, "--format", "pdf"])
+    assert done.exit_code == 2
+    assert "format: must be one of html, markdown, latex, text, got 'pdf'" in done.output
+
+
+def test_a_sweep_without_a_finished_trial_is_refused(toy):
+    toy.trial(None, status="diverged")
+    with pytest.raises(ValueError, match="toy must have a finished trial, got none so far"):
+        make_report([toy.state])
