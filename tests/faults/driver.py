@@ -1,5 +1,6 @@
 """What may happen to the process that runs a sweep, and to its machine."""
 
+import contextlib
 import random
 import shutil
 import signal
@@ -61,15 +62,33 @@ def header_only(runs):
 
 
 def on_its_last_interval(runs):
-    """Whether a trial has reported all of its evaluations but the last."""
+    """Whether a trial that has not ended has reported all of its evaluations but the last."""
     entries = [entry for entry, _ in EventLog.read(runs / "digits" / "events.jsonl")]
-    return max(Counter(e["trial"] for e in entries if e["event"] == "evaluation").values(), default=0) >= 3
+    ended = {e["trial"] for e in entries if e["event"] == "end"}
+    counts = Counter(e["trial"] for e in entries if e["event"] == "evaluation" and e["trial"] not in ended)
+    return max(counts.values(), default=0) >= 3
 
 
 def result_without_record(runs):
     """A trial's result lies in its folder and the event log does not have it."""
     recorded = {e["trial"] for e, _ in EventLog.read(runs / "digits" / "events.jsonl") if e["event"] == "end"}
     return {path.parent.name for path in runs.glob("digits/trials/*/result.json")} - recorded
+
+
+def hold(process, runs, when):
+    """Stop the driver so that a trial ends behind its back.
+
+    A driver that is stopped before it has asked a trial for its last interval waits in vain, and is let go again.
+    """
+    for _ in range(10):
+        wait_until(lambda: on_its_last_interval(runs), process)
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: when(runs), timeout=15)
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+    raise AssertionError("no trial ended while the driver was stopped")
 
 
 @pytest.mark.parametrize(
@@ -82,11 +101,11 @@ def result_without_record(runs):
 )
 def test_killed_at_this_moment(runs, undisturbed, fault_row, name, when, stopped):
     process = start(runs)
-    if stopped:  # it is held, so that a trial ends behind its back
-        wait_until(lambda: on_its_last_interval(runs), process)
-        process.send_signal(signal.SIGSTOP)
     try:
-        wait_until(lambda: when(runs), None if stopped else process)
+        if stopped:
+            hold(process, runs, when)
+        else:
+            wait_until(lambda: when(runs), process)
     finally:
         kill(process)
     run(runs)
