@@ -22,6 +22,7 @@ from service.cluster.preflight import check_cluster
 from service.cluster.tune_adapter import TrialRecorder, TrialSource
 from service.cluster.tune_patches import find_internals, patched_tune
 from service.process import sweeps_command
+from service.records.bundle import save_code_diff
 from service.records.lock import stop_requested
 from service.records.passwords import hide_passwords
 from service.records.recorder import Recorder
@@ -84,6 +85,8 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
             records.run_started(
                 command, num_search=phases.num_search, num_confirm=phases.num_confirm, data_root=spec.data_root
             )
+        if records.state.header["software"]["git_commit"].endswith("-dirty"):
+            save_code_diff(spec.folder)
         shipper.start()
         stack.enter_context(interrupted_on_request(spec.folder))
         try:

@@ -6,7 +6,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["commit_of", "software_versions"]
+__all__ = ["commit_of", "git_environment", "software_versions"]
 
 PACKAGES = ("sparsity-sweeps", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
 
@@ -27,13 +27,10 @@ def commit_of(file: Path) -> str:
     Returns:
         The hash, followed by "-dirty" if the repository has changes; empty if no repository tracks the file.
     """
-    # A git hook sets these for its own repository, and git would look there instead of in the file's folder.
-    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
-    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(file.parent), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=git_environment())
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
@@ -41,3 +38,9 @@ def commit_of(file: Path) -> str:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if tracked else ""
     except OSError:  # git is not installed, as in slim images
         return ""
+
+
+def git_environment() -> dict[str, str]:
+    """This process's environment without what a git hook sets for its own repository: git would look there."""
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+    return {name: value for name, value in os.environ.items() if name not in elsewhere}
