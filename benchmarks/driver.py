@@ -21,7 +21,7 @@ import numpy as np
 __all__ = ["BENCHMARKS", "simulate"]
 
 SIZES = ((200, 64), (1_000, 64), (3_000, 256), (10_000, 1_000))  # trials, workers
-COMMANDS = (["status", "simulated"], ["report", "simulated"], ["best"])
+COMMANDS = (["status", "simulated"], ["report", "simulated", "--format", "text"], ["best"])
 LARGEST = SIZES[-1]
 TMPFS = Path("/dev/shm")
 

@@ -62,10 +62,13 @@ def show_best(
     dataset: Annotated[str | None, typer.Option(help="only this dataset")] = None,
     optimizer: Annotated[str | None, typer.Option(help="only this optimizer")] = None,
     regularizer: Annotated[str | None, typer.Option(help="only this regularizer")] = None,
-    sparsity: Annotated[float | None, typer.Option(help="only at this sparsity, in [0, 1)")] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="at this sparsity, in [0, 1); by default at the target of each sweep")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="at every sparsity")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
-    """Show the best configuration of each arm (an optimizer with a regularizer) at each sparsity."""
+    """Show the best configuration of each arm (an optimizer with a regularizer) at the target sparsity."""
     from service.records.best import best
     from service.records.state import find_sweeps
     from service.views.console import make_console, print_whole
@@ -74,7 +77,8 @@ def show_best(
     mention_unreadable(runs)
     with one_line_errors():
         rows = best(runs, architecture=architecture, dataset=dataset, optimizer=optimizer, regularizer=regularizer)
-    rows = [row for row in rows if sparsity is None or row["sparsity"] == sparsity]
+    if not every:
+        rows = [row for row in rows if (row["is_target"] if sparsity is None else row["sparsity"] == sparsity)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -102,11 +106,8 @@ def report(
     """Print a sweep's tables, and write its report: what was found, how certain it is, and how it was found."""
     from service.records.state import State, find_sweeps
     from service.views.console import make_console, print_whole
-    from service.views.report import FORMATS, make_report, write_report
     from service.views.tables import as_tables
 
-    if form not in (*FORMATS, "text"):
-        fail(ValueError(f"format: must be one of {', '.join(FORMATS)}, text, got {form!r}"))
     if not names:
         mention_unreadable(runs)
     folders = [sweep_folder(runs, name) for name in names] if names else find_sweeps(runs)
@@ -119,6 +120,10 @@ def report(
                 print_whole(make_console(), as_tables(state.summary))
         if form == "text":
             return
+        from service.views.report import FORMATS, make_report, write_report  # imports matplotlib
+
+        if form not in FORMATS:
+            raise ValueError(f"format: must be one of {', '.join(FORMATS)}, text, got {form!r}")
         path = to or (folders[0] if len(folders) == 1 else runs) / f"report{FORMATS[form][0]}"
         write_report(make_report(states), form, path)
     typer.echo(f"Report: {path}")

@@ -57,6 +57,7 @@ def best(
         - seeds: "unseen" if the mean is over the seeds of the confirmation, else "search"
         - metric: the name of the objective
         - arm, optimizer, regularizer, lam, rho, lr, weight_decay: the configuration; None where it has no such argument
+        - is_target: whether the sparsity is the one that the sweep maximizes the metric at
         - sparsity, and the fields of `TRAINING_FIELDS` and `PRUNING_DEFAULTS`
         - sweep, trial: where the configuration was trained with its first seed
     """
@@ -115,6 +116,7 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
                 "pruning_schedule": config.get("pruning_schedule", "one_shot"),
                 **{name: entry["method"][name] for name in PRUNING_DEFAULTS if name != "pruning_schedule"},
                 "sparsity": level,
+                "is_target": level == first.target_sparsity,
                 **hyperparameters(config),
                 "metric": metric,
                 **mean_and_spread([value for value in found if value is not None]),

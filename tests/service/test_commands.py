@@ -57,7 +57,7 @@ def test_figures_of_finished_trials_are_drawn_on_demand(toy, sweeps):
         assert sweeps("figures", "toy", key) == (f"figures: trials must be finished ones of toy, got {key!r}\n", 2)
 
 
-@pytest.mark.parametrize("command", [["status", "toy"], ["report", "toy"], ["best"]])
+@pytest.mark.parametrize("command", [["status", "toy"], ["report", "toy", "--format", "text"], ["best"]])
 def test_looking_at_records_imports_nothing_that_takes_seconds(toy, command):
     toy.start()
     toy.trial((0.9, 0.8))
@@ -86,6 +86,17 @@ def test_sweeps_of_version_0_1_are_named_and_left_out(toy, old, sweeps):
         assert "Not shown, because version 0.1 recorded them and this version cannot read its records: old\n" in lines
         assert shown in lines
         assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [((), [0.9]), (("--all",), [0.0, 0.9]), (("--sparsity", "0"), [0.0])],
+    ids=["target", "all", "0"],
+)
+def test_best_shows_the_target_sparsity_unless_asked_for_others(toy, sweeps, flags, expected):
+    toy.trial((0.9, 0.8))
+    shown, code = sweeps("best", "--json", *flags)
+    assert (code, [row["sparsity"] for row in json.loads(shown)]) == (0, expected)
 
 
 @pytest.mark.parametrize("command", ["status", "report", "retry", "sync", "stop"])
