@@ -1,6 +1,7 @@
 """Writing a sweep's events to MLflow."""
 
 import contextlib
+import getpass
 import json
 import math
 import re
@@ -11,7 +12,8 @@ from typing import Any
 from service.records.events import EventLog
 from service.records.state import EVENTS, flatten
 from service.tracking.connection import connect, first_line, is_refusal
-from trainables.config import PruningMethod
+from service.tracking.saved_views import note, run_colour, views
+from trainables.config import HYPERPARAMETERS, PruningMethod, hyperparameters
 from trainables.result import Status, read_result
 
 __all__ = ["MlflowWriter", "metrics_of"]
@@ -42,13 +44,15 @@ class MlflowWriter:
         self.folder, self.sweep = folder, folder.name
         header = next(iter(EventLog.read(folder / EVENTS)))[0]
         identity = header["identity"]
-        self.sweep_id, self.software = header["sweep_id"], header["software"]
+        self.sweep_id, self.software, self.data = header["sweep_id"], header["software"], header["data"]
+        self._began = milliseconds_of(header)
+        self._has_views = False
         self.trial = identity["trial"] | {name: identity["pruning"][0][name] for name in ("criterion", "scope")}
         self.artifacts = (folder.parent / "mlartifacts").resolve() if tracking_uri.startswith("sqlite:") else None
         self.experiment = self._experiment()
         self._runs: dict[str, str] = {}  # run id by trial, of trials that have not ended
         self._retried: set[str] = set()  # trials whose runs have points of an earlier attempt
-        self.parent = self._parent(milliseconds_of(header))
+        self.parent = self._parent(self._began)
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.sweep)
@@ -66,11 +70,22 @@ class MlflowWriter:
                 **{k: str(self.trial[k]) for k in ("task", "architecture", "dataset", "criterion")},
                 "git_commit": self.software["git_commit"],
                 "software": json.dumps(self.software),
+                **self._source,
             }
             return self._create(PARENT, self.sweep, tags, milliseconds)
         if run.info.lifecycle_stage != "active":
             self.client.restore_run(run.info.run_id)
         return run.info.run_id
+
+    @property
+    def _source(self) -> dict[str, str]:
+        """The tags from which MLflow fills its columns for user, source and version."""
+        return {
+            "mlflow.user": user(),
+            "mlflow.source.name": "sparsity-sweeps",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": self.software["git_commit"].removesuffix("-dirty"),
+        }
 
     def _find(self, trial: str) -> Any:
         """The run of a trial, even if it was deleted, or None if there is none.
@@ -154,6 +169,8 @@ class MlflowWriter:
         if key in self._retried or last["event"] == "pruned":  # it reports the same steps again, at another time
             metrics = self._without_recorded(run, metrics, changed=last["event"] == "pruned")
         params = flatten(first["config"]) if first["event"] == "start" else {}
+        if params:
+            self._log_dataset(run, first["config"])
         self.client.log_batch(
             run,
             metrics=metrics,
@@ -168,9 +185,17 @@ class MlflowWriter:
             self._runs.pop(key)
         if last["event"] == "end":
             self._write_files(run, last)
+            self._save_views(last.get("objective"))
             status = "FINISHED" if last["status"] == Status.FINISHED else "FAILED"
             self.client.set_terminated(run, status, end_time=milliseconds_of(last))
             self._runs.pop(key)
+
+    def _save_views(self, objective: str | None) -> None:
+        """Save the views of the sweep once, when a finished trial tells the objective's name."""
+        if objective and not self._has_views:
+            for name, value in views(objective, self._began):
+                self.client.set_experiment_tag(self.experiment, name, value)
+            self._has_views = True
 
     def _without_recorded(self, run: str, metrics: list[Any], *, changed: bool = False) -> list[Any]:
         """Leave out the metrics that the run already has, at the same name and step.
@@ -215,9 +240,18 @@ class MlflowWriter:
             "arm": start["arm"],
             "phase": start["phase"],
             "git_commit": self.software["git_commit"],
+            "mlflow.runColor": run_colour(config["regularizer"]),
+            "mlflow.note.content": description_of(start),
+            **self._source,
         }
-        seed = f" seed {config['seed']}" if start["phase"] != "search" else ""
-        return self._create(key, f"{start['arm']} #{start['number']}{seed}", tags, milliseconds_of(start))
+        return self._create(key, name_of(config), tags, milliseconds_of(start))
+
+    def _log_dataset(self, run: str, config: Mapping[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({name: config[name] for name in ("dataset", "data", "train_size", "eval_size")})
+        dataset = Dataset(name=config["dataset"], digest=self.data, source_type="code", source=source)
+        self.client.log_inputs(run, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _write_files(self, run: str, end: Mapping[str, Any]) -> None:
         folder = self.folder / "trials" / end["trial"]
@@ -254,11 +288,13 @@ class MlflowWriter:
 
     def _write_summary(self, summary: Mapping[str, Any], milliseconds: int) -> None:
         from service.views.figures import draw_summary  # imports matplotlib
-        from service.views.tables import as_markdown
+        from service.views.tables import as_markdown, headline
 
         parent, winner = self.parent, summary["winner"]
         text = as_markdown(summary)
         self.client.set_tag(parent, "mlflow.note.content", text)
+        result = note(self.experiment, headline(summary))
+        self.client.set_experiment_tag(self.experiment, "mlflow.note.content", result[:LONGEST_TAG])
         self.client.log_text(parent, text, "summary.md")
         self.client.log_dict(parent, dict(summary), "summary.json")
         if winner:
@@ -306,6 +342,31 @@ class MlflowWriter:
         self.client.set_registered_model_alias(name, "best", version)
 
 
+def name_of(config: Mapping[str, Any]) -> str:
+    """The name of a trial's run: what varies in a sweep."""
+    short = {"weight_decay": "wd"}
+    values = hyperparameters(config)
+    searched = [f"{short.get(name, name)}={values[name]:.3g}" for name in HYPERPARAMETERS if values[name] is not None]
+    return " ".join([config["optimizer"], config["regularizer"], *searched, f"seed={config['seed']}"])
+
+
+def description_of(start: Mapping[str, Any]) -> str:
+    config = start["config"]
+    phase = "confirmation on an unseen seed" if start["phase"] == "confirm" else f"configuration {start['number']}"
+    return (
+        f"{config['architecture']} on {config['dataset']}, {start['arm']}: {config['max_epochs']} epochs, pruned to "
+        f"{config['target_sparsity']:g} ({phase})"
+    )
+
+
+def user() -> str:
+    """The name of the user; empty for a user id without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
 def milliseconds_of(event: Mapping[str, Any]) -> int:
     return round(event["time"] * 1000)
 
@@ -342,8 +403,7 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
         yield "lam", config["lam"], 0
         if config["lam"] > 0:
             yield "log10_lam", math.log10(config["lam"]), 0
-        if "rho" in config["opt"]:
-            yield "rho", config["opt"]["rho"], 0
+        yield "rho", config["opt"].get("rho", 0.0), 0  # parallel coordinates leave out runs without a value
     elif event["event"] == "evaluation":
         yield from metrics_of_report(event["report"])
     elif event["event"] in ("end", "pruned") and event["status"] == Status.FINISHED:

@@ -1,6 +1,7 @@
 """Serving MLflow's pages from a child process that ends with this one."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -13,11 +14,13 @@ from types import FrameType
 from typing import NoReturn
 
 from service.tracking.connection import NO_TELEMETRY
+from service.tracking.saved_views import experiments_with_views, link
 
 __all__ = ["serve_ui"]
 
 START_TIMEOUT = 600.0  # seconds: importing MLflow takes minutes on a machine that is busy with trials
 END_TIMEOUT = 10.0  # seconds
+MOST_SWEEPS = 10  # whose pages are listed
 
 
 def serve_ui(tracking_uri: str, host: str, port: int) -> int:
@@ -51,6 +54,8 @@ def serve_ui(tracking_uri: str, host: str, port: int) -> int:
                 why = f"did not within {START_TIMEOUT:g} s" if code is None else f"ended with exit code {code}"
                 raise ValueError(f"ui: MLflow must answer on {url} (see its output above), it {why}")
             print(f"MLflow is on {url} (press Ctrl-C to end it)", flush=True)
+            for name, address in pages_of_sweeps(url):
+                print(f"    {name}: {url}{address}", flush=True)
             return server.wait() or 1  # it ended without being asked to
         except KeyboardInterrupt:
             return 0
@@ -99,6 +104,23 @@ def answers(url: str, server: subprocess.Popen) -> bool:
         except OSError:
             time.sleep(0.2)
     return False
+
+
+def pages_of_sweeps(url: str) -> list[tuple[str, str]]:
+    """The name of each sweep with the address of the page that compares its trials, the newest first.
+
+    Empty if the server refuses to say.
+    """
+    body = json.dumps({"max_results": MOST_SWEEPS, "order_by": ["last_update_time DESC"]}).encode()
+    request = urllib.request.Request(
+        f"{url}/api/2.0/mlflow/experiments/search", body, {"Content-Type": "application/json"}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30) as answer:
+            return [(name, link(key)) for name, key in experiments_with_views(json.load(answer))]
+    except (OSError, ValueError):  # the pages work without it
+        return []
 
 
 def end(server: subprocess.Popen) -> None:

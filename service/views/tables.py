@@ -15,7 +15,7 @@ from service.records.summary import level_name
 from service.statistics import MIN_SEEDS
 from trainables.config import HYPERPARAMETERS
 
-__all__ = ["as_markdown", "as_tables", "best_table", "number", "with_spread"]
+__all__ = ["as_markdown", "as_tables", "best_table", "headline", "number", "with_spread"]
 
 ALPHA = 0.05  # significance level
 

@@ -22,7 +22,8 @@ def test_metrics_of_events():
         ("log10_lam", -5.0, 0),
         ("rho", 0.1, 0),
     ]
-    assert list(metrics_of({"event": "start", "config": {"lam": 0.0, "opt": {}}})) == [("lam", 0.0, 0)]
+    without = {"lam": 0.0, "opt": {}}
+    assert list(metrics_of({"event": "start", "config": without})) == [("lam", 0.0, 0), ("rho", 0.0, 0)]
     report = {"epoch": 3, "loss": 0.5, "acc_dense": None, "status": "running"}
     assert list(metrics_of({"event": "evaluation", "report": report})) == [("loss", 0.5, 3)]
     end = {

@@ -14,6 +14,7 @@ from service.records.events import EventLog
 from service.tracking import shipper
 from service.tracking.connection import default_tracking_uri
 from service.tracking.mlflow_writer import metrics_of
+from service.tracking.saved_views import TAG
 from service.tracking.shipper import Shipper
 from tests._tracking import assert_as_the_events_say, runs_of
 
@@ -49,7 +50,10 @@ def test_mlflow_has_everything_once_however_often_it_is_sent(toy, tmp_path):
         metrics = rows(uri, "select run_uuid, key, step, value from metrics order by 1, 2, 3, 4")
         artifacts = sorted(str(p.relative_to(runs)) for p in (runs / "mlartifacts").rglob("*") if p.is_file())
         versions = rows(uri, "select name, version, run_id from model_versions")
-        return rows(uri, "select run_uuid, name, status from runs order by 1"), metrics, artifacts, versions
+        found = rows(uri, "select run_uuid, name, status from runs order by 1")
+        tags = rows(uri, "select key, value from experiment_tags order by 1")
+        inputs = rows(uri, "select source_id, destination_id from inputs order by 1, 2")
+        return found, metrics, artifacts, versions, tags, inputs
 
     toy.recorder.summarized(toy.state.summary | {"complete": False})  # the same trials, another summary
     ship(folder, uri)
@@ -74,6 +78,14 @@ def test_mlflow_has_everything_once_however_often_it_is_sent(toy, tmp_path):
     assert (metrics["lam"], metrics["rho"], metrics["log10_lam"]) == (1e-5, 0.1, -5.0)
     assert (metrics["acc_pruned/0.9"], metrics["test_acc_pruned/0.9"]) == (0.6, 0.5)
     assert [m.step for m in client.get_metric_history(found[keys[0]].info.run_id, "loss")] == [1, 2, 3]
+    assert found[keys[1]].info.run_name == "sam wcr lam=1e-05 rho=0.1 lr=0.1 seed=0"
+    assert [(one.dataset.name, one.dataset.digest) for one in found[keys[1]].inputs.dataset_inputs] == [
+        ("digits", "toy")
+    ]
+    assert found[keys[1]].data.tags["mlflow.note.content"].startswith("small_resnet on digits, sam + wcr: 3 epochs")
+    saved = client.get_experiment(experiment.experiment_id).tags
+    assert {name for name in saved if name.startswith(TAG)} == {TAG + key for key in ("trials", "arms", "confirmed")}
+    assert saved["mlflow.note.content"].startswith("Best: sam + wcr, lam 1e-05, rho 0.1")
     files = [{a.path for a in client.list_artifacts(found[key].info.run_id)} for key in keys]
     assert files[0] == files[1] == {"layers.json", "pruned"}
     assert files[3] == {"layers.json", "pruned", "curve.png", "weights.png"}  # the best of its arm
