@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 import sparsity
 from search_spaces import SearchSpace
 from service.process import default_runs
+from sparsity.import_strings import is_import_string, short_name, source_of
 from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name, expanded
 
 __all__ = ["SweepSpec", "pruning_methods"]
@@ -39,7 +41,7 @@ class SweepSpec(BaseModel):
     search: SearchSpace
 
     name: str = Field(
-        default_factory=lambda fields: fields["trial"].dataset if "trial" in fields else "",
+        default_factory=lambda fields: folder_name(fields["trial"].dataset) if "trial" in fields else "",
         description="folder in --runs, and experiment in MLflow; default: the dataset",
     )
     optimizer: tuple[str, ...] = Field(
@@ -134,9 +136,8 @@ class SweepSpec(BaseModel):
     @field_validator("optimizer", "regularizer")
     @classmethod
     def _names_of_methods(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        for name in names:
-            check_name(f"sparsity.{info.field_name}s", name, info.field_name)
-        return tuple(dict.fromkeys(names))  # an arm given twice is one
+        checked = [check_name(f"sparsity.{info.field_name}s", name, info.field_name) for name in names]
+        return tuple(dict.fromkeys(checked))  # an arm given twice is one
 
     @field_validator("criterion")
     @classmethod
@@ -251,9 +252,12 @@ class SweepSpec(BaseModel):
         except `num_search_seeds`, and where data and records are.
         """
         search = {name: as_json(getattr(self.search, name)) for name in SearchSpace.__dataclass_fields__}
+        trial = self.trial.model_dump(mode="json", exclude={"lam", "read_test", "sources", *PRUNING_FIELDS})
+        if sources := self.sources():
+            trial["sources"] = sources
         identity = {
-            "trial": self.trial.model_dump(mode="json", exclude={"lam", "read_test", *PRUNING_FIELDS}),
-            "pruning": [method.model_dump(mode="json") for method in self.pruning],
+            "trial": trial,
+            "pruning": [without_defaults(method) for method in self.pruning],
             "objective": self.objective,
             "max_dense_drop": self.max_dense_drop,
             "search": search,
@@ -268,6 +272,11 @@ class SweepSpec(BaseModel):
         }
         return json.loads(json.dumps(identity))
 
+    def sources(self) -> dict[str, str]:
+        """The digest of the source of each import string with which the sweep trains."""
+        arms = [name for name in (*self.optimizer, *self.regularizer) if is_import_string(name)]
+        return {**self.trial.sources, **{name: source_of(name, "sweep").digest for name in arms}}
+
     @classmethod
     def from_identity(cls, identity: Mapping[str, Any], **more: Any) -> "SweepSpec":
         """The sweep that has this identity.
@@ -280,6 +289,17 @@ class SweepSpec(BaseModel):
         first, *others = fields.pop("pruning")
         trial = TrialConfig.model_validate({**fields.pop("trial"), **first, "more_pruning": others})
         return cls(trial=trial, search=search, **fields, **more)
+
+
+def folder_name(dataset: str) -> str:
+    """The dataset as the name of a sweep: "data.load" for an import string."""
+    return re.sub(r"[^\w.-]", ".", short_name(dataset))
+
+
+def without_defaults(method: PruningMethod) -> dict[str, Any]:
+    """A pruning method as JSON, without the defaults of fields that sweeps of version 0.2 do not have."""
+    fields = method.model_dump(mode="json")
+    return {name: value for name, value in fields.items() if value or name not in ("prunable", "criterion_source")}
 
 
 def from_json(entry: Any) -> Any:

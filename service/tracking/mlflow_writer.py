@@ -13,6 +13,7 @@ from service.records.events import EventLog
 from service.records.state import EVENTS, flatten
 from service.tracking.connection import connect, first_line, is_refusal
 from service.tracking.saved_views import note, run_colour, views
+from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, PruningMethod, hyperparameters
 from trainables.result import Status, read_result
 
@@ -67,7 +68,7 @@ class MlflowWriter:
         run = self._find(PARENT)
         if run is None:
             tags = {
-                **{k: str(self.trial[k]) for k in ("task", "architecture", "dataset", "criterion")},
+                **{k: short_name(self.trial[k]) for k in ("task", "architecture", "dataset", "criterion")},
                 "git_commit": self.software["git_commit"],
                 "software": json.dumps(self.software),
                 **self._source,
@@ -168,7 +169,7 @@ class MlflowWriter:
         ]
         if key in self._retried or last["event"] == "pruned":  # it reports the same steps again, at another time
             metrics = self._without_recorded(run, metrics, changed=last["event"] == "pruned")
-        params = flatten(first["config"]) if first["event"] == "start" else {}
+        params = params_of(first["config"]) if first["event"] == "start" else {}
         if params:
             self._log_dataset(run, first["config"])
         self.client.log_batch(
@@ -236,7 +237,7 @@ class MlflowWriter:
         names = ("task", "architecture", "dataset", "optimizer", "regularizer", "criterion", "seed")
         tags = {
             "mlflow.parentRunId": self.parent,
-            **{name: str(config[name]) for name in names},
+            **{name: short_name(str(config[name])) for name in names},
             "arm": start["arm"],
             "phase": start["phase"],
             "git_commit": self.software["git_commit"],
@@ -326,7 +327,8 @@ class MlflowWriter:
         from mlflow.exceptions import MlflowException
 
         level = f"{summary['target_sparsity']:g}"
-        name = f"{self.trial['architecture']}-{self.trial['dataset']}-{level}"
+        names = [re.sub("[/:]", "-", short_name(self.trial[field])) for field in ("architecture", "dataset")]
+        name = "-".join([*names, level])
         if not any(path.path == f"pruned/{level}" for path in self.client.list_artifacts(run, "pruned")):
             return  # --keep none
         with contextlib.suppress(MlflowException):  # the model exists already
@@ -451,4 +453,10 @@ def sweep_params(identity: Mapping[str, Any]) -> dict[str, Any]:
         for part, entries in identity["search"].items()
         for name, entry in entries.items()
     }
-    return flatten(identity["trial"]) | own | space
+    return params_of(identity["trial"]) | own | space
+
+
+def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration by their flat names. Import strings, as names of params, are shortened."""
+    sources = {short_name(name).replace(":", "."): digest for name, digest in config.get("sources", {}).items()}
+    return flatten({**config, "sources": sources})
