@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 import sparsity
-from sparsity.import_strings import check_import_string, is_import_string, short_name, source_of
+from sparsity.import_strings import check_import_string, is_import_string, own_frame, short_name, source_of
 
 __all__ = [
     "ARGUMENT_GROUPS",
@@ -93,23 +93,28 @@ def construct(where: str, make: Callable[..., Any], *args: Any, arguments: Mappi
 
     ValueError names a argument that it does not take, or lacks, and says what those are that it takes.
     """
-    parameters = list(inspect.signature(make).parameters.values())
+    called = getattr(make, "__name__", type(make).__name__)
+    signature = inspect.signature(make)
+    parameters = list(signature.parameters.values())
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     own = {p.name: p for p in parameters[len(args) :] if p.kind in kinds and p.name not in given}
     taken = ", ".join(own) or "(none)"
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):  # else it refuses them itself
+        for name in given:
+            if name not in signature.parameters:
+                raise ValueError(f"{where}: {called} must take {name}, got {called}{signature}")
         for argument in arguments:
             if argument not in own:
-                raise ValueError(f"{where}: arguments of {make.__name__} must be among {taken}, got {argument!r}")
+                raise ValueError(f"{where}: arguments of {called} must be among {taken}, got {argument!r}")
     for name, parameter in own.items():
         if parameter.default is inspect.Parameter.empty and name not in arguments:
-            raise ValueError(f"{where}: arguments of {make.__name__} must include {name}, got {dict(arguments)}")
+            raise ValueError(f"{where}: arguments of {called} must include {name}, got {dict(arguments)}")
     try:
         return make(*args, **given, **arguments)
     except TypeError as error:
-        raise ValueError(
-            f"{where}: arguments must be what {make.__name__} takes, got {dict(arguments)} ({error})"
-        ) from error
+        if own_frame(error):  # a fault inside a user's own code
+            raise
+        raise ValueError(f"{where}: arguments must be what {called} takes, got {dict(arguments)} ({error})") from error
 
 
 class PruningMethod(BaseModel):
@@ -319,6 +324,8 @@ class TrialConfig(PruningMethod):
         if self.patience is None:  # evaluations then only report
             left_out = left_out | {"num_evaluations"}
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={*left_out, "sources"})
+        if "criterion" in fields:
+            fields["criterion"] = short_name(self.criterion)
         if self.sources:
             fields |= {name: self._identified(name) for name in NAMED if name in fields}
         text = json.dumps(fields, sort_keys=True)
