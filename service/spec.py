@@ -16,7 +16,7 @@ from service.process import default_runs
 from sparsity.import_strings import is_import_string, short_name, source_of
 from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name, expanded
 
-__all__ = ["SweepSpec", "pruning_methods"]
+__all__ = ["SweepSpec", "pruning_methods", "recorded_sources"]
 
 PRUNING_FIELDS = {*PruningMethod.model_fields, "more_pruning"}
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
@@ -237,6 +237,7 @@ class SweepSpec(BaseModel):
             arguments=trial.crit,
             min_kept=trial.min_kept,
             recalibrate=trial.recalibrate,
+            prunable=trial.prunable,
         )
         return tuple({method.label: method for method in (*methods, *trial.more_pruning)}.values())
 
@@ -291,6 +292,12 @@ class SweepSpec(BaseModel):
         return cls(trial=trial, search=search, **fields, **more)
 
 
+def recorded_sources(identity: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of each import string of a recorded sweep."""
+    criteria = {method["criterion"]: method.get("criterion_source", "") for method in identity["pruning"]}
+    return {**identity["trial"].get("sources", {}), **{name: digest for name, digest in criteria.items() if digest}}
+
+
 def folder_name(dataset: str) -> str:
     """The dataset as the name of a sweep: "data.load" for an import string."""
     return re.sub(r"[^\w.-]", ".", short_name(dataset))
@@ -312,14 +319,26 @@ def from_json(entry: Any) -> Any:
 
 
 def pruning_methods(
-    criteria: Sequence[str], scopes: Sequence[str], *, arguments: Mapping[str, Any], min_kept: int, recalibrate: bool
+    criteria: Sequence[str],
+    scopes: Sequence[str],
+    *,
+    arguments: Mapping[str, Any],
+    min_kept: int,
+    recalibrate: bool,
+    prunable: str = "",
 ) -> list[PruningMethod]:
     """Every criterion with every scope. A criterion gets those of the arguments that it takes."""
-    for name in criteria:
-        check_name("sparsity.criteria", name, "criterion")
+    criteria = [check_name("sparsity.criteria", name, "criterion") for name in criteria]
     own = arguments_of(criteria, arguments)
     return [
-        PruningMethod(criterion=criterion, crit=own[criterion], scope=scope, min_kept=min_kept, recalibrate=recalibrate)
+        PruningMethod(
+            criterion=criterion,
+            crit=own[criterion],
+            scope=scope,
+            min_kept=min_kept,
+            recalibrate=recalibrate,
+            prunable=prunable,
+        )
         for criterion in dict.fromkeys(criteria)
         for scope in dict.fromkeys(scopes)
     ]

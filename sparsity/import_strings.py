@@ -20,7 +20,7 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,9 +29,9 @@ from typing import Any
 __all__ = [
     "Source",
     "check_import_string",
-    "import_path",
     "is_import_string",
     "load_import_string",
+    "make_importable",
     "own_frame",
     "pinned_sources",
     "short_name",
@@ -181,9 +181,19 @@ def use_source(name: str, digest: str, folder: Path) -> None:
         sys.path.remove(str(before))
 
 
-def import_path(names: list[str]) -> list[str]:
-    """The folders that have to be importable for these import strings."""
-    return list(dict.fromkeys(root for root in (source_of(name).root for name in names) if root))
+def make_importable(names: Iterable[str]) -> None:
+    """Make the modules of import strings importable under their own names, for example to unpickle their objects."""
+    for name in names:
+        add_to_path(source_of(name))
+
+
+def add_to_path(source: Source) -> None:
+    if source.root and source.root not in sys.path:
+        is_copy = Path(source.root, MANIFEST).exists()
+        # A copy comes before the working folder, whose files may have changed. A folder of the user's comes last, so
+        # that it hides no installed module.
+        sys.path.insert(0 if is_copy else len(sys.path), source.root)
+    importlib.invalidate_caches()
 
 
 def load_import_string(name: str, where: str) -> Any:
@@ -389,12 +399,7 @@ def import_source(key: str, source: Source) -> ModuleType:
 def import_file(source: Source) -> ModuleType:
     if not source.root:
         return importlib.import_module(source.module)
-    if source.root not in sys.path:
-        is_copy = Path(source.root, MANIFEST).exists()
-        # A copy comes before the working folder, whose files may have changed. A folder of the user's comes last, so
-        # that it hides no installed module.
-        sys.path.insert(0 if is_copy else len(sys.path), source.root)
-    importlib.invalidate_caches()
+    add_to_path(source)
     try:
         spec = importlib.util.find_spec(source.module)  # imports the package that it is in
     except ModuleNotFoundError as error:

@@ -79,7 +79,7 @@ def load(kind: str, name: str) -> Any:
     module = importlib.import_module(f"{package}.{file}")
     (public,) = module.__all__
     found = getattr(module, public)
-    if takes_name(found) != bool(rest):
+    if not (rest if takes_name(found) else not slash):
         expected = f"{file}/NAME (with the name of one of its networks)" if takes_name(found) else file
         raise ValueError(f"{where}: name must be {expected}, got {name!r}")
     if not slash:
