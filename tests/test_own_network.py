@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import trainables
-from service import best
+from service.records.best import best
 from service.records.state import State
 from tests._own_network import commands, files
 
