@@ -251,7 +251,7 @@ class MlflowWriter:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source = json.dumps({name: config[name] for name in ("dataset", "data", "train_size", "eval_size")})
-        dataset = Dataset(name=config["dataset"], digest=self.data, source_type="code", source=source)
+        dataset = Dataset(name=short_name(config["dataset"]), digest=self.data, source_type="code", source=source)
         self.client.log_inputs(run, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _write_files(self, run: str, end: Mapping[str, Any]) -> None:
@@ -349,14 +349,17 @@ def name_of(config: Mapping[str, Any]) -> str:
     short = {"weight_decay": "wd"}
     values = hyperparameters(config)
     searched = [f"{short.get(name, name)}={values[name]:.3g}" for name in HYPERPARAMETERS if values[name] is not None]
-    return " ".join([config["optimizer"], config["regularizer"], *searched, f"seed={config['seed']}"])
+    return " ".join(
+        [short_name(config["optimizer"]), short_name(config["regularizer"]), *searched, f"seed={config['seed']}"]
+    )
 
 
 def description_of(start: Mapping[str, Any]) -> str:
     config = start["config"]
     phase = "confirmation on an unseen seed" if start["phase"] == "confirm" else f"configuration {start['number']}"
+    network, dataset = (short_name(config[name]) for name in ("architecture", "dataset"))
     return (
-        f"{config['architecture']} on {config['dataset']}, {start['arm']}: {config['max_epochs']} epochs, pruned to "
+        f"{network} on {dataset}, {start['arm']}: {config['max_epochs']} epochs, pruned to "
         f"{config['target_sparsity']:g} ({phase})"
     )
 
