@@ -7,7 +7,7 @@ import numpy as np
 
 from trainables.data.splits import split_indices
 
-__all__ = ["Augmentation", "Images"]
+__all__ = ["Augmentation", "Images", "SplitImages"]
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 
@@ -74,3 +74,14 @@ class Images:
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return (training, validation) indices of `train_images`; see `split_indices`."""
         return split_indices(len(self.train_images), self.validation_fraction, train_size)
+
+
+class SplitImages(Images):
+    """Images with a validation split of their own: the last `validation_fraction` of the training images."""
+
+    def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (training, validation) indices of `train_images`; only the training indices are shuffled."""
+        num = len(self.train_images)
+        num_validation = round(num * self.validation_fraction)
+        training, _ = split_indices(num - num_validation, 0.0, train_size)
+        return training, np.arange(num - num_validation, num)
