@@ -14,6 +14,7 @@ import sparsity
 from search_spaces import SearchSpace
 from service.process import default_runs
 from sparsity.import_strings import is_import_string, short_name, source_of
+from sparsity.registry import name_of
 from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name, expanded
 
 __all__ = ["SweepSpec", "pruning_methods", "recorded_sources"]
@@ -25,7 +26,8 @@ NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234
 class SweepSpec(BaseModel):
     """What a sweep is. `service.Sweep` adds `run()` and the command line.
 
-    An arm is an optimizer with a regularizer. Each arm has the same budget.
+    An arm is an optimizer with a regularizer. Each arm has the same budget. In Python, classes and functions can stand
+    for the names in `optimizer`, `regularizer` and `criterion`, and one alone for a tuple of one.
 
     Args:
         trial: What all trials have in common. The search replaces the optimizer, the regularizer and their parameters.
@@ -132,6 +134,14 @@ class SweepSpec(BaseModel):
     study_uri: str = Field(
         default="", description="Optuna storage such as postgresql://...; default: a file of the sweep"
     )
+
+    @field_validator("optimizer", "regularizer", "criterion", mode="before")
+    @classmethod
+    def _names_of_objects(cls, given: Any, info: Any) -> Any:
+        """Take a class or function for its name, and a single one for a tuple."""
+        kind = {"criterion": "criteria"}.get(info.field_name, f"{info.field_name}s")
+        several = given if isinstance(given, list | tuple) else (given,)
+        return tuple(name_of(kind, each, info.field_name) for each in several)
 
     @field_validator("optimizer", "regularizer")
     @classmethod

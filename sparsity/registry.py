@@ -11,13 +11,14 @@ import importlib.util
 import inspect
 import os
 import pkgutil
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from sparsity.import_strings import check_import_string, is_import_string, load_import_string
 
-__all__ = ["check", "load", "names"]
+__all__ = ["check", "load", "name_of", "names"]
 
 
 def names(kind: str) -> list[str]:
@@ -52,6 +53,48 @@ def check(kind: str, name: str, where: str) -> str:
     choices = names(kind)
     if name.partition("/")[0] not in choices:
         raise ValueError(f"{where}: must be one of {', '.join(choices)}, got {name!r}")
+    return name
+
+
+def name_of(kind: str, given: Any, where: str) -> str:
+    """Return the name of a class or function: `name_of("regularizers", WCR, "regularizer")` is "wcr".
+
+    Args:
+        kind: See `names`.
+        given: A class or function at the top level of a module. A text is a name already and returned as it is.
+        where: What is named, for the error message.
+
+    Returns:
+        The name of its file if it is a method of this project, and otherwise an import string, MODULE:ATTRIBUTE.
+
+    Raises:
+        ValueError: If other processes could not import it: it is defined in a function, a script or a notebook, or is
+            neither class nor function.
+    """
+    if isinstance(given, str):
+        return given
+    if not (inspect.isclass(given) or inspect.isfunction(given)):
+        raise ValueError(f"{where}: must be a name, an import string, a class or a function, got {given!r}")
+    module, attribute = given.__module__, given.__qualname__
+    package = _find_folder(kind)[0]
+    file = module.removeprefix(f"{package}.")
+    if module == f"{package}.{file}" and file in names(kind):
+        return file
+    name = f"{module}:{attribute}"
+    if attribute == "<lambda>" or "<locals>" in attribute:
+        raise ValueError(
+            f"{where}: must be at the top level of a file, not inside a function (other processes import it by its "
+            f"name), got {name!r}"
+        )
+    check_import_string(name, where)
+    found: Any = sys.modules.get(module)
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if found is not given:
+        raise ValueError(
+            f"{where}: must be what its module has under its own name (other processes import it by that name), got "
+            f"another object than {name!r}"
+        )
     return name
 
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 import sparsity
 from sparsity.import_strings import check_import_string, is_import_string, own_frame, short_name, source_of
+from sparsity.registry import name_of
 
 __all__ = [
     "ARGUMENT_GROUPS",
@@ -66,8 +67,9 @@ def check_lam(value: float) -> float:
     return value
 
 
-def check_dataset(name: str) -> str:
+def check_dataset(given: Any) -> str:
     """Another name than an import string is checked by the task, which says what it needs."""
+    name = name_of("trainables.datasets", given, "dataset")
     return check_import_string(name, "dataset") if is_import_string(name) else name
 
 
@@ -79,8 +81,8 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
-def named(package: str, where: str) -> AfterValidator:
-    return AfterValidator(lambda name: check_name(package, name, where))
+def named(package: str, where: str) -> BeforeValidator:
+    return BeforeValidator(lambda given: check_name(package, name_of(package, given, where), where))
 
 
 Sparsity = Annotated[float, AfterValidator(check_sparsity)]
@@ -196,7 +198,9 @@ def folder_of(method: str) -> str:
 class TrialConfig(PruningMethod):
     """What one trial trains, prunes and measures.
 
-    Keyword arguments are grouped by the object that takes them: `opt/rho` is `config.opt["rho"]` and SAM's `rho`.
+    Keyword arguments are grouped by the object that takes them: `opt/rho` is `config.opt["rho"]` and SAM's `rho`. In
+    Python, a class or function can stand for its name: `TrialConfig(architecture=build, ...)`. The field is then its
+    name or import string (see `sparsity.registry.name_of`).
 
     Raises:
         ValueError: pydantic's, one line for each fault, with the field, the rule and the value.
@@ -204,7 +208,7 @@ class TrialConfig(PruningMethod):
 
     task: Annotated[str, named("trainables.tasks", "task")] = Field(default="cnn", description="kind of problem")
     task_args: Arguments = Field(default={}, description="argument of the task, e.g. prune=qk")
-    dataset: Annotated[str, AfterValidator(check_dataset)] = Field(description="dataset")
+    dataset: Annotated[str, BeforeValidator(check_dataset)] = Field(description="dataset")
     data: Arguments = Field(default={}, description="argument of the dataset, e.g. image_size=64")
     architecture: Annotated[str, named("trainables.architectures", "architecture")] = Field(description="network")
     model: Arguments = Field(default={}, description="argument of the network, e.g. width=16")
