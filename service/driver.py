@@ -19,7 +19,7 @@ from rich.console import Console
 
 from service.checks import check
 from service.cluster.preflight import check_cluster
-from service.cluster.tune_adapter import TrialRecorder, TrialSource
+from service.cluster.tune_adapter import NoReporter, TrialRecorder, TrialSource
 from service.cluster.tune_patches import find_internals, patched_tune
 from service.process import sweeps_command
 from service.records.bundle import save_code_diff
@@ -259,6 +259,7 @@ def run_trials(
                 name="tune",
                 storage_path=scratch,
                 verbose=0,
+                progress_reporter=NoReporter(),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
                 callbacks=[TrialRecorder(records, queue, progress)],
             ),
