@@ -13,6 +13,7 @@ from trainables.config import PruningMethod, TrialConfig
 from trainables.data.fingerprint import fingerprint
 from trainables.loop import load_task
 from trainables.malloc import keep_freed_memory
+from trainables.own_code import sources_of, use_sources
 from trainables.result import Status, read_result
 from trainables.runner import TrialRunner
 
@@ -44,6 +45,7 @@ def repeat(
     keep_freed_memory()
     data = None
     for key, config in configs.items():
+        use_sources(sources_of(config), state.folder)
         if data is None:
             root = str(data_root) if data_root else None
             data = sparsity.load("trainables.tasks", config.task).load(config, root)
