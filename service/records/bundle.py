@@ -115,6 +115,9 @@ def contents(state: State) -> Iterator[tuple[str, bytes]]:
     if (folder / CODE_DIFF).exists():
         yield CODE_DIFF, (folder / CODE_DIFF).read_bytes()
     yield f"runs/{name}/{EVENTS}", (folder / EVENTS).read_bytes()
+    for path in sorted((folder / "code").rglob("*")):  # the copies of a user's own code
+        if path.is_file():
+            yield f"runs/{name}/{path.relative_to(folder)}", path.read_bytes()
     for key in state.trials:
         if (result := state.trial_folder(key) / RESULT).exists():
             yield f"runs/{name}/trials/{key}/{RESULT}", result.read_bytes()

@@ -87,6 +87,8 @@ def test_what_cannot_be_repeated_is_refused(trained):
 def test_the_files_of_a_bundle(trained, tmp_path):
     folder, key = trained
     (folder / CODE_DIFF).write_text("diff --git a/x b/x\n")
+    (folder / "code" / "0123").mkdir(parents=True)
+    (folder / "code" / "0123" / "nets.py").write_text("a = 1\n")
     num_files = bundle(State.read(folder), tmp_path / "b.tar.gz")
     with tarfile.open(tmp_path / "b.tar.gz") as packed:
         names = {member.name.removeprefix("tiny-bundle/") for member in packed.getmembers()}
@@ -95,7 +97,7 @@ def test_the_files_of_a_bundle(trained, tmp_path):
         packed.extractall(tmp_path, filter="data")
     assert names == {
         *("README.md", "constraints.txt", "data.json", "reproduce.sh", "software.json", "code.diff"),
-        *("runs/tiny/events.jsonl", f"runs/tiny/trials/{key}/result.json"),
+        *("runs/tiny/code/0123/nets.py", "runs/tiny/events.jsonl", f"runs/tiny/trials/{key}/result.json"),
     }
     assert num_files == len(names)
     assert script.mode == 0o755
