@@ -29,7 +29,7 @@ def cell(column: str, value: float | None) -> str:
     if value is None:
         return "-"
     if "_ms_" in column:
-        return f"{value:.3g} ms"
+        return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
     number, prefix = prefixed(value)
     return f"{number:.3g} {prefix}{'B' if column.endswith('bytes') else ''}".strip()
 
