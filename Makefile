@@ -6,12 +6,16 @@ SUITE  ?= trixie
 # Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test test-walk test-export test-cluster test-faults test-environments test-python lint bench docs ui
+.PHONY: sweep test test-extras test-walk test-export test-cluster test-faults test-environments test-python lint bench docs ui
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not extras"
+
+# The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter.
+test-extras: $(VENV)/.installed-extras
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m extras
 
 # Three pretended hosts over real SSH; needs root and Debian's openssh-server, iproute2 and rsync, and skips without them.
 # CIFAR10_ROOT=FOLDER adds the sweep on CIFAR-10.
@@ -63,6 +67,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	touch $@
+
+$(VENV)/.installed-extras: $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[timm,lightning]' --group extras
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -35,8 +35,8 @@ PANELS = {
         *("opt", "reg", "lr_schedule", "lr_sched", "num_evaluations", "patience"),
     ),
     "Pruning and evaluation": (
-        *("criterion", "crit", "scope", "sparsities", "min_kept", "recalibrate", "pruning_schedule", "pruning_sched"),
-        "num_sharpness_batches",
+        *("criterion", "crit", "scope", "prunable", "sparsities", "min_kept", "recalibrate"),
+        *("pruning_schedule", "pruning_sched", "num_sharpness_batches"),
     ),
     "Search and confirmation": (
         *("objective", "max_dense_drop", "bounds", "tuning", "hold", "reuse_best", "adopt"),
@@ -72,6 +72,7 @@ GROUP_OF = {  # what is named -> the group of its arguments
     "pruning_schedule": "pruning_sched",
     "criterion": "crit",
 }
+MORE_NAMES = {"architecture": "timm/NAME, torchvision/NAME, smp/ARCHITECTURE-ENCODER, "}
 WORDS = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
@@ -89,12 +90,18 @@ def main(sweep: SweepSpec, arguments: Sequence[str] | None = None) -> None:
     app(args=list(arguments) if arguments is not None else None)
 
 
-def make_command(sweep: SweepSpec) -> Callable[..., None]:
-    """A function whose signature has an option for each field. Each help text shows the sweep's own value."""
+def make_command(sweep: SweepSpec, action: Callable[[Any], None] | None = None) -> Callable[..., None]:
+    """A function whose signature has an option for each field. Each help text shows the sweep's own value.
+
+    Args:
+        action: What to do with the sweep with these options; by default it is run.
+    """
 
     def command(**given: Any) -> None:
         try:
             chosen = with_options(sweep, {name: value for name, value in given.items() if value not in (None, [])})
+            if action is not None:
+                return action(chosen)
             summary = chosen.run(typed_command())
         except (ValueError, OSError) as error:
             fail(error)
@@ -204,6 +211,8 @@ def metavar_of(name: str, field: FieldInfo, kind: Any) -> str | None:
         return "KEY=VALUE"
     if name in CHOICES or name == "name":
         return "NAME"
+    if name == "prunable":
+        return "REGEX"
     if get_origin(field.annotation) is Literal:
         return "|".join(get_args(field.annotation))
     return WORDS.get(kind)
@@ -214,7 +223,8 @@ def help_of(name: str, field: FieldInfo, default: Any, repeatable: bool) -> str:
     shown = show(default)
     parts = [str(field.description)]
     if name in CHOICES:
-        parts.append(f"one of {', '.join(sparsity.names(CHOICES[name]))}")
+        more = f", {MORE_NAMES.get(name, '')}or your own as MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE"
+        parts.append(f"one of {', '.join(sparsity.names(CHOICES[name]))}{more}")
     if repeatable:
         parts.append("repeatable")
     return escape("; ".join(parts) + (f" [{shown}]" if shown else ""))

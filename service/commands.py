@@ -305,6 +305,10 @@ def reprune(
     recalibrate: Annotated[
         bool | None, typer.Option(help="also evaluate with BatchNorm statistics estimated again; default: the sweep's")
     ] = None,
+    prunable: Annotated[
+        str | None,
+        typer.Option(help="prune the weights whose names match this; default: the sweep's", metavar="REGEX"),
+    ] = None,
     runs: Runs = DEFAULT_RUNS,
     data_root: Annotated[
         Path | None, typer.Option(help="folder of the dataset; by default the one of the sweep's last run")
@@ -321,8 +325,9 @@ def reprune(
     from service.cli import parse_arguments
     from service.driver import run_reprune
     from service.records.state import State
-    from service.spec import SweepSpec, pruning_methods
+    from service.spec import SweepSpec, pruning_methods, recorded_sources
     from trainables.config import check_sparsity
+    from trainables.own_code import use_sources
 
     folder = sweep_folder(runs, name)
     with one_line_errors():
@@ -331,6 +336,7 @@ def reprune(
             data_root = Path(state.last_run["data_root"])
         places = {"name": name, "runs": runs, "data_root": data_root, "keep": keep, "tracking_uri": tracking_uri}
         resources = {"cpus_per_trial": cpus, "gpus_per_trial": gpus, "max_concurrent": max_concurrent}
+        use_sources(recorded_sources(state.identity), folder)
         spec = SweepSpec.from_identity(state.identity, **places, **resources)
         decisive = spec.pruning[0]
         for level in sparsity or ():
@@ -341,12 +347,32 @@ def reprune(
             arguments=parse_arguments("crit", crit) if crit else (decisive.crit if not criterion else {}),
             min_kept=decisive.min_kept if min_kept is None else min_kept,
             recalibrate=decisive.recalibrate if recalibrate is None else recalibrate,
+            prunable=decisive.prunable if prunable is None else prunable,
         )
         try:
             run_reprune(spec, methods, tuple(sparsity or ()))
         except KeyboardInterrupt:
             typer.echo("Stopped. The same command continues from here.", err=True)
             raise typer.Exit(130) from None
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def inspect(
+    context: typer.Context,
+    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. digits, or its file")] = "",
+) -> None:
+    """List the weights of a network, and which of them are pruned: sweeps inspect digits --architecture resnet18"""
+    from service.cli import make_command
+    from service.inspection import find_sweep, inspect_network
+
+    if not sweep or sweep.startswith("-"):
+        typer.echo(context.get_help())
+        raise typer.Exit(0 if sweep == "--help" else 2)
+    with one_line_errors():
+        found = find_sweep(sweep)
+    command = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    command.command(name=f"inspect {sweep}", help="Options of the sweep.")(make_command(found, inspect_network))
+    command(args=context.args, prog_name=f"sweeps inspect {sweep}")
 
 
 @app.command()

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from service.checks import check
 from service.cluster.preflight import check_cluster
-from service.cluster.tune_adapter import TrialRecorder, TrialSource
+from service.cluster.tune_adapter import NoReporter, TrialRecorder, TrialSource
 from service.cluster.tune_patches import find_internals, patched_tune
 from service.export_winner import export_winner
 from service.process import sweeps_command
@@ -39,8 +39,11 @@ from service.tracking.shipper import Shipper
 from service.views.console import make_console, print_whole
 from service.views.progress import Progress
 from service.views.tables import as_tables
+from sparsity.import_strings import pinned_sources, short_name
 from trainables.config import PruningMethod
 from trainables.files import write_atomically
+from trainables.network_summary import in_words
+from trainables.own_code import OwnCode, WithOwnCode, criterion_sources, write_sources
 from trainables.trial import Trial
 
 __all__ = ["run_reprune", "run_sweep"]
@@ -52,13 +55,15 @@ SHIP_TIMEOUT = 60.0  # seconds that the end of a sweep waits for MLflow
 def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the trials of a sweep that are left; see `service.Sweep.run`."""
     console = make_console()
-    checked = check(spec)
-    tracking_uri = spec.tracking_uri or default_tracking_uri(spec.folder.parent)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(pinned_sources())
+        checked = check(spec)
+        tracking_uri = spec.tracking_uri or default_tracking_uri(spec.folder.parent)
         records = stack.enter_context(contextlib.closing(Recorder(spec.folder)))
         others = states_to_adopt(spec, records.state)
         for line in admit(spec, checked.arms, records, others, data=checked.fingerprint):
             console.print(f"{spec.name}: {line}", style="yellow", soft_wrap=True)
+        write_sources(own_sources(spec), spec.folder)
         warm_up(tracking_uri)  # while Ray starts
 
         @functools.cache
@@ -78,6 +83,8 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
         adoptable = Adoptable(spec.folder / "trials", records.state, others) if adopts else None
         phases = Phases(spec, checked.arms, records, adoptable)
         announce(spec, phases, records, tracking_uri, console)
+        for line in in_words(checked.network, short_name(spec.trial.architecture)):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
         shipper = Shipper(spec.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
         if not phases.complete():
             cluster, resources = start_ray()
@@ -166,11 +173,13 @@ def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: S
         KeyboardInterrupt: After a clean stop. The next call continues.
     """
     console = make_console()
-    checked = check(spec)
-    tracking_uri = spec.tracking_uri or default_tracking_uri(spec.folder.parent)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(pinned_sources())
+        checked = check(spec)
+        tracking_uri = spec.tracking_uri or default_tracking_uri(spec.folder.parent)
         records = stack.enter_context(contextlib.closing(Recorder(spec.folder)))
         check_data(records.state, checked.fingerprint)
+        write_sources(criterion_sources(methods), spec.folder)
         queue = Reprune(records, methods, sparsities)
         announce_reprune(spec, queue, methods, console)
         shipper = Shipper(spec.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
@@ -219,6 +228,11 @@ def announce_reprune(spec: SweepSpec, queue: Reprune, methods: Sequence[PruningM
         )
 
 
+def own_sources(spec: SweepSpec) -> dict[str, str]:
+    """The digest of each import string of a sweep."""
+    return {**spec.sources(), **criterion_sources(spec.pruning)}
+
+
 def run_trials(
     spec: SweepSpec,
     data: Any,
@@ -238,7 +252,8 @@ def run_trials(
         progress.note_best(trial.report[f"{progress.objective}_pruned"])
     folder = spec.folder / "trials"
     folder.mkdir(exist_ok=True)
-    trainable = tune.with_parameters(Trial, data=data, folder=str(folder), keep=spec.keep, train=train)
+    shared = WithOwnCode(OwnCode(own_sources(spec), spec.folder), data)
+    trainable = tune.with_parameters(Trial, data=shared, folder=str(folder), keep=spec.keep, train=train)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its messages are in the records
     with contextlib.ExitStack() as stack:
         # Tune's own state is pickled and not used: it stays on this host, where no other host can write it.
@@ -257,6 +272,7 @@ def run_trials(
                 name="tune",
                 storage_path=scratch,
                 verbose=0,
+                progress_reporter=NoReporter(),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
                 callbacks=[TrialRecorder(records, queue, progress)],
             ),
@@ -294,7 +310,8 @@ def announce(spec: SweepSpec, phases: Phases, records: Recorder, tracking_uri: s
     plural = "s" if num_configurations > 1 else ""
     seeds = f" on {spec.num_search_seeds} seeds" if spec.num_search_seeds > 1 else ""
     console.print(
-        f"{spec.name}: {trial.architecture} on {trial.dataset}, {trial.max_epochs} epochs a trial; "
+        f"{spec.name}: {short_name(trial.architecture)} on {short_name(trial.dataset)}, {trial.max_epochs} epochs a "
+        "trial; "
         f"{phases.num_search} trials to search {len(phases.arms)} arms ({num_configurations} configuration{plural} each"
         f"{seeds}), then up to {phases.num_confirm} on unseen seeds"
         + (f"; {done} are done already" if done else "")

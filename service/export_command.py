@@ -92,12 +92,16 @@ def export_trial(state: Any, key: str, level: float, to: Path, root: str | None,
     from trainables.pruning.exporting import export as export_checkpoint
     from trainables.pruning.exporting import find_checkpoint
 
-    folder, dense = state.trial_folder(key), state.trial_folder(key) / "trained"
+    folder = state.trial_folder(key)
+    dense: Path | None = folder / "trained"
     config = TrialConfig.model_validate(state.trials[key].config)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = find_checkpoint(folder, config, level, lambda c: load_task(c, root=root), Path(scratch))
         origin = {"sweep": state.folder.name, "trial": key, "sparsity": level}
-        return export_checkpoint(checkpoint, to, dense=dense if dense.is_dir() else None, origin=origin, **options)
+        dense = dense if dense and dense.is_dir() else None
+        return export_checkpoint(
+            checkpoint, to, architecture=config.architecture, dense=dense, origin=origin, **options
+        )
 
 
 def show(name: str, key: str, level: float, to: Path, entry: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import logging
 import os
 import shlex
 import shutil
@@ -19,6 +20,7 @@ def prepare_process() -> None:
         Path.home()
     except RuntimeError:  # HOME is unset and the user has no account; container runtimes then set /
         os.environ["HOME"] = "/"
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # it asks every notebook to install ipywidgets
     codecs.register_error("spell_out", spell_out)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 import sparsity
 from search_spaces import SearchSpace
 from service.process import default_runs
+from sparsity.import_strings import is_import_string, short_name, source_of
+from sparsity.registry import name_of
 from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name, expanded
 
-__all__ = ["SweepSpec", "pruning_methods"]
+__all__ = ["SweepSpec", "pruning_methods", "recorded_sources"]
 
 PRUNING_FIELDS = {*PruningMethod.model_fields, "more_pruning"}
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
@@ -23,7 +26,8 @@ NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234
 class SweepSpec(BaseModel):
     """What a sweep is. `service.Sweep` adds `run()` and the command line.
 
-    An arm is an optimizer with a regularizer. Each arm has the same budget.
+    An arm is an optimizer with a regularizer. Each arm has the same budget. In Python, classes and functions can stand
+    for the names in `optimizer`, `regularizer` and `criterion`, and one alone for a tuple of one.
 
     Args:
         trial: What all trials have in common. The search replaces the optimizer, the regularizer and their parameters.
@@ -39,7 +43,7 @@ class SweepSpec(BaseModel):
     search: SearchSpace
 
     name: str = Field(
-        default_factory=lambda fields: fields["trial"].dataset if "trial" in fields else "",
+        default_factory=lambda fields: folder_name(fields["trial"].dataset) if "trial" in fields else "",
         description="folder in --runs, and experiment in MLflow; default: the dataset",
     )
     optimizer: tuple[str, ...] = Field(
@@ -134,12 +138,19 @@ class SweepSpec(BaseModel):
         default="", description="Optuna storage such as postgresql://...; default: a file of the sweep"
     )
 
+    @field_validator("optimizer", "regularizer", "criterion", mode="before")
+    @classmethod
+    def _names_of_objects(cls, given: Any, info: Any) -> Any:
+        """Take a class or function for its name, and a single one for a tuple."""
+        kind = {"criterion": "criteria"}.get(info.field_name, f"{info.field_name}s")
+        several = given if isinstance(given, list | tuple) else (given,)
+        return tuple(name_of(kind, each, info.field_name) for each in several)
+
     @field_validator("optimizer", "regularizer")
     @classmethod
     def _names_of_methods(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        for name in names:
-            check_name(f"sparsity.{info.field_name}s", name, info.field_name)
-        return tuple(dict.fromkeys(names))  # an arm given twice is one
+        checked = [check_name(f"sparsity.{info.field_name}s", name, info.field_name) for name in names]
+        return tuple(dict.fromkeys(checked))  # an arm given twice is one
 
     @field_validator("criterion")
     @classmethod
@@ -239,6 +250,7 @@ class SweepSpec(BaseModel):
             arguments=trial.crit,
             min_kept=trial.min_kept,
             recalibrate=trial.recalibrate,
+            prunable=trial.prunable,
         )
         return tuple({method.label: method for method in (*methods, *trial.more_pruning)}.values())
 
@@ -254,9 +266,12 @@ class SweepSpec(BaseModel):
         except `num_search_seeds`, and where data and records are.
         """
         search = {name: as_json(getattr(self.search, name)) for name in SearchSpace.__dataclass_fields__}
+        trial = self.trial.model_dump(mode="json", exclude={"lam", "read_test", "sources", *PRUNING_FIELDS})
+        if sources := self.sources():
+            trial["sources"] = sources
         identity = {
-            "trial": self.trial.model_dump(mode="json", exclude={"lam", "read_test", *PRUNING_FIELDS}),
-            "pruning": [method.model_dump(mode="json") for method in self.pruning],
+            "trial": trial,
+            "pruning": [without_defaults(method) for method in self.pruning],
             "objective": self.objective,
             "max_dense_drop": self.max_dense_drop,
             "search": search,
@@ -270,6 +285,11 @@ class SweepSpec(BaseModel):
             "num_search_seeds": self.num_search_seeds,
         }
         return json.loads(json.dumps(identity))
+
+    def sources(self) -> dict[str, str]:
+        """The digest of the source of each import string with which the sweep trains."""
+        arms = [name for name in (*self.optimizer, *self.regularizer) if is_import_string(name)]
+        return {**self.trial.sources, **{name: source_of(name, "sweep").digest for name in arms}}
 
     @classmethod
     def from_identity(cls, identity: Mapping[str, Any], **more: Any) -> "SweepSpec":
@@ -285,6 +305,23 @@ class SweepSpec(BaseModel):
         return cls(trial=trial, search=search, **fields, **more)
 
 
+def recorded_sources(identity: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of each import string of a recorded sweep."""
+    criteria = {method["criterion"]: method.get("criterion_source", "") for method in identity["pruning"]}
+    return {**identity["trial"].get("sources", {}), **{name: digest for name, digest in criteria.items() if digest}}
+
+
+def folder_name(dataset: str) -> str:
+    """The dataset as the name of a sweep: "data.load" for an import string."""
+    return re.sub(r"[^\w.-]", ".", short_name(dataset))
+
+
+def without_defaults(method: PruningMethod) -> dict[str, Any]:
+    """A pruning method as JSON, without the defaults of fields that sweeps of version 0.2 do not have."""
+    fields = method.model_dump(mode="json")
+    return {name: value for name, value in fields.items() if value or name not in ("prunable", "criterion_source")}
+
+
 def from_json(entry: Any) -> Any:
     """The entry of a search space whose `as_json` this is."""
     if isinstance(entry, Mapping) and entry.keys() == {"name", "attributes"}:
@@ -295,14 +332,26 @@ def from_json(entry: Any) -> Any:
 
 
 def pruning_methods(
-    criteria: Sequence[str], scopes: Sequence[str], *, arguments: Mapping[str, Any], min_kept: int, recalibrate: bool
+    criteria: Sequence[str],
+    scopes: Sequence[str],
+    *,
+    arguments: Mapping[str, Any],
+    min_kept: int,
+    recalibrate: bool,
+    prunable: str = "",
 ) -> list[PruningMethod]:
     """Every criterion with every scope. A criterion gets those of the arguments that it takes."""
-    for name in criteria:
-        check_name("sparsity.criteria", name, "criterion")
+    criteria = [check_name("sparsity.criteria", name, "criterion") for name in criteria]
     own = arguments_of(criteria, arguments)
     return [
-        PruningMethod(criterion=criterion, crit=own[criterion], scope=scope, min_kept=min_kept, recalibrate=recalibrate)
+        PruningMethod(
+            criterion=criterion,
+            crit=own[criterion],
+            scope=scope,
+            min_kept=min_kept,
+            recalibrate=recalibrate,
+            prunable=prunable,
+        )
         for criterion in dict.fromkeys(criteria)
         for scope in dict.fromkeys(scopes)
     ]

@@ -2,11 +2,14 @@
 
 import gc
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from service.process import prepare_process
 from service.spec import SweepSpec
 from sparsity_sweeps import check_working_folder
+
+if TYPE_CHECKING:
+    from service.results import Result
 
 __all__ = ["Sweep"]
 
@@ -17,10 +20,11 @@ class Sweep(SweepSpec):
     Example:
         trial = TrialConfig(dataset="digits", architecture="small_resnet", max_epochs=30, target_sparsity=0.96)
         sweep = Sweep(trial=trial, search=small_cnn.SEARCH_SPACE)
-        summary = sweep.run()
+        result = sweep.run()
+        result.table  # a pandas DataFrame: the mean accuracy of each arm by sparsity
     """
 
-    def run(self, command: Sequence[str] | None = None) -> dict[str, Any]:
+    def run(self, command: Sequence[str] | None = None) -> "Result":
         """Run the trials that are left.
 
         A trial that fails is recorded, and the sweep continues.
@@ -29,7 +33,8 @@ class Sweep(SweepSpec):
             command: The command line to record, with which `sweeps retry` starts the sweep again.
 
         Returns:
-            The summary (see `service.records.summary`).
+            The summary, a dictionary (see `service.records.summary.summarize`), with `table`, `arms`, `trials` and
+            `curves` as pandas DataFrames (see `service.Result`).
 
         Raises:
             ValueError: Before anything starts, one line for each fault.
@@ -40,9 +45,10 @@ class Sweep(SweepSpec):
         gc.disable()  # imported objects stay alive: searching them for garbage takes half a second
         try:
             from service.driver import run_sweep  # Ray, torch and MLflow: only a run needs them
+            from service.results import Result
         finally:
             gc.enable()
-        return run_sweep(self, command)
+        return Result(run_sweep(self, command), self.folder)
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """The command line of a sweep's file; see `service.cli`."""

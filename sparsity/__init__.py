@@ -5,7 +5,7 @@ the class WCR. `sparsity.masks` turns the scores of a criterion into masks. Impo
 loading a method does.
 """
 
-from sparsity.registry import load, names
+from sparsity.registry import check, load, names
 
 __distribution__ = "sparsity-sweeps"
-__all__ = ["load", "names"]
+__all__ = ["check", "load", "names"]

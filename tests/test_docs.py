@@ -40,6 +40,18 @@ def test_an_example_runs_or_at_least_its_imports_do(marker, code):
     exec(compile(tree, "example", "exec"), {"__name__": "example"})
 
 
+@pytest.mark.parametrize("page", PAGES[2:], ids=[path.name for path in PAGES[2:]])
+def test_an_example_from_a_file_is_that_file(page):
+    for _, marker, code in blocks(page.read_text()):
+        if marker.startswith("file: "):
+            assert code == (ROOT / marker.removeprefix("file: ")).read_text(), f"{page.name}: {marker}"
+
+
+def test_every_example_is_on_a_page():
+    shown = {marker for page in PAGES for _, marker, _ in blocks(page.read_text())}
+    assert {f"file: examples/{file.name}" for file in (ROOT / "examples").glob("*.py")} <= shown
+
+
 # ---- commands ----------------------------------------------------------------------------------------------------
 
 

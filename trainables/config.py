@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 import sparsity
+from sparsity.import_strings import check_import_string, is_import_string, own_frame, short_name, source_of
+from sparsity.registry import name_of
 
 __all__ = [
     "ARGUMENT_GROUPS",
@@ -26,16 +28,14 @@ __all__ = [
     "check_sparsity",
     "construct",
     "expanded",
+    "folder_of",
     "hyperparameters",
 ]
 
 
 def check_name(package: str, name: str, where: str) -> str:
-    """`name` if `package` has a file of that name, else ValueError with what it has."""
-    choices = sparsity.names(package)
-    if name not in choices:
-        raise ValueError(f"{where}: must be one of {', '.join(choices)}, got {name!r}")
-    return name
+    """The name of a file of `package`, or an import string with an absolute path; else ValueError with the choices."""
+    return sparsity.check(package, name, where)
 
 
 def expanded(path: str | Path, where: str) -> Path:
@@ -67,8 +67,22 @@ def check_lam(value: float) -> float:
     return value
 
 
-def named(package: str, where: str) -> AfterValidator:
-    return AfterValidator(lambda name: check_name(package, name, where))
+def check_dataset(given: Any) -> str:
+    """Another name than an import string is checked by the task, which says what it needs."""
+    name = name_of("trainables.datasets", given, "dataset")
+    return check_import_string(name, "dataset") if is_import_string(name) else name
+
+
+def check_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"prunable: must be a regular expression, got {pattern!r} ({error})") from None
+    return pattern
+
+
+def named(package: str, where: str) -> BeforeValidator:
+    return BeforeValidator(lambda given: check_name(package, name_of(package, given, where), where))
 
 
 Sparsity = Annotated[float, AfterValidator(check_sparsity)]
@@ -81,23 +95,28 @@ def construct(where: str, make: Callable[..., Any], *args: Any, arguments: Mappi
 
     ValueError names a argument that it does not take, or lacks, and says what those are that it takes.
     """
-    parameters = list(inspect.signature(make).parameters.values())
+    called = getattr(make, "__name__", type(make).__name__)
+    signature = inspect.signature(make)
+    parameters = list(signature.parameters.values())
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     own = {p.name: p for p in parameters[len(args) :] if p.kind in kinds and p.name not in given}
     taken = ", ".join(own) or "(none)"
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):  # else it refuses them itself
+        for name in given:
+            if name not in signature.parameters:
+                raise ValueError(f"{where}: {called} must take {name}, got {called}{signature}")
         for argument in arguments:
             if argument not in own:
-                raise ValueError(f"{where}: arguments of {make.__name__} must be among {taken}, got {argument!r}")
+                raise ValueError(f"{where}: arguments of {called} must be among {taken}, got {argument!r}")
     for name, parameter in own.items():
         if parameter.default is inspect.Parameter.empty and name not in arguments:
-            raise ValueError(f"{where}: arguments of {make.__name__} must include {name}, got {dict(arguments)}")
+            raise ValueError(f"{where}: arguments of {called} must include {name}, got {dict(arguments)}")
     try:
         return make(*args, **given, **arguments)
     except TypeError as error:
-        raise ValueError(
-            f"{where}: arguments must be what {make.__name__} takes, got {dict(arguments)} ({error})"
-        ) from error
+        if own_frame(error):  # a fault inside a user's own code
+            raise
+        raise ValueError(f"{where}: arguments must be what {called} takes, got {dict(arguments)} ({error})") from error
 
 
 class PruningMethod(BaseModel):
@@ -120,6 +139,19 @@ class PruningMethod(BaseModel):
     recalibrate: bool = Field(
         default=False, description="also evaluate with BatchNorm statistics estimated again after pruning"
     )
+    prunable: Annotated[str, AfterValidator(check_pattern)] = Field(
+        default="",
+        description="prune the weights whose names match this regular expression (as `sweeps inspect` lists them); "
+        "default: the task's choice",
+    )
+    criterion_source: str = Field(default="", description="digest of the criterion's source, if it is your own")
+
+    @model_validator(mode="after")
+    def _read_criterion_source(self) -> "PruningMethod":
+        is_own = is_import_string(self.criterion)
+        if is_own != bool(self.criterion_source):  # __dict__, because the value is frozen for everyone else
+            self.__dict__["criterion_source"] = source_of(self.criterion, "criterion").digest if is_own else ""
+        return self
 
     @model_validator(mode="after")
     def _recalibration_fits_the_criterion(self) -> "PruningMethod":
@@ -149,15 +181,26 @@ class PruningMethod(BaseModel):
     @property
     def label(self) -> str:
         """The method in words, e.g. "magnitude global". Two methods have the same label only if they are equal."""
-        words = [self.criterion, *(f"{name}={value}" for name, value in sorted(self.crit.items())), self.scope]
+        criterion = short_name(self.criterion) + f"@{self.criterion_source[:8]}" * bool(self.criterion_source)
+        words = [criterion, *(f"{name}={value}" for name, value in sorted(self.crit.items())), self.scope]
         words += [f"min_kept={self.min_kept}"] * bool(self.min_kept) + ["recalibrated"] * self.recalibrate
+        words += [f"prunable={self.prunable}"] * bool(self.prunable)
         return " ".join(words)
+
+
+def folder_of(method: str) -> str:
+    """The label of a pruning method as the name of a folder."""
+    name = method.replace(" ", "_")
+    safe = re.sub(r"[^\w.,=:+@-]", "_", name)
+    return name if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 class TrialConfig(PruningMethod):
     """What one trial trains, prunes and measures.
 
-    Keyword arguments are grouped by the object that takes them: `opt/rho` is `config.opt["rho"]` and SAM's `rho`.
+    Keyword arguments are grouped by the object that takes them: `opt/rho` is `config.opt["rho"]` and SAM's `rho`. In
+    Python, a class or function can stand for its name: `TrialConfig(architecture=build, ...)`. The field is then its
+    name or import string (see `sparsity.registry.name_of`).
 
     Raises:
         ValueError: pydantic's, one line for each fault, with the field, the rule and the value.
@@ -165,7 +208,7 @@ class TrialConfig(PruningMethod):
 
     task: Annotated[str, named("trainables.tasks", "task")] = Field(default="cnn", description="kind of problem")
     task_args: Arguments = Field(default={}, description="argument of the task, e.g. prune=qk")
-    dataset: str = Field(description="dataset")
+    dataset: Annotated[str, BeforeValidator(check_dataset)] = Field(description="dataset")
     data: Arguments = Field(default={}, description="argument of the dataset, e.g. image_size=64")
     architecture: Annotated[str, named("trainables.architectures", "architecture")] = Field(description="network")
     model: Arguments = Field(default={}, description="argument of the network, e.g. width=16")
@@ -217,6 +260,15 @@ class TrialConfig(PruningMethod):
         description="first seed of the search; the confirmation uses the seeds after the search's",
     )
     read_test: bool = Field(default=False, description="also evaluate on the test split")
+    sources: Mapping[str, str] = Field(default={}, description="digest of the source of each import string")
+
+    @model_validator(mode="after")
+    def _read_sources(self) -> "TrialConfig":
+        names = {field: getattr(self, field) for field in NAMED if is_import_string(getattr(self, field))}
+        found = {name: self.sources.get(name) or source_of(name, field).digest for field, name in names.items()}
+        if found != self.sources:  # __dict__, because the value is frozen for everyone else
+            self.__dict__["sources"] = found
+        return self
 
     @model_validator(mode="after")
     def _parts_and_rounds_go_together(self) -> "TrialConfig":
@@ -275,8 +327,23 @@ class TrialConfig(PruningMethod):
             left_out = left_out - EVALUATED
         if self.patience is None:  # evaluations then only report
             left_out = left_out | {"num_evaluations"}
-        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True, exclude=left_out), sort_keys=True)
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={*left_out, "sources"})
+        if "criterion" in fields:
+            fields["criterion"] = short_name(self.criterion)
+        if self.sources:
+            fields |= {name: self._identified(name) for name in NAMED if name in fields}
+        text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _identified(self, field: str) -> str:
+        """What a field names, independent of where a file is: its label with the digest of its source.
+
+        A dataset has no digest, because a sweep compares the data themselves.
+        """
+        name = getattr(self, field)
+        if not is_import_string(name):
+            return name
+        return short_name(name) if field == "dataset" else f"{short_name(name)}@{self.sources[name]}"
 
     @property
     def pruning(self) -> tuple[PruningMethod, ...]:
@@ -307,6 +374,9 @@ class TrialConfig(PruningMethod):
         num = min(self.num_evaluations, self.max_epochs)
         return tuple(round(self.max_epochs * (i + 1) / num) for i in range(num))
 
+
+# The fields of a training whose value may be an import string.
+NAMED = ("task", "dataset", "architecture", "optimizer", "regularizer", "lr_schedule", "pruning_schedule")
 
 # The fields that decide how a trained network is pruned and evaluated.
 EVALUATED = {*PruningMethod.model_fields, "more_pruning", "target_sparsity", "sparsities"}

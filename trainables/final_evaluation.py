@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import PruningMethod, TrialConfig, folder_of
 from trainables.errors import one_line
 from trainables.files import storage_errors
 from trainables.pruning import Evaluation, Prunable, apply_pruning, describe_layers, diagnose, save_pruned
@@ -112,13 +112,13 @@ class FinalEvaluation:
                 folder of its own.
         """
         pruned, first = self.folder / "pruned", self.config.pruning[0].label
-        shutil.rmtree(pruned / first.replace(" ", "_"), ignore_errors=True)
+        shutil.rmtree(pruned / folder_of(first), ignore_errors=True)
         for path in pruned.glob("*"):
             if path.name[0].isalpha():  # the folder of another method, named by its label
                 continue
             if self.keep == "all" and before not in ("", first) and not path.name.endswith(".partial"):
-                (pruned / before.replace(" ", "_")).mkdir(exist_ok=True)
-                path.rename(pruned / before.replace(" ", "_") / path.name)
+                (pruned / folder_of(before)).mkdir(exist_ok=True)
+                path.rename(pruned / folder_of(before) / path.name)
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -156,7 +156,7 @@ class FinalEvaluation:
         """Write the checkpoints of one method that `keep` asks for."""
         config, is_first = self.config, method == self.config.pruning[0]
         levels = list(evaluation.metrics) if self.keep == "all" else [config.target_sparsity] * is_first
-        folder = self.folder / "pruned" if is_first else self.folder / "pruned" / method.label.replace(" ", "_")
+        folder = self.folder / "pruned" if is_first else self.folder / "pruned" / folder_of(method.label)
         for level in levels if self.keep != "none" else ():
             if level not in evaluation.metrics:
                 continue

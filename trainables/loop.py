@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 import sparsity
+from sparsity.import_strings import short_name
 from trainables.config import TrialConfig, construct
 from trainables.early_stopping import EarlyStopping
 from trainables.lottery import Lottery, weights_left
+from trainables.network_checks import check_network
 from trainables.penalty_ratio import PenaltyRatio, is_measured, penalized
+from trainables.prunable import prunable_weights
 from trainables.pruning.evaluation import Evaluation, evaluate_pruned, measure, objectives, score
 from trainables.step import ContextFactory, parameter_groups, train_step
 from trainables.task import Task
@@ -192,7 +195,7 @@ class Training:
         if self.lottery.num_phases == 1 or self.epoch % self.config.max_epochs:
             return
         model = self.trained_model().eval()
-        prunable = self.task.prunable(model)
+        prunable = prunable_weights(self.task, model, self.config)
         self.lottery.end_phase(
             self.epoch // self.config.max_epochs - 1,
             model,
@@ -299,7 +302,9 @@ class Training:
         config, task = self.config, self.task
         torch.manual_seed(config.seed)
         self.model = task.build_model()
-        self.lottery.begin_phase(self.model, task.prunable(self.model))
+        check_network(self.model, short_name(config.architecture))
+        held = prunable_weights(task, self.model, config) if self.lottery.num_phases > 1 else {}
+        self.lottery.begin_phase(self.model, held)
         regularized = task.regularized(self.model)
         self.gated_names = list(regularized)
         active = self.lottery.schedule.regularized(self.phase)

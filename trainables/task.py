@@ -11,7 +11,19 @@ from torch import Tensor, nn
 
 from trainables.config import TrialConfig
 
-__all__ = ["Task"]
+__all__ = ["Task", "trained_weights", "without_pretrained"]
+
+
+def without_pretrained(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a network whose weights a checkpoint overwrites, so that pretrained ones need not be read."""
+    return {name: value for name, value in arguments.items() if name not in ("pretrained", "encoder_weights")}
+
+
+def trained_weights(model: nn.Module, *layers: type[nn.Module]) -> dict[str, Tensor]:
+    """The weights of the layers of these classes, by name: each once, and none that is frozen."""
+    found = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, layers)}
+    first = {id(weight): name for name, weight in reversed(found.items())}
+    return {name: w for name, w in found.items() if w.requires_grad and first[id(w)] == name}  # type: ignore[misc]
 
 
 class Task(ABC):
@@ -99,6 +111,10 @@ class Task(ABC):
     @abstractmethod
     def inputs(self, batch: Any) -> Tensor:
         """The part of a batch that the model takes: `model(inputs)` runs."""
+
+    def output_shape(self, batch: Any) -> tuple[int, ...] | None:
+        """The shape of the tensor that the network must return for a batch; None if the task takes anything."""
+        return None
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ from ray import tune
 from trainables.config import TrialConfig
 from trainables.loop import load_task
 from trainables.malloc import keep_freed_memory
+from trainables.own_code import sources_of, use_sources
 from trainables.result import Status
 from trainables.runner import TrialRunner
 
@@ -44,7 +45,7 @@ class Trial(tune.Trainable):
             keep: See `TrialRunner`.
             train: See `TrialRunner`.
         """
-        self.shared = {"data": data, "folder": folder, "keep": keep, "train": train}
+        self.shared: dict[str, Any] = {"data": data, "folder": folder, "keep": keep, "train": train}
         if not Path(folder).is_dir():  # on a host that joined after the sweep's checks
             raise RuntimeError(
                 f"{platform.node()} does not see the trials' folder {folder}: mount the shared storage there"
@@ -81,6 +82,7 @@ class Trial(tune.Trainable):
             if resources["GPU"] < 1:
                 torch.cuda.set_per_process_memory_fraction(resources["GPU"])
         trial_config = TrialConfig.model_validate(config)
+        use_sources(sources_of(trial_config), Path(self.shared["folder"]).parent)
         self.key = trial_config.key
         self.runner = TrialRunner(
             trial_config,

@@ -19,10 +19,20 @@ from trainables.config import TrialConfig
 from trainables.final_evaluation import missing_levels
 from trainables.result import Status, read_result
 
-__all__ = ["Cause", "Interruption", "TrialRecorder", "TrialSource", "interruption_of"]
+__all__ = ["Cause", "Interruption", "NoReporter", "TrialRecorder", "TrialSource", "interruption_of"]
 
 MAX_ATTEMPTS = 3  # at a trial that is interrupted before its next checkpoint
 MAX_FAILURES = 3  # a sweep stops after so many trials in a row that fail before their first epoch
+
+
+class NoReporter(tune.ProgressReporter):
+    """Prints nothing, unlike Tune's reporter for notebooks, which erases what a cell has printed."""
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def should_report(self, trials: Any, done: bool = False) -> bool:
+        return False
 
 
 class TrialSource(Searcher):

@@ -8,6 +8,7 @@ from typing import Any
 
 from service.records.state import State, TrialRecord, find_sweeps
 from service.statistics import mean_and_spread
+from sparsity.import_strings import short_name
 from trainables.config import EVALUATED, PruningMethod, expanded, hyperparameters
 from trainables.result import Status
 
@@ -81,7 +82,7 @@ def configurations(
         if folder.name == skip_sweep:
             continue
         for trial in State.read(folder, evaluations=False).trials.values():
-            matches = all(value is None or trial.config[name] == value for name, value in wanted.items())
+            matches = all(value is None or is_named(trial.config[name], value) for name, value in wanted.items())
             if matches and trial.status == Status.FINISHED:
                 group = groups.setdefault(without_seed(trial.config), {})
                 name, recorded = group.setdefault(trial.key, (folder.name, trial))
@@ -114,7 +115,11 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
                 "optimizer": config["optimizer"],
                 "regularizer": config["regularizer"],
                 "pruning_schedule": config.get("pruning_schedule", "one_shot"),
-                **{name: entry["method"][name] for name in PRUNING_DEFAULTS if name != "pruning_schedule"},
+                **{
+                    name: entry["method"].get(name, default)
+                    for name, default in PRUNING_DEFAULTS.items()
+                    if name != "pruning_schedule"
+                },
                 "sparsity": level,
                 "is_target": level == first.target_sparsity,
                 **hyperparameters(config),
@@ -129,7 +134,17 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
 
 def training_of(config: Mapping[str, Any]) -> str:
     """How a configuration is trained, as text."""
-    return json.dumps([config.get(name) for name in TRAINING_FIELDS], sort_keys=True)
+    return json.dumps([*(config.get(name) for name in TRAINING_FIELDS), trained_by(config)], sort_keys=True)
+
+
+def trained_by(config: Mapping[str, Any]) -> dict[str, str]:
+    """The digests of the import strings that decide the trained weights, as in `TrialConfig.key`."""
+    return {short_name(name): d for name, d in config.get("sources", {}).items() if name != config["dataset"]}
+
+
+def is_named(recorded: str, given: str) -> bool:
+    """Whether a name, or the import string or label of your own code, is the recorded one."""
+    return recorded in (given, short_name(given)) or (":" in given and short_name(recorded) == short_name(given))
 
 
 def comparable(row: Mapping[str, Any], trained: str) -> tuple[Any, ...]:
@@ -155,4 +170,5 @@ def without_seed(config: Mapping[str, Any]) -> str:
         left_out |= EVALUATED
     if config.get("patience") is None:  # as in `TrialConfig.key`
         left_out.add("num_evaluations")
-    return json.dumps({k: v for k, v in config.items() if k not in left_out}, sort_keys=True)
+    fields = {k: v for k, v in config.items() if k not in left_out} | {"sources": trained_by(config)}
+    return json.dumps(fields, sort_keys=True)

@@ -17,6 +17,7 @@ from service.records.software import software_versions
 from service.records.state import State, TrialRecord, flatten
 from service.search.space import Arm, make_config
 from service.spec import SweepSpec
+from sparsity.import_strings import short_name
 from trainables.config import PruningMethod, TrialConfig
 from trainables.result import RESULT, Status
 
@@ -56,12 +57,15 @@ def left_out(spec: SweepSpec, arms: Sequence[Arm], state: State) -> list[str]:
     """The keys of the recorded trials that do not fit a sweep.
 
     Raises:
-        ValueError: If trials have finished and none of them fits.
+        ValueError: If trials have finished and none of them fits, unless that is because files have changed: your own
+            code is then trained anew.
     """
     fits = {key: parameters_of(spec, arms, trial) is not None for key, trial in state.trials.items()}
     finished = [key for key, trial in state.trials.items() if trial.status == Status.FINISHED]
-    if finished and not any(fits[key] for key in finished):
-        raise ValueError(f"{state.folder}: {explain_difference(state.identity, spec.identity())}")
+    recorded, given = state.identity, spec.identity()
+    same_names = without_sources(recorded) == without_sources(given)
+    if finished and not any(fits[key] for key in finished) and not same_names:
+        raise ValueError(f"{state.folder}: {explain_difference(recorded, given)}")
     return [key for key, fitting in fits.items() if not fitting]
 
 
@@ -217,8 +221,20 @@ def explain_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) ->
 
 def changes(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """The entries in which two identities differ, as text."""
-    a, b = in_words(recorded), in_words(given)
-    return [f"{name}: recorded {a.get(name)}, now {b.get(name)}" for name in {**a, **b} if a.get(name) != b.get(name)]
+    a, b = in_words(without_sources(recorded)), in_words(without_sources(given))
+    before, now = sources_of(recorded), sources_of(given)
+    return [
+        *(f"the source of {short_name(name)} has changed" for name in now if before.get(name, now[name]) != now[name]),
+        *(f"{name}: recorded {a.get(name)}, now {b.get(name)}" for name in {**a, **b} if a.get(name) != b.get(name)),
+    ]
+
+
+def sources_of(identity: Mapping[str, Any]) -> dict[str, str]:
+    return identity["trial"].get("sources", {})
+
+
+def without_sources(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {**identity, "trial": {name: v for name, v in identity["trial"].items() if name != "sources"}}
 
 
 def in_words(identity: Mapping[str, Any]) -> dict[str, Any]:

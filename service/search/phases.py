@@ -15,6 +15,7 @@ from service.search.race import next_stage
 from service.search.space import Arm, is_baseline, make_config
 from service.search.wanted import Wanted
 from service.spec import SweepSpec
+from sparsity.import_strings import short_name
 from trainables.result import Status
 
 __all__ = ["Phases", "points_from_other_sweeps"]
@@ -238,5 +239,5 @@ def points_from_other_sweeps(spec: SweepSpec) -> dict[str, list[dict[str, float]
         point = {"lam": row["lam"], **{f"opt/{name}": row[name] for name in ("rho", "lr", "weight_decay")}}
         point = {name: value for name, value in point.items() if value is not None}
         if point:
-            points.setdefault(f"{row['optimizer']} + {row['regularizer']}", []).append(point)
+            points.setdefault(f"{short_name(row['optimizer'])} + {short_name(row['regularizer'])}", []).append(point)
     return points

@@ -9,7 +9,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 import sparsity
 from service.spec import SweepSpec
-from trainables.config import ARGUMENT_GROUPS, TrialConfig
+from sparsity.import_strings import short_name
+from trainables.config import ARGUMENT_GROUPS, TrialConfig, check_name
 
 __all__ = ["Arm", "choose", "is_baseline", "make_arms", "make_config"]
 
@@ -30,7 +31,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        return " + ".join(self.choices.values())
+        return " + ".join(map(short_name, self.choices.values()))
 
 
 def make_arms(spec: SweepSpec) -> list[Arm]:
@@ -52,7 +53,10 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
             if name not in ranges and get_value(spec, methods, name) is None:
                 ranges[name], initial_point[name] = distribution, initial
         if methods["regularizer"] != "none" and "lam" not in ranges and "lam" not in held:
-            raise ValueError(f"lam: must be given, as --lam, for {methods['regularizer']} (it has no range)")
+            raise ValueError(
+                f"lam: must be given, as --lam, for {short_name(methods['regularizer'])} (it has no range; a class may "
+                "have one as lam_range, a sparsity.ranges.Range)"
+            )
         if spec.tuning == "fair":
             for name, distribution in resolve_all(spec.search.tuned, methods).items():
                 ranges[name] = distribution
@@ -70,6 +74,13 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
         }
         points = {name: initial_point[name] for name in space if name in initial_point}
         arms.append(Arm(choices, space, {name: into(space[name], value) for name, value in points.items()}))
+    names = [arm.name for arm in arms]
+    for arm in arms:
+        if names.count(arm.name) > 1:
+            given = " + ".join(arm.choices.values())
+            raise ValueError(
+                f"arms: names must differ, got {arm.name} twice (one is {given}): rename a file or a class"
+            )
     for name in spec.bounds:
         if name not in bounded:
             known = ", ".join(dict.fromkeys(name for arm in arms for name in arm.space))
@@ -83,7 +94,7 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
 
 def bounds_of(spec: SweepSpec, methods: Mapping[str, str], name: str) -> str | None:
     """The entry of `spec.bounds` for a parameter of these methods: one that names a method comes first."""
-    named = [f"{method}.{name}" for method in methods.values()]
+    named = [f"{short_name(method)}.{name}" for method in methods.values()]
     return next((entry for entry in (*named, name) if entry in spec.bounds), None)
 
 
@@ -144,11 +155,16 @@ def combinations(ranges: Mapping[str, Any], chosen: Mapping[str, Sequence[str]])
     found: list[dict[str, str]] = [{}]
     for name, rule in rules.items():  # parents stand before their children
         found = [
-            choices if choice is None else {**choices, name: str(choice)}
+            choices if choice is None else {**choices, name: checked(name, str(choice))}
             for choices in found
             for choice in categories(resolve(rule, choices))
         ]
     return found
+
+
+def checked(name: str, choice: str) -> str:
+    """The choice; the path of an import string is absolute."""
+    return check_name(f"sparsity.{name}s", choice, name) if name in ("optimizer", "regularizer") else choice
 
 
 def categories(distribution: Any) -> tuple[Any, ...]:
@@ -160,7 +176,8 @@ def resolve(entry: Any, choices: Mapping[str, str]) -> Any:
     if not isinstance(entry, Mapping):
         return entry
     ((parent, by_choice),) = entry.items()
-    return resolve(by_choice.get(choices.get(parent)), choices)
+    choice = choices.get(parent, "")
+    return resolve(by_choice.get(choice, by_choice.get(short_name(choice))), choices)
 
 
 def resolve_all(entries: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:

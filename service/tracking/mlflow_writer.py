@@ -16,6 +16,7 @@ from service.tracking.connection import connect, first_line, is_refusal
 from service.tracking.onnx_models import log_onnx_model
 from service.tracking.saved_views import note, run_colour, views
 from service.views.costs import COST_COLUMNS
+from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, PruningMethod, hyperparameters
 from trainables.result import Status, read_result
 
@@ -70,7 +71,7 @@ class MlflowWriter:
         run = self._find(PARENT)
         if run is None:
             tags = {
-                **{k: str(self.trial[k]) for k in ("task", "architecture", "dataset", "criterion")},
+                **{k: short_name(self.trial[k]) for k in ("task", "architecture", "dataset", "criterion")},
                 "git_commit": self.software["git_commit"],
                 "software": json.dumps(self.software),
                 **self._source,
@@ -171,7 +172,7 @@ class MlflowWriter:
         ]
         if key in self._retried or last["event"] == "pruned":  # it reports the same steps again, at another time
             metrics = self._without_recorded(run, metrics, changed=last["event"] == "pruned")
-        params = flatten(first["config"]) if first["event"] == "start" else {}
+        params = params_of(first["config"]) if first["event"] == "start" else {}
         if params:
             self._log_dataset(run, first["config"])
         self.client.log_batch(
@@ -239,7 +240,7 @@ class MlflowWriter:
         names = ("task", "architecture", "dataset", "optimizer", "regularizer", "criterion", "seed")
         tags = {
             "mlflow.parentRunId": self.parent,
-            **{name: str(config[name]) for name in names},
+            **{name: short_name(str(config[name])) for name in names},
             "arm": start["arm"],
             "phase": start["phase"],
             "git_commit": self.software["git_commit"],
@@ -253,7 +254,7 @@ class MlflowWriter:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source = json.dumps({name: config[name] for name in ("dataset", "data", "train_size", "eval_size")})
-        dataset = Dataset(name=config["dataset"], digest=self.data, source_type="code", source=source)
+        dataset = Dataset(name=short_name(config["dataset"]), digest=self.data, source_type="code", source=source)
         self.client.log_inputs(run, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _write_files(self, run: str, end: Mapping[str, Any]) -> None:
@@ -343,7 +344,8 @@ class MlflowWriter:
         from mlflow.exceptions import MlflowException
 
         level = f"{summary['target_sparsity']:g}"
-        name = f"{self.trial['architecture']}-{self.trial['dataset']}-{level}"
+        names = [re.sub("[/:]", "-", short_name(self.trial[field])) for field in ("architecture", "dataset")]
+        name = "-".join([*names, level])
         if not any(path.path == f"pruned/{level}" for path in self.client.list_artifacts(run, "pruned")):
             return  # --keep none
         logged = self._log_model(run, name, winner["checkpoint_trial"], summary["target_sparsity"])
@@ -379,14 +381,17 @@ def name_of(config: Mapping[str, Any]) -> str:
     short = {"weight_decay": "wd"}
     values = hyperparameters(config)
     searched = [f"{short.get(name, name)}={values[name]:.3g}" for name in HYPERPARAMETERS if values[name] is not None]
-    return " ".join([config["optimizer"], config["regularizer"], *searched, f"seed={config['seed']}"])
+    return " ".join(
+        [short_name(config["optimizer"]), short_name(config["regularizer"]), *searched, f"seed={config['seed']}"]
+    )
 
 
 def description_of(start: Mapping[str, Any]) -> str:
     config = start["config"]
     phase = "confirmation on an unseen seed" if start["phase"] == "confirm" else f"configuration {start['number']}"
+    network, dataset = (short_name(config[name]) for name in ("architecture", "dataset"))
     return (
-        f"{config['architecture']} on {config['dataset']}, {start['arm']}: {config['max_epochs']} epochs, pruned to "
+        f"{network} on {dataset}, {start['arm']}: {config['max_epochs']} epochs, pruned to "
         f"{config['target_sparsity']:g} ({phase})"
     )
 
@@ -483,4 +488,10 @@ def sweep_params(identity: Mapping[str, Any]) -> dict[str, Any]:
         for part, entries in identity["search"].items()
         for name, entry in entries.items()
     }
-    return flatten(identity["trial"]) | own | space
+    return params_of(identity["trial"]) | own | space
+
+
+def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration by their flat names. Import strings, as names of params, are shortened."""
+    sources = {short_name(name).replace(":", "."): digest for name, digest in config.get("sources", {}).items()}
+    return flatten({**config, "sources": sources})

@@ -9,8 +9,14 @@ __all__ = ["make_console", "print_whole"]
 
 
 def make_console() -> Console:
-    """A console with the terminal's width, or 160 columns if the output is a file or a pipe."""
+    """A console with the terminal's width, or 160 columns if the output is a notebook, a file or a pipe.
+
+    A notebook gets plain text like a file, although its kernel asks for colours. Rich's own output for notebooks needs
+    another package for live displays, and is a display of its own for each line.
+    """
     console = Console(highlight=False)
+    if console.is_jupyter:
+        console = Console(highlight=False, force_jupyter=False, force_terminal=False)
     if console.is_dumb_terminal:
         console.size = shutil.get_terminal_size()  # Rich assumes 80 columns unless both width and height are set
     if not console.is_terminal:

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from sparsity.import_strings import short_name
+
 __all__ = ["COLOURS", "draw_curve", "draw_summary", "draw_trial", "draw_weights", "label_levels", "sparsity_axes"]
 
 # The palette of Okabe & Ito, which colour-blind people can distinguish. A colour stands for a regularizer, a dash
@@ -46,10 +48,11 @@ def label_levels(axes: Any, levels: Sequence[float]) -> None:
 
 def title_of(config: Mapping[str, Any]) -> str:
     """A trial's network, data, arm, rho and lam in one line."""
-    parts = [f"{config['architecture']} on {config['dataset']}: {config['optimizer']}"]
+    names = {name: short_name(config[name]) for name in ("architecture", "dataset", "optimizer", "regularizer")}
+    parts = [f"{names['architecture']} on {names['dataset']}: {names['optimizer']}"]
     if "rho" in config["opt"]:
         parts.append(f"rho {config['opt']['rho']:.3g}")
-    parts.append(f"+ {config['regularizer']}")
+    parts.append(f"+ {names['regularizer']}")
     if config["regularizer"] != "none":
         parts.append(f"lam {config['lam']:.3g}")
     return " ".join(parts)
@@ -186,4 +189,4 @@ def draw_method(panel: Any, summary: Mapping[str, Any], method: str) -> None:
 
 def penalty(row: Mapping[str, Any]) -> str:
     """The arm without its optimizer."""
-    return row["arm"].removeprefix(f"{row['optimizer']} + ")
+    return row["arm"].removeprefix(f"{short_name(row['optimizer'])} + ")

@@ -14,7 +14,8 @@ from service.records.best import PRUNING_DEFAULTS, TRAINING_FIELDS
 from service.records.summary import level_name
 from service.statistics import MIN_SEEDS
 from service.views.costs import cost_table
-from trainables.config import HYPERPARAMETERS
+from sparsity.import_strings import short_name
+from trainables.config import HYPERPARAMETERS, NAMED
 
 __all__ = ["as_markdown", "as_tables", "best_table", "headline", "number", "with_spread"]
 
@@ -293,6 +294,7 @@ def best_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The rows of `service.records.best.best` as a table; settings that are the same everywhere are left out."""
     varying = [name for name in TRAINING_FIELDS if len({json.dumps(row[name]) for row in rows}) > 1]
     varying += [name for name, default in PRUNING_DEFAULTS.items() if any(row[name] != default for row in rows)]
+    varying = [name for name in varying if name != "criterion_source"]
     texts = ["architecture", "dataset", "arm", *(n for n in varying if n not in ("architecture", "dataset"))]
     numbers = HYPERPARAMETERS
     table = Table(box=None, pad_edge=False)
@@ -314,4 +316,4 @@ def setting(name: str, value: object) -> str:
         return " ".join(f"{key}={each}" for key, each in value.items()) or "-"
     if value is None:
         return "all" if name in ("train_size", "eval_size") else "-"
-    return str(value)
+    return short_name(value) if name in (*NAMED, "criterion") and isinstance(value, str) else str(value)

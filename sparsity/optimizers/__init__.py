@@ -12,3 +12,5 @@ Class attributes:
 The section "Cost" of a docstring counts gradient evaluations per step, and memory beside the weights and their
 gradients in multiples of the weights' own.
 """
+
+BASE = "torch.optim:Optimizer"  # of every class

@@ -5,3 +5,5 @@
 
 The section "Cost" of a docstring gives memory beside the weights and their gradients, in multiples of the weights' own.
 """
+
+BASE = "sparsity.regularizer:Regularizer"  # of every class

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from service.records.state import State
+from tests import _own_network as own_network
 
 HERE = Path(__file__).parent
 # Trials of a second.
@@ -78,6 +79,25 @@ def test_the_wrapper_submits_cifar10(cluster):
     out = cluster.sweeps("submit", cluster.file, "cifar10", "--", *flags)
     assert "Best: " in out
     assert len(finished(cluster, "cifar10")) == 4
+
+
+def test_own_code_on_the_head_alone_reaches_the_workers(cluster, hosts):
+    for name, text in own_network.files().items():
+        write = f"mkdir -p /root/mine && printf %s {shlex.quote(text)} > /root/mine/{name}"
+        hosts.call("exec", "1", "--", "bash", "-c", write)
+    assert "nets.py" not in hosts.call("exec", "2", "--", "bash", "-c", "ls /root/mine 2>&1 || true")
+    sweep = own_network.commands()[-1]
+    out = hosts.ssh(1, f"cd ~/mine && {sweep} --name own --seeds 4 --no-race", timeout=600)
+    assert "Best: sgd + " in out
+    arms = {trial.arm for trial in finished(cluster, "own").values()}
+    assert arms == {"sgd + none", "sgd + penalties:LogSum"}
+    assert {path.name for path in (cluster.runs / "own" / "code").glob("*/*.py")} == {
+        "nets.py",
+        "data.py",
+        "penalties.py",
+    }
+    look = ["bash", "-c", "grep -ls actor_name:Trial /tmp/ray/session_latest/logs/worker-*.out"]
+    assert any(hosts.call("exec", str(host), "--", *look, check=False) for host in (2, 3))
 
 
 def test_arguments_arrive_unbroken_and_unexecuted(cluster, hosts):

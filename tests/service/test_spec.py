@@ -44,6 +44,34 @@ def test_what_the_search_decides_is_refused_in_the_template(field, message):
         Sweep(trial=trial, search=sweep.search)
 
 
+def test_objects_stand_for_their_names():
+    from sparsity.criteria.magnitude import magnitude
+    from sparsity.optimizers.sam import SAM
+    from sparsity.regularizers.wcr import WCR
+    from trainables.architectures.small_resnet import small_resnet
+    from trainables.datasets.digits import digits
+
+    more = {"max_epochs": 1, "target_sparsity": 0.96}
+    trial = TrialConfig(dataset=digits, architecture=small_resnet, optimizer=SAM, **more)
+    named = TrialConfig(dataset="digits", architecture="small_resnet", optimizer="sam", **more)
+    assert trial == named
+    assert trial.key == named.key
+    search = make().search
+    of_objects = Sweep(trial=trial, search=search, optimizer=SAM, regularizer=("none", WCR), criterion=magnitude)
+    of_names = Sweep(trial=named, search=search, optimizer=("sam",), regularizer=("none", "wcr"), criterion="magnitude")
+    assert of_objects == of_names
+    assert of_objects.identity() == of_names.identity()
+
+
+def test_an_object_that_workers_cannot_import_is_refused():
+    def build(**_): ...
+
+    with pytest.raises(ValueError, match="architecture: must be at the top level of a file, not inside a function"):
+        TrialConfig(dataset="digits", architecture=build, max_epochs=1, target_sparsity=0.96)
+    with pytest.raises(ValueError, match="regularizer: must be a name, an import string, a class or a function, got 3"):
+        make(regularizer=(3,))
+
+
 # ---- pruning methods, bounds, identity ---------------------------------------------------------------------------
 
 

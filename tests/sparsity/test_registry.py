@@ -82,4 +82,51 @@ except ValueError:
 print(sorted(m for m in sys.modules if m.startswith(("torch", "numpy", "sparsity"))))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "['sparsity', 'sparsity.registry']"
+    assert out.strip() == "['sparsity', 'sparsity.import_strings', 'sparsity.registry']"
+
+
+# ---- names of objects --------------------------------------------------------------------------------------------
+
+
+def test_the_name_of_a_method_is_its_file():
+    from sparsity.criteria.magnitude import magnitude
+    from sparsity.regularizers.wcr import WCR
+
+    assert sparsity.registry.name_of("regularizers", WCR, "regularizer") == "wcr"
+    assert sparsity.registry.name_of("criteria", magnitude, "criterion") == "magnitude"
+    assert sparsity.registry.name_of("criteria", "anything", "criterion") == "anything"
+
+
+def test_the_name_of_other_code_is_its_import_string(tmp_path, monkeypatch):
+    (tmp_path / "named_nets.py").write_text(
+        "import functools\ndef build(): ...\nclass Zoo:\n    class Net: ...\n"
+        "alias = functools.wraps(build)(lambda: None)\ndef make():\n    def inner(): ...\n    return inner\n"
+        "mirror = lambda: None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import named_nets  # type: ignore[import-not-found]
+
+    def name(given):
+        return sparsity.registry.name_of("trainables.architectures", given, "architecture")
+
+    assert name(named_nets.build) == "named_nets:build"
+    assert name(named_nets.Zoo.Net) == "named_nets:Zoo.Net"
+    for given, message in {
+        named_nets.make(): "must be at the top level of a file, .*, got 'named_nets:make.<locals>",
+        named_nets.mirror: "must be at the top level of a file, .*, got 'named_nets:<lambda>'",
+        named_nets.alias: "must be what its module has .*, got another object than 'named_nets:build",
+        named_nets.Zoo(): "must be a name, an import string, a class or a function, got <named_nets.Zoo object",
+        3: "must be a name, an import string, a class or a function, got 3",
+    }.items():
+        with pytest.raises(ValueError, match=f"^architecture: {message}"):
+            name(given)
+
+
+def test_an_object_of_a_script_or_notebook_is_refused():
+    code = (
+        "import sparsity.registry\nclass Net: ...\n"
+        "try:\n    sparsity.registry.name_of('trainables.architectures', Net, 'architecture')\n"
+        "except ValueError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("architecture: Net must be in a file of its own (other processes import it, and a sc")

@@ -44,6 +44,44 @@ def pixels():
 
 
 @pytest.fixture
+def save_to_disk():
+    """A function that writes a table as `save_to_disk` of Hugging Face's `datasets` does, in one or more files."""
+
+    def save(folder, table, num_files=1):
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [f"data-{i:05}-of-{num_files:05}.arrow" for i in range(num_files)]
+        for i, name in enumerate(names):
+            first, last = (table.num_rows * j // num_files for j in (i, i + 1))
+            with pa.ipc.new_stream(folder / name, table.schema) as stream:
+                stream.write_table(table[first:last])
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+
+    return save
+
+
+@pytest.fixture
+def huggingface_folder(tmp_path, pixels, encode, save_to_disk):
+    """The images of `pixels` in order: eight for training, two for validation and two for testing; two classes."""
+    root = tmp_path / "saved"
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for split, first, last in (("train", 0, 8), ("validation", 8, 10), ("test", 10, 12)):
+        images = [{"bytes": encode(image), "path": None} for image in pixels[first:last]]
+        labels = [i % 2 for i in range(first, last)]
+        save_to_disk(root / split, pa.table({"image": pa.array(images, image_type), "label": pa.array(labels)}))
+    (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation", "test"]}))
+    return root
+
+
+@pytest.fixture
+def npz_file(tmp_path, pixels):
+    """The images of `pixels` in order: ten for training and two for testing; two classes."""
+    file = tmp_path / "mine.npz"
+    labels = np.arange(12) % 2
+    np.savez(file, train_images=pixels[:10], train_labels=labels[:10], test_images=pixels[10:], test_labels=labels[10:])
+    return file
+
+
+@pytest.fixture
 def cifar10_folder(tmp_path, pixels, encode, write_parquet):
     """Parquet files with ten training images, labelled 0 to 9, and two test images, labelled 3 and 4."""
     encoded = [encode(image) for image in pixels]

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["check_counts", "init_residual", "small_image_resnet"]
+__all__ = ["check_counts", "check_pretrained", "init_residual", "small_image_resnet"]
 
 
 def check_counts(where: str, **counts: Any) -> None:
@@ -20,6 +20,20 @@ def check_counts(where: str, **counts: Any) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{where}: {name} must be a whole number >= 1, got {value!r}")
+
+
+def check_pretrained(where: str, pretrained: Any) -> None:
+    """Check that `pretrained` is true or false.
+
+    Args:
+        where: The network, for the error message.
+        pretrained: The argument.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not isinstance(pretrained, bool):
+        raise ValueError(f"{where}: pretrained must be true or false, got {pretrained!r}")
 
 
 def init_residual(model: nn.Module) -> nn.Module:

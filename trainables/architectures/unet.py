@@ -1,12 +1,7 @@
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from trainables.architectures._base import check_counts
-from trainables.config import expanded
-from trainables.errors import one_line
+from trainables.architectures._encoder_weights import load_encoder
 
 __all__ = ["unet"]
 
@@ -54,40 +49,5 @@ def unet(
         decoder_channels=[factor * decoder_width for factor in (16, 8, 4, 2, 1)],
     )
     if encoder_weights:
-        file = expanded(encoder_weights, "model: encoder_weights")
-        named = smp.encoders.encoders[encoder]["pretrained_settings"]
-        _load(model.encoder, file if file.is_file() else _downloaded(encoder, encoder_weights, named))
-        model.encoder.set_in_channels(in_channels, pretrained=True)
+        load_encoder("unet", model, encoder, encoder_weights, in_channels)
     return model
-
-
-def _downloaded(encoder, name, named):
-    """Return the file with smp's weights of that name, from the hub's cache or downloaded to it."""
-    if name not in named:
-        choices = ", ".join(named) or "(none)"
-        raise ValueError(f"unet: encoder_weights of {encoder} must be a file or one of {choices}, got {name!r}")
-    import huggingface_hub as hub
-
-    file = {**named[name], "filename": "model.safetensors"}
-    try:
-        if hub.try_to_load_from_cache(**file) is None:
-            hub.get_hf_file_metadata(hub.hf_hub_url(**file))  # fails at once; a download retries for half a minute
-        return Path(hub.hf_hub_download(**file))
-    except Exception as error:  # the hub's client raises some twenty types, its HTTP library more
-        raise ValueError(
-            f"unet: encoder_weights {name} must be downloadable from {file['repo_id']}, got {one_line(error)}: connect "
-            "to the network, name a file with encoder_weights=PATH, or leave it out to start from random weights"
-        ) from error
-
-
-def _load(encoder, file):
-    try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        encoder.load_state_dict(state)
-    except Exception as error:  # torch and safetensors raise many types for damaged files
-        raise ValueError(
-            f"unet: encoder_weights must be a file with the state dict of this encoder, got {file} ({one_line(error)})"
-        ) from error

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainables.data.splits import split_indices
 
-__all__ = ["Augmentation", "Images"]
+__all__ = ["Augmentation", "Images", "SplitImages"]
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 
@@ -39,6 +39,49 @@ class Images:
     augmentation: Augmentation
     validation_fraction: float
 
+    def __post_init__(self) -> None:
+        """Check what a dataset returned.
+
+        Raises:
+            ValueError: If an array has another type, shape or range.
+        """
+        for split in ("train", "test"):
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            for name, array, dtype, ndim in (("images", images, np.uint8, 4), ("labels", labels, np.int64, 1)):
+                if not (isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == ndim):
+                    is_array = isinstance(array, np.ndarray)
+                    got = f"{array.dtype} of shape {array.shape}" if is_array else type(array).__name__
+                    shape = "(N, C, H, W)" if ndim == 4 else "(N,)"
+                    raise ValueError(f"Images: {split}_{name} must be {dtype.__name__} {shape}, got {got}")
+            if len(images) != len(labels) or not len(labels):
+                raise ValueError(
+                    f"Images: {split}_images and {split}_labels must have the same length, above 0, got {len(images)} "
+                    f"and {len(labels)}"
+                )
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                raise ValueError(
+                    f"Images: {split}_labels must be from 0 to num_classes - 1 = {self.num_classes - 1}, got "
+                    f"{labels.min()} to {labels.max()}"
+                )
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise ValueError(
+                f"Images: train_images and test_images must have one shape, got {self.train_images.shape[1:]} and "
+                f"{self.test_images.shape[1:]}"
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"Images: validation_fraction must be in (0, 1), got {self.validation_fraction!r}")
+
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return (training, validation) indices of `train_images`; see `split_indices`."""
         return split_indices(len(self.train_images), self.validation_fraction, train_size)
+
+
+class SplitImages(Images):
+    """Images with a validation split of their own: the last `validation_fraction` of the training images."""
+
+    def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (training, validation) indices of `train_images`; only the training indices are shuffled."""
+        num = len(self.train_images)
+        num_validation = round(num * self.validation_fraction)
+        training, _ = split_indices(num - num_validation, 0.0, train_size)
+        return training, np.arange(num - num_validation, num)

@@ -1,23 +1,17 @@
-import io
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, cast, get_args
-
-import numpy as np
+from typing import cast
 
 from trainables.data.errors import DataError
-from trainables.data.image_files import decode_image
 from trainables.data.images import Augmentation, Images
+from trainables.data.labelled import TEST_FRACTION, check_options
 from trainables.data.parquet import check_labels, find_parquet, no_data, read_columns
+from trainables.data.samples import Sample, decode_samples, image_size_of
 from trainables.data.splits import split_indices
-from trainables.errors import one_line
 
 __all__ = ["folder"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 TEST = ("test", "val", "valid", "validation")  # names of the test split; the first one that exists is taken
-TEST_FRACTION = 0.2  # of all images, where there is no test split
-AUGMENTATIONS = get_args(Augmentation)
 
 
 def folder(
@@ -60,10 +54,7 @@ def folder(
         raise ValueError(f"folder: image_size must be a whole number of pixels >= 1, got {image_size!r}")
     if channels not in (1, 3):
         raise ValueError(f"folder: channels must be 1 (grey) or 3 (RGB), got {channels!r}")
-    if augmentation not in AUGMENTATIONS:
-        raise ValueError(f"folder: augmentation must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}")
-    if not 0 < validation_fraction < 1:
-        raise ValueError(f"folder: validation_fraction must be in (0, 1), got {validation_fraction!r}")
+    check_options("folder", augmentation, validation_fraction)
     if root is None:
         raise DataError("folder: --data-root must name the folder with the images, got none")
     root = Path(root).expanduser()
@@ -77,32 +68,20 @@ def folder(
     if not 0 < num_validation < len(samples["train"]):
         got = f"{len(samples['train'])} images, {num_validation} of them for validation"
         raise DataError(f"folder: {root} must hold images for both training and validation, got {got}")
-    size = (image_size, image_size) if image_size else _size(samples["train"][0])
-    train, test = (_read(samples[name], (channels, *size), resize=bool(image_size)) for name in ("train", "test"))
+    size = (image_size, image_size) if image_size else image_size_of(samples["train"][0])
+    shape = (channels, *size)
+    train_images, train_labels = decode_samples(samples["train"], shape, resize=bool(image_size))
+    test_images, test_labels = decode_samples(samples["test"], shape, resize=bool(image_size))
     return Images(
-        train_images=train[0],
-        train_labels=train[1],
-        test_images=test[0],
-        test_labels=test[1],
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
         num_classes=num_classes,
         max_value=255,
         augmentation=augmentation,
         validation_fraction=validation_fraction,
     )
-
-
-class Sample(NamedTuple):
-    """An encoded image and its label."""
-
-    where: str  # as error messages name it
-    data: Path | bytes | None  # None is a missing image in a parquet file
-    label: int
-
-    def read(self):
-        try:
-            return self.data.read_bytes() if isinstance(self.data, Path) else self.data
-        except OSError as error:
-            raise DataError(f"{self.where}: must be a readable file, got {one_line(error)}") from error
 
 
 def _in_folders(root):
@@ -155,29 +134,3 @@ def _in_parquet(root):
             f"folder: {root} must hold training images of every label from 0 to {num_classes - 1}, got {got}"
         )
     return samples
-
-
-def _size(sample):
-    """Read the (height, width) of an image."""
-    from PIL import Image
-
-    data = sample.read()
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            return image.height, image.width
-    except Exception as error:
-        raise DataError(f"{sample.where}: image must be a readable JPEG or PNG, got {one_line(error)}") from error
-
-
-def _read(samples, shape, *, resize):
-    """Decode images (N, *shape) and return them with their labels (N,)."""
-    images = np.empty((len(samples), *shape), np.uint8)
-    advice = "" if resize else ": --data image_size=N resizes all images to N x N pixels"
-
-    def read_one(i):
-        sample = samples[i]
-        images[i] = decode_image(sample.read(), shape, where=sample.where, convert=True, resize=resize, advice=advice)
-
-    with ThreadPoolExecutor() as pool:  # decoding a photo releases the GIL
-        list(pool.map(read_one, range(len(samples))))  # the list raises the first error, in the order of the samples
-    return images, np.array([label for _, _, label in samples], np.int64)

@@ -19,3 +19,5 @@ it to.
 
 `pytest tests/trainables/lr_schedules/test_lr_schedules_contract.py` tests every file of this folder.
 """
+
+BASE = "trainables.lr_schedules._base:LRSchedule"  # of every class

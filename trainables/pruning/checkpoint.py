@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 import sparsity
 from sparsity import masks
+from sparsity.import_strings import is_import_string
 from trainables.config import construct
 from trainables.errors import one_line
+from trainables.network_checks import check_network
+from trainables.prunable import tied_names
 from trainables.pruning.evaluation import add_biases, added_biases
 from trainables.pruning.shrinking import resize
 from trainables.task import Task
@@ -49,7 +52,8 @@ def save_pruned(
     added = added_biases(model, shifted)
     state = {**model.state_dict(), **shifted}
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    for name, mask in kept.items():
+    kept_by_name = {**kept, **{name: kept[first] for name, first in tied_names(model).items() if first in kept}}
+    for name, mask in kept_by_name.items():
         state[name].masked_fill_(~mask.cpu(), 0)
     parameters = [state[name] for name in (*(name for name, _ in model.named_parameters()), *added)]
     config = {
@@ -72,38 +76,51 @@ def save_pruned(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_pruned(folder: str | Path) -> nn.Module:
+def load_pruned(folder: str | Path, architecture: str | Callable[..., nn.Module] | None = None) -> nn.Module:
     """Load the pruned model in `folder` as a plain PyTorch module in evaluation mode.
 
     The removed weights are zeros; there are no hooks and no masks. `input` in config.json says how to prepare inputs.
-    Layers listed under `added_biases` have a bias that the architecture does not give them. Nothing is unpickled.
+    Layers listed under `added_biases` have a bias that the architecture does not give them. Nothing is unpickled, and
+    no code runs that config.json alone names.
+
+    Args:
+        folder: The checkpoint.
+        architecture: For a network of your own, the function that builds it or its import string. Left out for the
+            networks of this project.
 
     Raises:
         FileNotFoundError: If config.json or model.safetensors is missing.
-        ValueError: If a file is damaged, or the two do not belong together.
+        ValueError: If a file is damaged, the two do not belong together, or the network is one of your own and
+            `architecture` is left out.
     """
     folder = Path(folder)
     config = read_description(folder)
-    architecture, arguments = config["architecture"], config["model"]
-    model = construct(f"{folder}: model", sparsity.load("trainables.architectures", architecture), arguments=arguments)
+    recorded, arguments = str(config["architecture"]), config["model"]
+    if architecture is None and is_import_string(recorded):
+        raise ValueError(
+            f"{folder}: architecture must be given (a file must not decide which code runs), got none: "
+            f"load_pruned(folder, {recorded!r}) or the function itself"
+        )
+    architecture = architecture or recorded
+    build = sparsity.load("trainables.architectures", architecture) if isinstance(architecture, str) else architecture
+    model = construct(f"{folder}: model", build, arguments=arguments)
+    check_network(model, recorded)
     try:
         add_biases(model, config.get("added_biases", ()))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder}: added_biases in config.json must be biases that {architecture} lacks, got {one_line(error)}"
+            f"{folder}: added_biases in config.json must be biases that {recorded} lacks, got {one_line(error)}"
         ) from error
     if shrunk := config.get("shrunk"):
         try:
             resize(model, shrunk)
         except ValueError as error:
-            raise ValueError(
-                f"{folder}: shrunk in config.json must fit {architecture}, got {one_line(error)}"
-            ) from error
+            raise ValueError(f"{folder}: shrunk in config.json must fit {recorded}, got {one_line(error)}") from error
     try:
         model.load_state_dict(with_shared(model, load_file(folder / "model.safetensors")))
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"{folder}: model.safetensors must hold the weights of {architecture} {arguments}, got {one_line(error)}"
+            f"{folder}: model.safetensors must hold the weights of {recorded} {arguments}, got {one_line(error)}"
         ) from error
     return model.eval()
 

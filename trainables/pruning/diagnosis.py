@@ -30,10 +30,11 @@ def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) ->
         the counts of log10|w| in 60 equal bins over [-8, 2]. The bins at the ends count what lies beyond them.
     """
     layers = []
-    for name, weight in task.prunable(model).items():
+    for name, mask in kept.items():
+        weight = model.get_parameter(name)
         magnitudes = weight.detach().double().abs().flatten().cpu()
         counts = torch.histc(magnitudes.clamp(1e-8, 1e2).log10(), HISTOGRAM_BINS, -8, 2)
-        statistics = layer_statistics(weight, kept[name])
+        statistics = layer_statistics(weight, mask)
         layers.append({"name": name, "shape": list(weight.shape), **statistics, "histogram": counts.int().tolist()})
     return layers
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import sparsity
 from sparsity import masks
 from trainables.config import TrialConfig, construct
+from trainables.prunable import prunable_weights
 from trainables.task import Task
 
 __all__ = [
@@ -59,10 +60,10 @@ def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
         model: In evaluation mode. Some criteria write gradients or hooks; pass a copy if that matters.
 
     Returns:
-        A tensor per prunable weight, of its shape, in the order of `task.prunable(model)`.
+        A tensor per prunable weight, of its shape, in the order of `prunable_weights`.
     """
     criterion = sparsity.load("criteria", config.criterion)
-    weights = list(task.prunable(model).values())
+    weights = [weight.requires_grad_(True) for weight in prunable_weights(task, model, config).values()]
     batch = functools.cache(lambda: next(iter(task.batches("train", CALIBRATION_BATCH))))
     available: dict[str, Callable[[], Any]] = {
         "generator": lambda: torch.Generator().manual_seed(config.seed),
@@ -88,7 +89,7 @@ def evaluate_pruned(
     pruned = copy.deepcopy(model).eval()
     scores = score(task, pruned, config)
     ranking = masks.rank(scores, config.scope, min_kept=config.min_kept)
-    dense_weights, pruned_weights = task.prunable(model), task.prunable(pruned)
+    dense_weights, pruned_weights = (prunable_weights(task, network, config) for network in (model, pruned))
     evaluation = Evaluation({}, {}, {})
     for level in sparsities:
         cut = ranking.masks(level) if level else [torch.ones_like(s, dtype=torch.bool) for s in scores]
@@ -141,8 +142,8 @@ def apply_pruning(task: Task, model: nn.Module, evaluation: Evaluation, level: f
     pruned = copy.deepcopy(model)
     shifted = evaluation.shifted[level]
     with torch.no_grad():
-        for name, weight in task.prunable(pruned).items():
-            weight.masked_fill_(~evaluation.masks[level][name], 0)
+        for name, mask in evaluation.masks[level].items():
+            pruned.get_parameter(name).masked_fill_(~mask, 0)
     add_biases(pruned, added_biases(model, shifted))
     pruned.load_state_dict(shifted, strict=False)
     return pruned

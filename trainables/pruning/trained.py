@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from sparsity.import_strings import is_import_string
 from trainables.config import TrialConfig
+from trainables.prunable import prunable_weights
 from trainables.pruning.checkpoint import load_pruned, save_pruned
 from trainables.pruning.evaluation import Evaluation, evaluate_pruned
 from trainables.task import Task
@@ -57,7 +59,7 @@ def save_trained(folder: Path, trained: TrainedNetwork, record: Mapping[str, Any
 
     The folder has the form of a pruned checkpoint, so `load_pruned` reads it too.
     """
-    weights = trained.task.prunable(trained.network)
+    weights = prunable_weights(trained.task, trained.network, trained.config)
     kept = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
     description = {"training": {"key": trained.config.training_key, **record}}
     save_pruned(folder, trained.task, trained.network, kept, description)
@@ -72,7 +74,7 @@ def load_trained(folder: Path, task: Task, config: TrialConfig) -> tuple[Trained
     """
     if not folder.exists():
         return None
-    network = load_pruned(folder)
+    network = load_pruned(folder, config.architecture if is_import_string(config.architecture) else None)
     record = json.loads((folder / "config.json").read_text()).get("training", {})
     if record.get("key") != config.training_key:
         raise ValueError(f"{folder}: must be of training {config.training_key}, got {record.get('key')}")

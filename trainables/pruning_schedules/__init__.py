@@ -23,3 +23,5 @@ no list to add it to.
 `pytest tests/trainables/test_contracts.py` trains every schedule with every regularizer and resumes it. It needs
 arguments that make few phases: add them to `REWINDING` in that file.
 """
+
+BASE = "trainables.pruning_schedule:PruningSchedule"  # of every class

@@ -31,3 +31,5 @@ rarely needed: add a dataset and an architecture, and use `cnn`. To change how i
 reloads its pruned networks. It needs a tiny network and data: add them to `NETWORKS` in that file and to
 `tests/trainables/_tiny_tasks.py`.
 """
+
+BASE = "trainables.task:Task"  # of every class

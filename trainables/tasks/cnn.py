@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsity
+from sparsity.import_strings import short_name
 from trainables.config import TrialConfig, check_name, construct
 from trainables.data.images import Images
 from trainables.data.splits import split_indices
-from trainables.task import Task
+from trainables.network_checks import check_network
+from trainables.task import Task, trained_weights, without_pretrained
 from trainables.tasks._augmentation import PADDING, crop_flip
 
 __all__ = ["CNN"]
@@ -64,7 +66,8 @@ class CNN(Task):
         check_name("trainables.datasets", config.dataset, "dataset")
         images = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(images, Images):
-            raise ValueError(f"dataset: must be one of labelled images, such as cifar10, got {config.dataset!r}")
+            got = f"{type(images).__name__} of {config.dataset!r}"
+            raise ValueError(f"dataset: must be one of labelled images (Images), such as cifar10, got {got}")
         train, _ = images.split(config.train_size)
         return LoadedImages(images, *channel_statistics(images.train_images[train], images.max_value))
 
@@ -100,6 +103,7 @@ class CNN(Task):
     def build_model(self) -> nn.Module:
         build = sparsity.load("trainables.architectures", self.architecture)
         model = construct("model", build, **self.shape, arguments=self.model_arguments)
+        check_network(model, short_name(self.architecture))
         return self.placed(model)
 
     def placed(self, network: nn.Module) -> nn.Module:
@@ -109,7 +113,7 @@ class CNN(Task):
     def describe_model(self) -> dict:
         return {
             "architecture": self.architecture,
-            "model": {**self.shape, **self.model_arguments},
+            "model": {**self.shape, **without_pretrained(self.model_arguments)},
             "input": {
                 "image_size": list(self.data.train_images.shape[2:]),
                 "divide_by": self.data.max_value,
@@ -183,7 +187,10 @@ class CNN(Task):
         }
 
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
-        return {f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+        return trained_weights(model, nn.Conv2d)
+
+    def output_shape(self, batch: tuple[Tensor, Tensor]) -> tuple[int, ...]:
+        return len(batch[1]), self.data.num_classes
 
 
 def channel_statistics(images: np.ndarray, max_value: int) -> tuple[list[float], list[float]]:

@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsity
+from sparsity.import_strings import short_name
 from trainables.config import TrialConfig, check_name, construct
 from trainables.data.slices import Slices
 from trainables.data.splits import SPLITS
-from trainables.task import Task
+from trainables.network_checks import check_network
+from trainables.task import Task, trained_weights, without_pretrained
 from trainables.tasks._augmentation import warp
 from trainables.tasks._overlay import draw_overlay
 from trainables.tasks._segmentation import counts, hausdorff, tversky
@@ -114,6 +116,7 @@ class UNet(Task):
     def build_model(self) -> nn.Module:
         build = sparsity.load("trainables.architectures", self.architecture)
         model = construct("model", build, **self.shape, arguments=self.model_arguments)
+        check_network(model, short_name(self.architecture))
         return self.placed(model)
 
     def placed(self, network: nn.Module) -> nn.Module:
@@ -122,7 +125,7 @@ class UNet(Task):
 
     def describe_model(self) -> dict:
         # The checkpoint overwrites the encoder's weights, so they need not be read again.
-        arguments = {name: value for name, value in self.model_arguments.items() if name != "encoder_weights"}
+        arguments = without_pretrained(self.model_arguments)
         return {
             "architecture": self.architecture,
             "model": {**self.shape, **arguments},
@@ -216,7 +219,10 @@ class UNet(Task):
         }
 
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
-        return {f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+        return trained_weights(model, nn.Conv2d)
+
+    def output_shape(self, batch: tuple[Tensor, Tensor]) -> tuple[int, ...]:
+        return len(batch[1]), 1, *batch[1].shape[1:]
 
     def illustrate(self, models: Mapping[float, nn.Module], folder: Path) -> None:
         """Write overlay.png and split.json.

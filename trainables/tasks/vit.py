@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainables.architectures.vit import VisionTransformer, read_checkpoint
 from trainables.config import TrialConfig
+from trainables.task import trained_weights, without_pretrained
 from trainables.tasks.cnn import CNN, LoadedImages
 
 __all__ = ["ViT"]
@@ -61,7 +62,8 @@ class ViT(CNN):
     """Image classification with a Vision Transformer, optionally pretrained.
 
     Differs from `CNN` in the network, which resizes the images itself, and in the prunable weights: those of the
-    encoder's linear layers, see `ViTSettings`.
+    encoder's linear layers, see `ViTSettings`. Of other networks, such as timm/vit_tiny_patch16_224, it prunes all
+    linear layers but the classifier, which is told by its number of outputs.
 
     The argument `pretrained` of the model is a folder with a checkpoint or a name on the Hugging Face hub. Without it,
     or with "", all weights are random. The checkpoint decides the sizes of the network and the normalization of images.
@@ -72,6 +74,9 @@ class ViT(CNN):
 
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> LoadedViT:
+        if config.architecture != "vit":  # another network loads its own weights
+            loaded = super().load(config, root)
+            return LoadedViT(loaded.images, loaded.mean, loaded.std)
         pretrained = config.model.get("pretrained", "")
         if not isinstance(pretrained, str):
             raise ValueError(f"model: pretrained must be a folder or a name on the Hugging Face hub, got {pretrained}")
@@ -100,15 +105,18 @@ class ViT(CNN):
             )
         super().__init__(config, data, device)
         self.pretrained = data.weights
-        self.model_arguments = {
-            name: value for name, value in config.model.items() if name != "pretrained"
-        } | data.sizes
+        if config.architecture == "vit":
+            self.model_arguments = without_pretrained(config.model) | data.sizes
 
     def build_model(self) -> nn.Module:
         model = super().build_model()
-        if not isinstance(model, VisionTransformer):
-            raise ValueError(f"vit: architecture must be a Vision Transformer, such as vit, got {self.architecture}")
-        if self.pretrained:
+        other = not isinstance(model, VisionTransformer)
+        if other and (self.settings.prune != "all" or not self.prunable(model)):
+            raise ValueError(
+                f"vit: architecture must be a Vision Transformer, such as vit, or with prune=all a network with linear "
+                f"layers before its classifier, got {self.architecture}"
+            )
+        if isinstance(model, VisionTransformer) and self.pretrained:
             model.vit.load_state_dict(dict(zip(self.pretrained, self._tensors(*self.pretrained.values()), strict=True)))
         return model
 
@@ -120,7 +128,9 @@ class ViT(CNN):
             return super().forward(model, batch)
 
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
-        assert isinstance(model, VisionTransformer)
+        if not isinstance(model, VisionTransformer):
+            linear = trained_weights(model, nn.Linear)
+            return {name: w for name, w in linear.items() if len(w) != self.data.num_classes}
         found = model.projections()
         chosen = {layer for role in PRUNED[self.settings.prune] for layer in found[role]}
         return {f"{name}.weight": m.weight for name, m in model.named_modules() if m in chosen}

@@ -101,6 +101,7 @@ CHANGES = {
     "criterion": ({"criterion": ("snip", "magnitude")}, ALL),
     "scope": ({"scope": ("uniform",)}, ALL),
     "min_kept": ({"min_kept": 1}, ALL),
+    "prunable": ({"prunable": "conv"}, ALL),
     "recalibrate": ({"recalibrate": True}, ALL),
     "num_evaluations": ({"num_evaluations": 2}, ALL),
     "objective": ({"objective": "area", "sparsities": (0.9,)}, ALL),
@@ -152,7 +153,8 @@ CHANGES = {
     "num_sharpness_batches": ({"num_sharpness_batches": 1}, None),
 }
 UNRELATED = {"name", "runs", "data_root", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "tracking_uri"} | {
-    *("study_uri", "reuse_best", "adopt", "hold", "tuning", "search", "trial", "crit", "more_pruning", "read_test")
+    *("study_uri", "reuse_best", "adopt", "hold", "tuning", "search", "trial", "crit", "more_pruning", "read_test"),
+    *("sources", "criterion_source"),  # of import strings: tests/trainables/test_own_code.py
 }
 
 

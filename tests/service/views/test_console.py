@@ -17,6 +17,17 @@ def test_output_to_a_file_has_160_columns():
     assert make_console().width == 160
 
 
+def test_a_notebook_gets_plain_text(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as Jupyter's kernel does
+    console = make_console()
+    console.print("loud", style="bold red")
+    with console.status("Starting ..."):  # no warning that asks for ipywidgets
+        pass
+    assert console.width == 160
+    assert capsys.readouterr() == ("loud\n", "")
+
+
 def test_a_table_is_printed_whole_in_a_narrow_terminal(toy):
     toy.trial((0.9, 0.8), more={"hausdorff": 9.0})
     summary, shown = toy.summary(), []

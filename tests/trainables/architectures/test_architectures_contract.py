@@ -10,7 +10,7 @@ import torch
 from tests.trainables._tiny_tasks import MODELS
 from trainables import architectures
 
-OTHERS = {"causal_lm", "unet"}  # tested in files of their own
+OTHERS = {"causal_lm", "smp", "timm", "torchvision", "unet"}  # tested in files of their own
 NAMES = [
     module.name
     for module in pkgutil.iter_modules(architectures.__path__)

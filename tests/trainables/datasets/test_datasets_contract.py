@@ -17,7 +17,9 @@ FOLDERS = {  # dataset -> the fixture with a small copy of it, for datasets that
     "cifar100": "cifar100_folder",
     "commonsense": "commonsense_folder",
     "folder": "image_folder",
+    "huggingface": "huggingface_folder",
     "lgg": "lgg_folder",
+    "npz": "npz_file",
     "svhn": "svhn_folder",
     "tiny_imagenet": "tiny_imagenet_folder",
 }
@@ -36,8 +38,8 @@ def load(request):
 def test_types_shapes_and_ranges(load):
     data = load()
     checks = {Images: check_images, Slices: check_slices, Questions: check_questions}
-    assert type(data) in checks
-    checks[type(data)](data)
+    (check,) = (check for kind, check in checks.items() if isinstance(data, kind))
+    check(data)
 
 
 def check_images(data):

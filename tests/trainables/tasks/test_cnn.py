@@ -96,7 +96,8 @@ def test_load_refuses_bad_input(tiny, tmp_path):
 
 def test_load_refuses_another_kind_of_dataset(tiny, monkeypatch):
     monkeypatch.setattr("trainables.datasets.digits.digits", lambda root: object())
-    with pytest.raises(ValueError, match=r"^dataset: must be one of labelled images, such as cifar10, got 'digits'$"):
+    message = r"^dataset: must be one of labelled images \(Images\), such as cifar10, got object of 'digits'$"
+    with pytest.raises(ValueError, match=message):
         CNN.load(tiny())
 
 

@@ -38,6 +38,7 @@ def export(
     to: str | Path,
     *,
     formats: Sequence[str] = ("safetensors",),
+    architecture: str | None = None,
     dense: str | Path | None = None,
     shrink: bool = False,
     multiple_of: int = 8,
@@ -56,6 +57,7 @@ def export(
         checkpoint: A folder that `load_pruned` reads.
         to: The folder to write: config.json, and a file for each format.
         formats: Names of files in `trainables/pruning/exporting/formats`; "-" may stand for "_".
+        architecture: The import string of a network of your own (see `load_pruned`).
         dense: The checkpoint of the network before pruning, which is measured too.
         shrink: Whether to export the network without the channels that its output does not depend on. The shrunk
             network is measured in any case.
@@ -86,7 +88,7 @@ def export(
     checkpoint, to = Path(checkpoint), Path(to)
     chosen = choose_formats(formats)
     description = read_description(checkpoint)
-    loaded = load_pruned(checkpoint)
+    loaded = load_pruned(checkpoint, architecture)
     network = deployable(loaded, description["input"], image_size)
     hub = "tokenizer" in description["input"] and "config" in description["model"]
     if hub:
@@ -121,14 +123,14 @@ def export(
         entry |= signature(network, inputs, expected)
         entry["formats"] = {}
         for name, made in chosen.items():
-            written = made(network, description)
+            written = made(network, description, architecture)
             written.write(folder)
             difference = largest_difference(name, written.run(folder, inputs), expected)
             size = sum(path.stat().st_size for path in folder.glob(f"{made.file}*"))
             entry["formats"][name] = {"file": made.file, "bytes": size, "largest_difference": difference}
         if num_runs:
             if dense is not None:
-                before = deployable(load_pruned(dense), description["input"], image_size)
+                before = deployable(load_pruned(dense, architecture), description["input"], image_size)
                 networks = {"dense": before, **networks}
             entry["costs"] = costs(networks, num_runs=num_runs, seconds=seconds)
         entry |= {"cpu": cpu_name(), "software": {name: metadata.version(name) for name in SOFTWARE}}

@@ -18,6 +18,7 @@ class Format(ABC):
     Args:
         network: A network that takes raw inputs, in evaluation mode, on the CPU.
         description: The checkpoint's description (see `trainables.pruning.read_description`).
+        architecture: See `load_pruned`.
 
     Attributes:
         file: The name of the file.
@@ -25,8 +26,8 @@ class Format(ABC):
 
     file: ClassVar[str]
 
-    def __init__(self, network: Deployable, description: dict[str, Any]):
-        self.network, self.description = network, description
+    def __init__(self, network: Deployable, description: dict[str, Any], architecture: str | None = None):
+        self.network, self.description, self.architecture = network, description, architecture
 
     @abstractmethod
     def write(self, folder: Path) -> None:

@@ -23,7 +23,7 @@ class Safetensors(Format):
 
     def run(self, folder: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
         network = self.network
-        before, network.network = network.network, load_pruned(folder)
+        before, network.network = network.network, load_pruned(folder, self.architecture)
         try:
             with torch.no_grad():
                 return [network(x) for x in inputs]
