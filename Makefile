@@ -6,7 +6,7 @@ SUITE  ?= trixie
 # Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test test-extras test-walk test-cluster test-faults test-environments test-python lint bench docs ui
+.PHONY: sweep test test-extras test-walk test-export test-cluster test-faults test-environments test-python lint bench docs ui
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
@@ -36,6 +36,10 @@ test-environments: $(VENV)/.installed
 # The commands of docs/changing-a-sweep.md, with the number of trainings of each.
 test-walk: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/walk.py
+
+# Every architecture in every export format, and `mlflow models predict` on a registered winner.
+test-export: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export.py
 
 # make sweep and make test in a fresh clone in a Debian chroot, with that release's Python. Root and debootstrap.
 test-python:

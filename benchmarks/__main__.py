@@ -14,11 +14,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import driver, methods, pruning, service
+from benchmarks import driver, exporting, methods, pruning, service
 from benchmarks._measure import RESULTS, device_name, slug
 from benchmarks._page import fill
 
-GROUPS: dict[str, ModuleType] = {"methods": methods, "pruning": pruning, "service": service, "driver": driver}
+GROUPS: dict[str, ModuleType] = {
+    "methods": methods,
+    "pruning": pruning,
+    "export": exporting,
+    "service": service,
+    "driver": driver,
+}
 
 
 def main() -> None:
@@ -60,7 +66,7 @@ def as_table(name: str, variants: dict[str, dict]) -> Table:
             row = [f"{1000 * measured[key]:.1f}" for key in ("median_s", "min_s")]
             row += [f"{measured[key]:.3f}" for key in ("ratio", "min_ratio")]
         else:
-            row = [f"{measured[key]:.3f}" if key in measured else "" for key in columns]
+            row = [f"{measured[key]:.3f}" if measured.get(key) is not None else "" for key in columns]
         table.add_row(variant, *row)
     return table
 

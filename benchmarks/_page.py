@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks._measure import RESULTS
+from service.views.costs import cost_table
 
 __all__ = ["TABLES", "fill"]
 
@@ -231,6 +232,15 @@ def commands(record: Mapping[str, Any]) -> str:
     return measured(record, ("command", "s", "CPU s"), rows)
 
 
+def exports(record: Mapping[str, Any]) -> str:
+    tables = []
+    for key, found in record["results"].items():
+        if key.startswith("exports/"):
+            header, rows = cost_table([{"network": name, **row} for name, row in found.items()])
+            tables.append(f"**{key.removeprefix('exports/')}**\n\n{measured(record, header, rows)}")
+    return "\n".join(tables)
+
+
 def gpu(record: Mapping[str, Any]) -> str:
     """The last run of `python -m benchmarks.gpu`."""
     last = last_record("*-gpu.json")
@@ -251,6 +261,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "driver": driver,
     "commands": commands,
     "reprune": reprune,
+    "exports": exports,
     "gpu": gpu,
 }
 

@@ -43,7 +43,7 @@ PANELS = {
         *("num_search_seeds", "num_confirm", "num_seeds", "race", "seed"),
     ),
     "Where it runs": (
-        *("name", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "keep", "tracking_uri", "study_uri"),
+        *("name", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "keep", "export", "tracking_uri", "study_uri"),
     ),
 }
 FLAGS = {

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -15,25 +14,20 @@ from typing import Annotated
 import typer
 
 import sparsity_sweeps  # noqa: F401 (its checks of our packages)
+from service.command_options import (
+    DEFAULT_RUNS,
+    Name,
+    Runs,
+    mention_unreadable,
+    nothing_recorded,
+    one_line_errors,
+    sweep_folder,
+)
 from service.errors import fail
-from service.process import default_runs, prepare_process, this_python
-from trainables.config import expanded
-
-
-def expand_runs(runs: Path) -> Path:
-    try:
-        return expanded(runs, "runs")
-    except ValueError as error:
-        fail(error)
-
+from service.export_command import export
+from service.process import prepare_process
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
-Runs = Annotated[
-    Path,
-    typer.Option(help="folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs", callback=expand_runs),
-]
-DEFAULT_RUNS = default_runs()
-Name = Annotated[str, typer.Argument(help="the sweep's name")]
 
 
 def show_version(wanted: bool) -> None:
@@ -435,49 +429,13 @@ def ui(
         fail(error)
 
 
-def nothing_recorded(command: str, runs: Path) -> ValueError:
-    python = shlex.quote(this_python())
-    return ValueError(
-        f"{command}: nothing is recorded in {runs} yet; run a sweep first, e.g. {python} -m sweeps.digits"
-    )
-
-
 def shown_command(last_run: dict) -> str:
     """The command that last ran a sweep, for a shell on the host that it was typed on; empty if none is recorded."""
     command = last_run.get("command")
     return f"cd {shlex.quote(last_run['cwd'])} && {shlex.join(command)}" if command else ""
 
 
-def sweep_folder(runs: Path, name: str) -> Path:
-    from service.records.state import find_sweeps, find_unreadable_sweeps, refuse_unreadable
-
-    sweeps = {folder.name: folder for folder in find_sweeps(runs)}
-    if name in {folder.name for folder in find_unreadable_sweeps(runs)}:
-        with one_line_errors():
-            refuse_unreadable(runs / name)
-    if name not in sweeps:
-        fail(ValueError(f"sweep: must be one of {', '.join(sweeps) or 'none yet'} (in {runs}), got {name!r}"))
-    return sweeps[name]
-
-
-def mention_unreadable(runs: Path) -> None:
-    """Print a line if sweeps are not shown because version 0.1 recorded them."""
-    from service.records.state import find_unreadable_sweeps
-
-    if folders := find_unreadable_sweeps(runs):
-        names = ", ".join(folder.name for folder in folders)
-        typer.echo(
-            f"Not shown, because version 0.1 recorded them and this version cannot read its records: {names}", err=True
-        )
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print an error as one line and exit with code 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        fail(error)
+app.command()(export)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from service.checks import check
 from service.cluster.preflight import check_cluster
 from service.cluster.tune_adapter import NoReporter, TrialRecorder, TrialSource
 from service.cluster.tune_patches import find_internals, patched_tune
+from service.export_winner import export_winner
 from service.process import sweeps_command
 from service.records.bundle import save_code_diff
 from service.records.lock import stop_requested
@@ -109,15 +110,27 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
                 run_trials(spec, checked.data, phases, records, resources, progress)
         finally:
             complete = phases.complete()
-            summary = record_summary(records, phases, objective=checked.objective, complete=complete)
+            warn = functools.partial(console.print, style="yellow", soft_wrap=True)
+            export = functools.partial(export_winner, spec.folder, warn=warn) if spec.export else None
+            summary = record_summary(records, phases, objective=checked.objective, complete=complete, export=export)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
     raise_if_interrupted(phases, complete, console)
     report(spec, summary, tracking_uri, num_waiting, console)
     return summary
 
 
-def record_summary(records: Recorder, queue: TrialQueue, *, objective: str, complete: bool) -> dict[str, Any]:
+def record_summary(
+    records: Recorder,
+    queue: TrialQueue,
+    *,
+    objective: str,
+    complete: bool,
+    export: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Record the sweep's summary, with what `export` returns for it. The Shipper sends both together."""
     summary = summarize(records.state, objective=objective, complete=complete)
+    if export:
+        summary |= export(summary)
     with queue.stopping_on_storage_faults():
         records.summarized(summary)
     return summary

@@ -128,6 +128,9 @@ class SweepSpec(BaseModel):
         "trained one and all pruned ones; pruned: only the one pruned to the target; none. reprune needs the trained "
         "one",
     )
+    export: bool = Field(
+        default=True, description="at the end, export the winner as ONNX and register it in MLflow as a servable model"
+    )
     tracking_uri: str = Field(
         default="", description="MLflow server; default: $MLFLOW_TRACKING_URI, else a database in --runs"
     )

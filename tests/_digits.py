@@ -17,7 +17,7 @@ from service.tracking.connection import default_tracking_uri
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ["--epochs", "8", "--evaluations", "4", "--model", "width=4", "--trials", "2", "--search-seeds", "1"]
-SMALL += ["--tuning", "paper", "--seeds", "1"]  # 1 + 3 x 2 trials of the search, 4 on an unseen seed
+SMALL += ["--tuning", "paper", "--seeds", "1", "--no-export"]  # 1 + 3 x 2 trials of the search, 4 on an unseen seed
 LONGER = ["--epochs", "40"]  # trials of some seconds
 ARMS = ["--optimizer", "sgd", "--optimizer", "sam", "--regularizer", "none", "--regularizer", "wcr"]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 
 from trainables.errors import first_line
 
-__all__ = ["StorageError", "storage_errors", "write_atomically"]
+__all__ = ["StorageError", "new_folder", "storage_errors", "write_atomically"]
 
 
 class StorageError(RuntimeError):
@@ -43,3 +44,25 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a new folder: all of it or nothing.
+
+    Yields:
+        A temporary folder beside it, which is renamed at the end of the context and deleted after an exception.
+
+    Raises:
+        FileExistsError: If the folder exists.
+    """
+    if folder.exists():
+        raise FileExistsError(f"folder: must not exist yet, got {folder}: remove it, or choose another one")
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from service.records.events import EventLog
+from service.records.exported import exported_folder
 from service.records.state import EVENTS, flatten
 from service.tracking.connection import connect, first_line, is_refusal
+from service.tracking.onnx_models import log_onnx_model
 from service.tracking.saved_views import note, run_colour, views
+from service.views.costs import COST_COLUMNS
 from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, PruningMethod, hyperparameters
 from trainables.result import Status, read_result
@@ -303,9 +306,23 @@ class MlflowWriter:
             run = self._run_of(winner["checkpoint_trial"])
             self.client.set_tag(parent, "best_run", run)
             if summary["complete"]:
+                self._log_costs(summary, milliseconds)
                 self._register(run, winner, summary)
                 self._draw_trials(summary)
         self.client.set_terminated(parent, "FINISHED" if summary["complete"] else "KILLED", end_time=milliseconds)
+
+    def _log_costs(self, summary: Mapping[str, Any], milliseconds: int) -> None:
+        """Log sizes and latencies of the winner as metrics of the parent run, which has few others."""
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(f"{row['network']}/{name}", row[name], milliseconds, 0)
+            for row in summary.get("exported", {}).get("costs", ())
+            for name in COST_COLUMNS
+            if row.get(name) is not None
+        ]
+        if points:
+            self.client.log_batch(self.parent, metrics=self._without_recorded(self.parent, points, changed=True))
 
     def _draw_trials(self, summary: Mapping[str, Any]) -> None:
         """Log the figures of each arm's best configuration: the confirmed one, if there is one.
@@ -331,17 +348,32 @@ class MlflowWriter:
         name = "-".join([*names, level])
         if not any(path.path == f"pruned/{level}" for path in self.client.list_artifacts(run, "pruned")):
             return  # --keep none
+        logged = self._log_model(run, name, winner["checkpoint_trial"], summary["target_sparsity"])
         with contextlib.suppress(MlflowException):  # the model exists already
             self.client.create_registered_model(name)
+        artifact = f"{self.client.get_run(run).info.artifact_uri}/pruned/{level}"
+        if logged is not None:
+            artifact = logged.artifact_location
         versions = self.client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
+        versions = [version for version in versions if logged is None or version.source == artifact]
         if versions:
             version = versions[0].version
         else:
-            artifact = f"{self.client.get_run(run).info.artifact_uri}/pruned/{level}"
             tags = {"sweep": self.sweep, "optimizer": winner["optimizer"], "regularizer": winner["regularizer"]}
             tags |= {k: f"{winner[k]:g}" for k in ("lam", "rho") if winner[k] is not None}
-            version = self.client.create_model_version(name, source=artifact, run_id=run, tags=tags).version
+            more = {} if logged is None else {"model_id": logged.model_id}
+            version = self.client.create_model_version(name, source=artifact, run_id=run, tags=tags, **more).version
         self.client.set_registered_model_alias(name, "best", version)
+
+    def _log_model(self, run: str, name: str, trial: str, level: float) -> Any:
+        """The exported network as a model of the run; None without one, or if the server knows no such models."""
+        folder = exported_folder(self.folder, trial, level)
+        try:
+            return log_onnx_model(self.client, run, name, folder, {"sweep": self.sweep, "trial": trial})
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            return None
 
 
 def name_of(config: Mapping[str, Any]) -> str:

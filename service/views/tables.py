@@ -13,6 +13,7 @@ from rich.text import Text
 from service.records.best import PRUNING_DEFAULTS, TRAINING_FIELDS
 from service.records.summary import level_name
 from service.statistics import MIN_SEEDS
+from service.views.costs import cost_table
 from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, NAMED
 
@@ -72,6 +73,7 @@ def tabulate(summary: Mapping[str, Any]) -> list[TextTable]:
         comparison_table(summary),
         methods_table(summary),
         other_metrics_table(summary),
+        costs_table(summary),
     ]
     return [table for table in tables if table.rows]
 
@@ -189,6 +191,13 @@ def other_metrics_table(summary: Mapping[str, Any]) -> TextTable:
     ]
     title = f"Other metrics of the same configurations at sparsity {' and '.join(levels)} ({split})"
     return TextTable(title, [*header(names), "sparsity", *metrics], rows)
+
+
+def costs_table(summary: Mapping[str, Any]) -> TextTable:
+    exported = summary.get("exported", {"trial": "", "costs": []})
+    header, rows = cost_table(exported["costs"])
+    title = f"The winner's network (trial {exported['trial']}): weights, file sizes, and latency on one CPU thread"
+    return TextTable(title, header, rows)
 
 
 def searched_names(summary: Mapping[str, Any]) -> list[str]:

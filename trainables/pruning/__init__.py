@@ -1,6 +1,6 @@
 """One-shot pruning of a trained model: score, prune and evaluate, diagnose, save and load again."""
 
-from trainables.pruning.checkpoint import load_pruned, save_pruned
+from trainables.pruning.checkpoint import load_pruned, read_description, save_pruned
 from trainables.pruning.diagnosis import describe_layers, diagnose
 from trainables.pruning.evaluation import (
     Evaluation,
@@ -25,6 +25,7 @@ __all__ = [
     "load_trained",
     "measure",
     "objectives",
+    "read_description",
     "recalibrated",
     "save_pruned",
     "save_trained",

@@ -20,9 +20,12 @@ from trainables.errors import one_line
 from trainables.network_checks import check_network
 from trainables.prunable import tied_names
 from trainables.pruning.evaluation import add_biases, added_biases
+from trainables.pruning.shrinking import resize
 from trainables.task import Task
 
-__all__ = ["load_pruned", "save_pruned"]
+__all__ = ["HUB_KEY", "load_pruned", "read_description", "save_pruned", "save_weights"]
+
+HUB_KEY = "sparsity_sweeps"  # holds our entries where the rest of config.json is the transformers library's
 
 
 def save_pruned(
@@ -91,13 +94,8 @@ def load_pruned(folder: str | Path, architecture: str | Callable[..., nn.Module]
             `architecture` is left out.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        recorded, arguments = str(config["architecture"]), dict(config["model"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"
-        ) from error
+    config = read_description(folder)
+    recorded, arguments = str(config["architecture"]), config["model"]
     if architecture is None and is_import_string(recorded):
         raise ValueError(
             f"{folder}: architecture must be given (a file must not decide which code runs), got none: "
@@ -113,10 +111,56 @@ def load_pruned(folder: str | Path, architecture: str | Callable[..., nn.Module]
         raise ValueError(
             f"{folder}: added_biases in config.json must be biases that {recorded} lacks, got {one_line(error)}"
         ) from error
+    if shrunk := config.get("shrunk"):
+        try:
+            resize(model, shrunk)
+        except ValueError as error:
+            raise ValueError(f"{folder}: shrunk in config.json must fit {recorded}, got {one_line(error)}") from error
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(with_shared(model, load_file(folder / "model.safetensors")))
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"{folder}: model.safetensors must hold the weights of {recorded} {arguments}, got {one_line(error)}"
         ) from error
     return model.eval()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What config.json says of the network in `folder`: `architecture`, its arguments `model`, `input` and more.
+
+    In the layout of the Hugging Face hub, which exported language models have, config.json is the transformers
+    library's configuration, and the entries of this project are under the key `sparsity_sweeps`.
+
+    Raises:
+        FileNotFoundError: If there is no config.json.
+        ValueError: If it does not describe a network.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if isinstance(config, dict) and HUB_KEY in config:
+            config = {**config.pop(HUB_KEY), "model": {"config": config}}
+        return {**config, "architecture": config["architecture"], "model": dict(config["model"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"
+        ) from error
+
+
+def save_weights(state: Mapping[str, Tensor], file: Path) -> None:
+    """Write a state dict as safetensors. A tensor that has several names, as tied weights have, is written once."""
+    once: dict[Any, str] = {}
+    for name, tensor in state.items():
+        once.setdefault(identity(tensor), name)
+    tensors = {name: state[name].detach().cpu().contiguous().clone() for name in once.values()}
+    save_file(tensors, file, metadata={"format": "pt"})  # transformers looks for the format
+
+
+def with_shared(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict that also has the other names of its tensors (see `save_weights`)."""
+    own = model.state_dict()
+    written = {identity(own[name]): tensor for name, tensor in state.items() if name in own}
+    return {**{name: written[identity(t)] for name, t in own.items() if identity(t) in written}, **state}
+
+
+def identity(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

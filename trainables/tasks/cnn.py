@@ -114,7 +114,13 @@ class CNN(Task):
         return {
             "architecture": self.architecture,
             "model": {**self.shape, **without_pretrained(self.model_arguments)},
-            "input": {"divide_by": self.data.max_value, "mean": self.mean, "std": self.std, "layout": "NCHW"},
+            "input": {
+                "image_size": list(self.data.train_images.shape[2:]),
+                "divide_by": self.data.max_value,
+                "mean": self.mean,
+                "std": self.std,
+                "layout": "NCHW",
+            },
         }
 
     def steps_per_epoch(self, batch_size: int) -> int:

@@ -297,7 +297,8 @@ def test_a_pruned_network_loads_without_internet_or_checkpoint(tiny_vit, checkpo
     shutil.rmtree(folder)
     described = json.loads((tmp_path / "0.5" / "config.json").read_text())
     assert described["model"] == {"num_classes": 10, "in_channels": 1, **SIZES}
-    assert described["input"] == {"divide_by": 16, "mean": [0.4], "std": [0.2], "layout": "NCHW"}
+    prepare = {"image_size": [8, 8], "divide_by": 16, "mean": [0.4], "std": [0.2], "layout": "NCHW"}
+    assert described["input"] == prepare
     loaded = trainables.load_pruned(tmp_path / "0.5")
     assert isinstance(loaded, VisionTransformer)
     assert task.evaluate(loaded, "validation") == described["validation"] == evaluation.metrics[0.5]

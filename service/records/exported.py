@@ -1,0 +1,28 @@
+"""The exported network of a sweep's winner, which becomes a model in MLflow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from service.records.summary import level_name
+
+__all__ = ["ONNX_FILE", "exported_folder", "read_export"]
+
+ONNX_FILE = "model.onnx"
+
+
+def exported_folder(sweep: Path, trial: str, level: float) -> Path:
+    """Where the network of a trial is exported to, in the sweep's folder."""
+    return sweep / "exported" / f"{trial}-{level_name(level)}"
+
+
+def read_export(folder: Path) -> dict[str, Any] | None:
+    """The entry `export` of an exported network's config.json; None if there is no such folder or entry.
+
+    It is read here without the packages that write it, because they import torch.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return config.get("sparsity_sweeps", config)["export"]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
