@@ -96,9 +96,9 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent):
             names[spec.arg.name] = target
         elif spec.kind is InputKind.BUFFER:
-            constants[spec.arg.name] = model.get_buffer(target)
+            constants[spec.arg.name] = model.get_buffer(target).cpu()
         elif spec.kind is InputKind.CONSTANT_TENSOR:
-            constants[spec.arg.name] = exported.constants[spec.target]
+            constants[spec.arg.name] = exported.constants[spec.target].cpu()
     return Graph(list(exported.graph.nodes), names, constants, num_outputs)
 
 
