@@ -174,7 +174,7 @@ def test_tolerance_counts_small_weights_as_zero():
 
 
 def test_network_is_rebuilt_from_its_architecture_and_json():
-    for name in ("Depthwise", "Tied", "PaddedReaders", "TransposedConvolutions"):
+    for name in ("Depthwise", "PaddedReaders", "TransposedConvolutions"):
         model, graph, inputs = traced(name)
         randomize(model, 3, 1.3)
         shrunk = shrink(model, inputs[0], graph=graph)
@@ -182,6 +182,21 @@ def test_network_is_rebuilt_from_its_architecture_and_json():
         again.load_state_dict(shrunk.model.state_dict())
         assert shrunk.changes["shapes"], name
         assert_same(shrunk.model, again, inputs)
+
+
+@torch.no_grad()
+def test_tied_tensors_stay_tied():
+    model, graph, inputs = traced("Tied")
+    randomize(model, 3, 0.0)
+    for tensor in (model.encoder.weight, model.encoder.bias, model.hidden.weight, model.hidden.bias):
+        tensor[3] = 0
+    model.hidden.weight[:, 3] = 0
+    shrunk = shrink(model, inputs[0], graph=graph)
+    assert shrunk.changes["shapes"]["alias.weight"] == shrunk.changes["shapes"]["hidden.weight"] == [9, 9]
+    again = resize(NETWORKS["Tied"][0]().double().eval(), shrunk.changes)
+    assert again.alias.weight is again.hidden.weight
+    again.load_state_dict(shrunk.model.state_dict())
+    assert_same(model, again, inputs)
 
 
 def test_shrunk_network_shrinks_no_further():
