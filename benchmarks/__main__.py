@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import driver, exporting, methods, pruning, service
+from benchmarks import driver, exporting, methods, pruning, service, shrinking
 from benchmarks._measure import RESULTS, device_name, slug
 from benchmarks._page import fill
 
@@ -22,6 +22,7 @@ GROUPS: dict[str, ModuleType] = {
     "methods": methods,
     "pruning": pruning,
     "export": exporting,
+    "shrinking": shrinking,
     "service": service,
     "driver": driver,
 }

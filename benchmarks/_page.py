@@ -85,6 +85,23 @@ def layouts(record: Mapping[str, Any]) -> str:
 LAYOUTS = {"as it is": "PyTorch's default"}
 
 
+def shrinking(record: Mapping[str, Any]) -> str:
+    rows = []
+    for key, title in (
+        ("shrunk_digits/0.96", "digits at 0.96"),
+        ("shrunk_resnet18/structured masks", "ResNet-18, 32x32"),
+    ):
+        for name, row in record["results"].get(key, {}).items():
+            left = (
+                f"{row[field]:.3f}"
+                for field in ("macs_left", "parameters_left", "macs_left_by_8", "macs_left_tolerance")
+            )
+            accuracy = f"{row['acc']:.3f}" if "acc" in row else "-"
+            rows.append((f"{title}: {name}", accuracy, *left, f"{row['difference']:.0e}", f"{row['cpu_s']:.2f}"))
+    head = ("network", "accuracy", "MACs left", "parameters left", "by multiples of 8", "with tolerance")
+    return measured(record, (*head, "largest difference", "CPU s"), rows)
+
+
 def small_costs(record: Mapping[str, Any]) -> str:
     results, rows = record["results"], []
     if masks := results.get("mask_levels/ten levels"):
@@ -262,6 +279,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "commands": commands,
     "reprune": reprune,
     "exports": exports,
+    "shrinking": shrinking,
     "gpu": gpu,
 }
 

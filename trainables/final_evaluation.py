@@ -11,7 +11,15 @@ from torch import nn
 from trainables.config import PruningMethod, TrialConfig, folder_of
 from trainables.errors import one_line
 from trainables.files import storage_errors
-from trainables.pruning import Evaluation, Prunable, apply_pruning, describe_layers, diagnose, save_pruned
+from trainables.pruning import (
+    Evaluation,
+    Prunable,
+    apply_pruning,
+    describe_layers,
+    diagnose,
+    save_pruned,
+    shrunk_sizes,
+)
 from trainables.result import Status
 
 __all__ = ["KEEP", "FinalEvaluation", "missing_levels", "unmeasured"]
@@ -92,6 +100,7 @@ class FinalEvaluation:
             pruned_by = config.pruned_by(method)
             evaluation = self.trained.evaluate(levels, config=pruned_by)
             test = self.trained.evaluate(levels, "test", config=pruned_by).metrics if config.read_test else None
+            self._add_sizes(evaluation, test)
             entry = entries[method.label]
             entry["curve"] = merge(entry["curve"], evaluation.metrics)
             entry["test"] = merge(entry["test"] or [], test) if test is not None else None
@@ -103,6 +112,17 @@ class FinalEvaluation:
                 self._save(method, evaluation, test)
         labels = [method.label for method in config.pruning]
         return {"pruned": [*(entries.pop(label) for label in labels), *entries.values()], **details}
+
+    def _add_sizes(self, evaluation: Evaluation, test: dict[float, dict[str, float]] | None) -> None:
+        """Add the sizes after shrinking to the metrics of both splits. If that fails, a note says so."""
+        try:
+            sizes = shrunk_sizes(self.task, self.trained.networks(evaluation.metrics), evaluation)
+        except Exception as error:  # a network that can be trained and pruned need not be one that can be traced
+            self.notes.append(f"macs: could not be counted after shrinking ({one_line(error)})")
+            return
+        for level, size in sizes.items():
+            for metrics in (evaluation.metrics, *([test] if test is not None else [])):
+                metrics[level] |= size
 
     def _remove_checkpoints(self, before: str) -> None:
         """Make room for the first method's checkpoints.

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from service.records.state import State, TrialRecord, find_sweeps
@@ -55,6 +56,7 @@ def best(
 
         - value, spread, n: mean of the objective on validation after pruning, its sample standard deviation (None for
           n = 1), and the number of seeds
+        - macs_left: mean fraction of the multiply-accumulate operations after shrinking, None if it was not recorded
         - seeds: "unseen" if the mean is over the seeds of the confirmation, else "search"
         - metric: the name of the objective
         - arm, optimizer, regularizer, lam, rho, lr, weight_decay: the configuration; None where it has no such argument
@@ -108,6 +110,8 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
     for label, entry in first.pruned.items():
         for level in [row["sparsity"] for row in entry["curve"]]:
             found = [trial.at(level, metric, "curve", label) for _, trial in counted]
+            left = [trial.at(level, "macs_left", "curve", label) for _, trial in counted]
+            known = [value for value in left if value is not None]  # earlier versions recorded none
             yield {
                 "architecture": config["architecture"],
                 "dataset": config["dataset"],
@@ -125,6 +129,7 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
                 **hyperparameters(config),
                 "metric": metric,
                 **mean_and_spread([value for value in found if value is not None]),
+                "macs_left": fmean(known) if known else None,
                 "seeds": "unseen" if confirmed else "search",
                 **{name: config.get(name) for name in TRAINING_FIELDS},
                 "sweep": sweep,

@@ -69,7 +69,7 @@ class TrialRecord:
             split: "curve" for validation or "test".
             method: Label of the pruning method.
         """
-        return next((row[metric] for row in self.rows(method, split) if row["sparsity"] == sparsity), None)
+        return next((row.get(metric) for row in self.rows(method, split) if row["sparsity"] == sparsity), None)
 
 
 class State:

@@ -15,6 +15,8 @@ from trainables.result import Status
 
 __all__ = ["Cells", "choose_winner", "configurations_by_arm", "level_name", "search_rows", "summarize"]
 
+NOT_IN_TABLES = ("sparsity", "loss", "collapsed", "macs", "parameters")
+
 
 def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]:
     """The result of a sweep so far, as JSON values.
@@ -95,8 +97,12 @@ class Cells:
 
     def __init__(self, objective: str, goal: Goal, trials: Sequence[TrialRecord]):
         self.objective, self.goal = objective, goal
-        row = trials[0].rows(goal.method)[0] if trials and trials[0].rows(goal.method) else {}
-        self.other_metrics = [name for name in row if name not in ("sparsity", "loss", "collapsed", objective)]
+        rows = [row for trial in trials for split in ("curve", "test") for row in trial.rows(goal.method, split)]
+        # those of all trials: earlier versions recorded no macs_left, and not every network can be traced for it
+        shared = set(rows[0]).intersection(*rows) if rows else set()
+        self.other_metrics = [
+            name for name in (rows[0] if rows else ()) if name in shared - {*NOT_IN_TABLES, objective}
+        ]
         self.levels: dict[str, list[float]] = {}
         for label in dict.fromkeys((goal.method, *(label for trial in trials for label in trial.pruned))):
             measured = [{row["sparsity"] for row in trial.rows(label)} for trial in trials]

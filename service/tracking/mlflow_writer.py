@@ -429,7 +429,8 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
     """The metric points of an event.
 
     lam, its logarithm and rho are metrics as well as parameters, because MLflow compares parameters as text. At the end
-    of a trial there is one metric for each sparsity, e.g. "acc_pruned/0.96", unless it failed. The objective is also
+    of a trial there is one metric for each sparsity, e.g. "acc_pruned/0.96", unless it failed. The size after shrinking
+    is recorded at the target sparsity: `macs`, `macs_left` and `parameters`. The objective is also
     one metric over all sparsities, e.g. "acc_by_sparsity", which MLflow draws as a curve and overlays for several runs.
 
     Yields:
@@ -452,7 +453,10 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
         for split, rows in (("", first["curve"]), ("test_", first["test"] or ())):
             for row in rows:
                 for name, value in row.items():
-                    if name not in ("sparsity", "loss", "collapsed"):
+                    if name in ("macs", "macs_left", "parameters"):  # of the target alone: few names keep MLflow fast
+                        if not split and row["sparsity"] == event.get("target_sparsity"):
+                            yield name, value, epoch
+                    elif name not in ("sparsity", "loss", "collapsed"):
                         yield f"{split}{name}_pruned/{row['sparsity']:g}", value, epoch
         yield from curve_metrics(event)
 

@@ -298,13 +298,14 @@ def best_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     texts = ["architecture", "dataset", "arm", *(n for n in varying if n not in ("architecture", "dataset"))]
     numbers = HYPERPARAMETERS
     table = Table(box=None, pad_edge=False)
-    for name in (*texts, "sparsity", *numbers, "metric", "validation", "seeds", "sweep", "trial"):
-        right = name in ("sparsity", *numbers, "max_epochs", "batch_size", "train_size", "eval_size")
+    for name in (*texts, "sparsity", *numbers, "metric", "validation", "macs_left", "seeds", "sweep", "trial"):
+        right = name in ("sparsity", *numbers, "macs_left", "max_epochs", "batch_size", "train_size", "eval_size")
         table.add_column(name.replace("_", " "), justify="right" if right else "left")
     for row in rows:
         cells = [setting(name, row[name]) for name in texts]
         cells += [level_name(row["sparsity"]), *(number(row[name]) for name in numbers)]
-        table.add_row(*cells, row["metric"], with_spread(row), f"{row['n']} {row['seeds']}", row["sweep"], row["trial"])
+        cells += [row["metric"], with_spread(row), number(row["macs_left"])]
+        table.add_row(*cells, f"{row['n']} {row['seeds']}", row["sweep"], row["trial"])
     title = "Best configuration of each arm (optimizer + regularizer) after pruning to each sparsity"
     seeds = "seeds: unseen = confirmed on seeds that the search did not use; search = the search's own seeds"
     return Group(Text(title, style="bold"), table, Text(seeds, style="dim"))

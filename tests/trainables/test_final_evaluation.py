@@ -42,6 +42,17 @@ def entries(result):
     return {entry["label"]: entry for entry in result["pruned"]}
 
 
+def test_network_that_cannot_be_traced_is_measured_without_its_size(start, tiny, monkeypatch):
+    def fail(*_):
+        raise ValueError("shrink: not traceable")
+
+    monkeypatch.setattr("trainables.final_evaluation.shrunk_sizes", fail)
+    result = finish(start(config=tiny(max_epochs=1)))
+    assert result["report"]["status"] == Status.FINISHED
+    assert result["notes"] == ["macs: could not be counted after shrinking (ValueError: shrink: not traceable)"]
+    assert "macs" not in result["pruned"][0]["curve"][0]
+
+
 METHODS = {
     "compensation global": PruningMethod(criterion="compensation"),
     "magnitude uniform min_kept=2": PruningMethod(scope="uniform", min_kept=2),

@@ -11,9 +11,11 @@ from trainables.pruning.evaluation import (
     recalibrated,
     score,
 )
+from trainables.pruning.sizes import SIZES, shrunk_sizes
 from trainables.pruning.trained import Prunable, TrainedNetwork, load_trained, save_trained
 
 __all__ = [
+    "SIZES",
     "Evaluation",
     "Prunable",
     "TrainedNetwork",
@@ -30,4 +32,5 @@ __all__ = [
     "save_pruned",
     "save_trained",
     "score",
+    "shrunk_sizes",
 ]

@@ -54,6 +54,13 @@ def test_other_metrics_are_means_over_the_unseen_seeds(toy):
     assert (cell["value"], cell["n"]) == (5.0, 2)
 
 
+def test_metrics_that_some_records_lack_are_left_out(toy):
+    toy.trial((0.9, 0.8), more={"macs_left": 0.5, "macs": 100})
+    assert list(toy.summary()["arms"][0]["metrics"]) == ["macs_left"]
+    toy.trial((0.9, 0.7), lam=1e-3)  # of an earlier version
+    assert toy.summary()["arms"][0]["metrics"] == {}
+
+
 def test_holms_correction_covers_every_tested_arm(toy):
     toy.trial((0.9, 0.8))
     seeds = range(1, 7)

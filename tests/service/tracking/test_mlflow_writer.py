@@ -32,11 +32,14 @@ def test_metrics_of_events():
         "report": report,
         "diagnostics": {"loss_gap": 0.25},
         "objective": "acc",
+        "target_sparsity": 0.9,
         "pruned": [
             {
                 "label": "magnitude global",
-                "curve": [{"sparsity": 0.9, "acc": 0.7, "loss": 1.0, "collapsed": 0.0}],
-                "test": [{"sparsity": 0.9, "acc": 0.6}],
+                "curve": [
+                    {"sparsity": 0.9, "acc": 0.7, "loss": 1.0, "collapsed": 0.0, "macs": 40, "macs_left": 0.4},
+                ],
+                "test": [{"sparsity": 0.9, "acc": 0.6, "macs": 40, "macs_left": 0.4}],
             },
             {"label": "snip 2:4", "curve": [{"sparsity": 0.5, "acc": 0.8}], "test": [{"sparsity": 0.5, "acc": 0.75}]},
         ],
@@ -45,6 +48,8 @@ def test_metrics_of_events():
         ("loss", 0.5, 3),
         ("loss_gap", 0.25, 3),
         ("acc_pruned/0.9", 0.7, 3),
+        ("macs", 40, 3),
+        ("macs_left", 0.4, 3),
         ("test_acc_pruned/0.9", 0.6, 3),
         ("sparsity", 0.9, 900),
         ("acc_by_sparsity", 0.7, 900),
@@ -52,6 +57,7 @@ def test_metrics_of_events():
         ("acc_by_sparsity/snip 2_4", 0.8, 500),
         ("test_acc_by_sparsity/snip 2_4", 0.75, 500),
     ]
+    assert not {"macs", "macs_left"} & {name for name, *_ in metrics_of(end | {"target_sparsity": 0.95})}
     assert list(metrics_of(end | {"status": "diverged"})) == []
     assert list(metrics_of({"event": "retry"})) == []
 

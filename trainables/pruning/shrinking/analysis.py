@@ -47,6 +47,9 @@ def analyse(model: nn.Module, graph: Graph, state: Mapping[str, Tensor], *, caut
             env[node] = outputs if isinstance(node.meta.get("val"), tuple | list) else next(iter(outputs), None)
         else:  # a graph inside the graph: what it is given is pinned by the operation that runs it
             env[node] = None
+    for name, value in analysis.parameters.items():
+        if not analysis.uses[name]:  # used in training alone, perhaps
+            analysis.slots.pin_all(value)
     return analysis
 
 
@@ -59,8 +62,6 @@ def placeholder(node: fx.Node, graph: Graph, state: Mapping, owners: Mapping, an
             tensor = state[name]
             slots = tuple(analysis.slots.new(size) if size > 1 else None for size in tensor.shape)
             analysis.parameters[name] = Value(tuple(tensor.shape), slots, tensor=tensor, name=name)
-        if not node.users:  # used in training alone, perhaps
-            analysis.slots.pin_all(analysis.parameters[name])
         return analysis.parameters[name]
     shape = getattr(node.meta.get("val"), "shape", None)
     if shape is None:  # a number or None among the inputs

@@ -36,7 +36,10 @@ def resize(model: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
                 layer.register_parameter(attribute, nn.Parameter(weight.new_empty(shape), weight.requires_grad))
                 continue
             if len(old.shape) != len(shape) or any(size > had for size, had in zip(shape, old.shape, strict=True)):
-                raise ValueError(f"{name} must have at most the shape {tuple(old.shape)}, got {tuple(shape)}")
+                raise ValueError(
+                    f"resize: changes must fit {type(model).__name__}, where the shape of {name} is "
+                    f"{tuple(old.shape)}, got {tuple(shape)}"
+                )
             if id(old) not in replaced:
                 empty = old.new_empty(shape)
                 new = nn.Parameter(empty, old.requires_grad) if isinstance(old, nn.Parameter) else empty

@@ -70,7 +70,10 @@ def shrink(
         raise ValueError(f"shrink: multiple_of must be a whole number >= 1, got {multiple_of!r}")
     if not 0 <= tolerance < float("inf"):
         raise ValueError(f"shrink: tolerance must be >= 0 (a magnitude of weights), got {tolerance!r}")
-    original = copy.deepcopy(model).eval()
+    # on the CPU: a GPU may round products to 10 bits, too coarse for the comparison, and has less memory for copies
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    original = copy.deepcopy(model).eval().cpu()
+    example_inputs = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, example_inputs)
     graph = graph or trace(original, example_inputs)
     before = measure_size(original, example_inputs)
     for parameter in original.parameters():
@@ -88,9 +91,10 @@ def shrink(
         except Exception as error:  # the network's own code, with numbers of channels written into it
             fault = one_line(error)
         if not fault:
-            return Shrunk(smaller, changes, before, measure_size(smaller, example_inputs), not tolerance, note)
+            after = measure_size(smaller, example_inputs)
+            return Shrunk(smaller.to(device), changes, before, after, not tolerance, note)
         note = f"channels were kept because the network's code depends on their number ({fault})"
-    return Shrunk(original, {"shapes": {}, "attributes": {}}, before, before, not tolerance, note)
+    return Shrunk(original.to(device), {"shapes": {}, "attributes": {}}, before, before, not tolerance, note)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     try:
         exported = _export(_Traced(model), example_inputs)
         num_outputs = len(exported.graph_signature.user_outputs)
-        if paths := _unread_layers(exported):
+        if paths := _unread_layers(model, exported):
             exported = _export(_Traced(model, paths), example_inputs)
     except Exception as error:  # the network's own errors, and some ten types of torch's
         raise ValueError(
@@ -96,9 +96,9 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent):
             names[spec.arg.name] = target
         elif spec.kind is InputKind.BUFFER:
-            constants[spec.arg.name] = model.get_buffer(target)
+            constants[spec.arg.name] = model.get_buffer(target).cpu()
         elif spec.kind is InputKind.CONSTANT_TENSOR:
-            constants[spec.arg.name] = exported.constants[spec.target]
+            constants[spec.arg.name] = exported.constants[spec.target].cpu()
     return Graph(list(exported.graph.nodes), names, constants, num_outputs)
 
 
@@ -109,9 +109,11 @@ def _export(model, example_inputs):
         return torch.export.export(model.eval(), args, kwargs, strict=False).run_decompositions({})
 
 
-def _unread_layers(exported):
+def _unread_layers(model, exported):
     """The layers with a parameter that no output depends on: what else they read must not shrink without them."""
-    unused = {node.name for node in exported.graph.nodes if not node.users}
+    used = {node.name for node in exported.graph.nodes if node.users}
     specs = [spec for spec in exported.graph_signature.input_specs if spec.kind is InputKind.PARAMETER]
-    owners = {spec.target.rpartition(".")[0] for spec in specs if spec.arg.name in unused}
+    tensors = {spec.target: model.get_parameter(spec.target.removeprefix("model.")) for spec in specs}
+    read = {id(tensors[spec.target]) for spec in specs if spec.arg.name in used}  # under any of a tensor's names
+    owners = {target.rpartition(".")[0] for target, tensor in tensors.items() if id(tensor) not in read}
     return sorted(owner.removeprefix("model.") for owner in owners if owner != "model")
