@@ -114,6 +114,14 @@ def test_layers_are_those_of_the_winner_and_of_the_best_without_its_regularizer(
     assert [cell.text for cell in tables[0].rows[0]] == ["stem.weight", "2 x 2", "4", "50.00%", "75.00%"]
 
 
+def test_operations_left_are_drawn_where_they_are_recorded(toy, filled):
+    assert [plot.name for plot in blocks(make_report([filled.state]), "What pruning costs", Plot)] == ["tradeoffs"]
+    toy.trial((0.9, 0.8), lam=3e-5, more={"macs_left": 0.25})
+    _, plot = blocks(make_report([toy.state]), "What pruning costs", Plot)
+    (axes,) = plot.figure.axes
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines] == [([0.25], [0.8])]
+
+
 def test_without_trial_folders_the_rest_is_there(filled):
     for folder in (filled.folder / "trials").iterdir():
         (folder / "result.json").unlink(missing_ok=True)
