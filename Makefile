@@ -33,9 +33,9 @@ test-environments: $(VENV)/.installed
 	  $(filter-out %/conftest.py,$(wildcard tests/environments/*.py)) \
 	  tests/service/records/test_software.py tests/service/views/test_console.py tests/service/tracking/test_ui.py
 
-# The commands of docs/changing-a-sweep.md, with the number of trainings of each.
+# The commands of docs/changing-a-sweep.md, with the number of trainings of each, and those of docs/your-own-network.md.
 test-walk: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/walk.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/walk.py tests/walk_own_network.py
 
 # Every architecture in every export format, and `mlflow models predict` on a registered winner.
 test-export: $(VENV)/.installed

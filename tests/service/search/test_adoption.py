@@ -154,6 +154,7 @@ CHANGES = {
 }
 UNRELATED = {"name", "runs", "data_root", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "tracking_uri"} | {
     *("study_uri", "reuse_best", "adopt", "hold", "tuning", "search", "trial", "crit", "more_pruning", "read_test"),
+    "export",
     *("sources", "criterion_source"),  # of import strings: tests/trainables/test_own_code.py
 }
 

@@ -27,15 +27,16 @@ def test_an_exported_folder_has_all_formats_and_loads_again(checkpoint, tmp_path
     for name, made in entry["formats"].items():
         assert made["bytes"] == (to / made["file"]).stat().st_size, name
         assert 0 <= made["largest_difference"] < 1e-5
-    dense, pruned = entry["costs"]
-    assert (dense["network"], pruned["network"]) == ("dense", "pruned")
+    dense, pruned, shrunk = entry["costs"]
+    assert [row["network"] for row in entry["costs"]] == ["dense", "pruned", "shrunk"]
+    assert shrunk["macs"] <= pruned["macs"] == dense["macs"]
     assert all(pruned[f"{engine}_ms_{n}"] > 0 for engine in ("eager", "onnx") for n in (1, 64))
 
 
 def test_sizes_and_operations_are_counted_exactly(checkpoint, tmp_path):
     """width 4, depth 1 on 8 x 8: convolutions 1 -> 4, 4 -> 4, 4 -> 4 of 3 x 3 at every pixel, a layer 4 -> 10."""
     source = checkpoint("small_resnet")[1]
-    (row,) = export(source, tmp_path / "to", formats=["safetensors"], num_runs=1)["costs"]
+    row, _ = export(source, tmp_path / "to", formats=["safetensors"], num_runs=1)["costs"]
     convolutions = 9 * (1 * 4 + 4 * 4 + 4 * 4)
     assert row["macs"] == 64 * convolutions + 40
     assert row["parameters"] == convolutions + 3 * 2 * 4 + 50
