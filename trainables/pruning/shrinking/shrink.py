@@ -178,7 +178,9 @@ def _difference(model: nn.Module, smaller: nn.Module, example_inputs: Any) -> st
             return f"an output has the shape {tuple(got.shape)} instead of {tuple(expected.shape)}"
         if not expected.is_floating_point():
             continue
-        allowed = torch.finfo(expected.dtype).eps ** 0.5 * expected.nan_to_num().abs().max().clamp(min=1e-30)
-        if not torch.allclose(got, expected, rtol=0, atol=float(allowed), equal_nan=True):
+        eps = torch.finfo(expected.dtype).eps
+        # the second term: outputs of a network whose signal cancels are rounding errors, and differ by as much
+        allowed = eps**0.5 * float(expected.nan_to_num().abs().max()) + eps**0.75
+        if not torch.allclose(got, expected, rtol=0, atol=allowed, equal_nan=True):
             return f"an output differs by {float((got - expected).abs().max()):.1g}"
     return ""
