@@ -10,9 +10,8 @@ export PYTHONDONTWRITEBYTECODE :=
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py
 
-# In the order of the folders: by the number of tests, the files with whole sweeps come last and run alone.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extras"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not extras"
 
 # The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter.
 test-extras: $(VENV)/.installed-extras
