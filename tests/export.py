@@ -26,7 +26,10 @@ from trainables.pruning import evaluate_pruned, read_description, save_pruned
 from trainables.pruning.exporting import TOLERANCE, deployable, export
 from trainables.pruning.exporting.formats.onnx import open_session
 
-ARCHITECTURES = sparsity.names("trainables.architectures")
+# timm/NAME and its like serve the networks of a library, which are not ours to list.
+ARCHITECTURES = [
+    name for name in sparsity.names("trainables.architectures") if name not in ("smp", "timm", "torchvision")
+]
 FORMATS = ["safetensors", "torch-export", "onnx"]
 
 
