@@ -111,7 +111,8 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
         finally:
             complete = phases.complete()
             warn = functools.partial(console.print, style="yellow", soft_wrap=True)
-            export = functools.partial(export_winner, spec.folder, warn=warn) if spec.export else None
+            say = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
+            export = functools.partial(export_winner, spec.folder, say=say, warn=warn) if spec.export else None
             summary = record_summary(records, phases, objective=checked.objective, complete=complete, export=export)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
     raise_if_interrupted(phases, complete, console)

@@ -89,37 +89,30 @@ def export_trial(state: Any, key: str, level: float, to: Path, root: str | None,
     """Export a trial's network; see `trainables.pruning.exporting.export`."""
     from trainables.config import TrialConfig  # the others import torch
     from trainables.loop import load_task
+    from trainables.own_code import sources_of, use_sources
     from trainables.pruning.exporting import export as export_checkpoint
     from trainables.pruning.exporting import find_checkpoint
 
     folder = state.trial_folder(key)
-    dense: Path | None = folder / "trained"
+    dense = folder / "trained"
     config = TrialConfig.model_validate(state.trials[key].config)
+    use_sources(sources_of(config), state.folder)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = find_checkpoint(folder, config, level, lambda c: load_task(c, root=root), Path(scratch))
         origin = {"sweep": state.folder.name, "trial": key, "sparsity": level}
-        dense = dense if dense and dense.is_dir() else None
-        return export_checkpoint(
-            checkpoint, to, architecture=config.architecture, dense=dense, origin=origin, **options
-        )
+        options |= {"dense": dense if dense.is_dir() else None, "origin": origin}
+        return export_checkpoint(checkpoint, to, architecture=config.architecture, **options)
 
 
 def show(name: str, key: str, level: float, to: Path, entry: dict[str, Any]) -> None:
     """Print what was written, and the table of sizes and latencies."""
-    from rich.table import Table
-
     from service.views.console import make_console, print_whole
     from service.views.costs import cost_table
+    from service.views.tables import for_terminal
 
     console = make_console()
     if entry.get("costs"):
-        header, rows = cost_table(entry["costs"])
-        table = Table(box=None, pad_edge=False)
-        for index, title in enumerate(header):
-            table.add_column(title, justify="left" if index == 0 else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        print_whole(console, table)
+        print_whole(console, for_terminal(*cost_table(entry["costs"])))
         console.print(f"Medians of up to 200 runs on one thread of {entry['cpu']}.", soft_wrap=True)
     for note in entry["notes"]:
         console.print(note, style="yellow", soft_wrap=True)

@@ -16,12 +16,15 @@ TIMEOUT = 600.0  # seconds
 LARGEST = 1e9  # bytes of weights; the export needs several times as much memory
 
 
-def export_winner(folder: Path, summary: Mapping[str, Any], warn: Callable[[str], Any]) -> dict[str, Any]:
+def export_winner(
+    folder: Path, summary: Mapping[str, Any], say: Callable[[str], Any], warn: Callable[[str], Any]
+) -> dict[str, Any]:
     """Export the network of a complete sweep's winner, if it was kept and is not exported yet.
 
     Args:
         folder: The sweep's folder.
         summary: The sweep's summary.
+        say: Called with one line before the export, which takes a while.
         warn: Called with one line if the network cannot be exported.
 
     Returns:
@@ -40,6 +43,7 @@ def export_winner(folder: Path, summary: Mapping[str, Any], warn: Callable[[str]
         if size > LARGEST:
             warn(f"the winner is not exported as ONNX, as it has {size / 1e9:.1f} GB of weights: {again}")
             return {}
+        say(f"exporting the winner's network as ONNX to {to} (--no-export leaves this out)")
         try:
             if reason := run_export(folder, key, level, to):
                 warn(f"the winner could not be exported as ONNX ({reason}); its checkpoint is registered: {again}")

@@ -96,7 +96,7 @@ def in_words(weights: Sequence[Weight], name: str, *, hint: bool = True) -> list
     for reason, found in groupby(others, key=group):
         members = list(found)
         parts.append(
-            f"{sum(w.num for w in members):,} {reason} (in {len(members)})"
+            f"{sum(w.num for w in members):,} in {len(members)} tensor{'s' * (len(members) > 1)} ({reason})"
             if reason != "tied"
             else f"{len(members)} further name{'s' * (len(members) > 1)} of tied weights"
         )

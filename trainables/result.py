@@ -5,9 +5,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULT", "Status", "read_result"]
+__all__ = ["RESULT", "SIZES", "Status", "read_result"]
 
 RESULT = "result.json"
+SIZES = ("macs", "macs_left", "parameters")  # the metrics of a pruned network's size after shrinking
 
 
 class Status(StrEnum):

@@ -11,11 +11,11 @@ from service.records.goal import Goal
 from service.records.state import State, TrialRecord
 from service.statistics import MIN_SEEDS, compare, holm, mean_and_spread
 from trainables.config import hyperparameters
-from trainables.result import Status
+from trainables.result import SIZES, Status
 
 __all__ = ["Cells", "choose_winner", "configurations_by_arm", "level_name", "search_rows", "summarize"]
 
-NOT_IN_TABLES = ("sparsity", "loss", "collapsed", "macs", "parameters")
+NOT_IN_TABLES = {"sparsity", "loss", "collapsed", *SIZES} - {"macs_left"}
 
 
 def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from service.tracking.saved_views import note, run_colour, views
 from service.views.costs import COST_COLUMNS
 from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, PruningMethod, hyperparameters
-from trainables.result import Status, read_result
+from trainables.result import SIZES, Status, read_result
 
 __all__ = ["MlflowWriter", "metrics_of"]
 
@@ -453,7 +453,7 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
         for split, rows in (("", first["curve"]), ("test_", first["test"] or ())):
             for row in rows:
                 for name, value in row.items():
-                    if name in ("macs", "macs_left", "parameters"):  # of the target alone: few names keep MLflow fast
+                    if name in SIZES:  # of the target alone: few names keep MLflow fast
                         if not split and row["sparsity"] == event.get("target_sparsity"):
                             yield name, value, epoch
                     elif name not in ("sparsity", "loss", "collapsed"):

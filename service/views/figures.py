@@ -10,7 +10,16 @@ from matplotlib.ticker import FuncFormatter
 
 from sparsity.import_strings import short_name
 
-__all__ = ["COLOURS", "draw_curve", "draw_summary", "draw_trial", "draw_weights", "label_levels", "sparsity_axes"]
+__all__ = [
+    "COLOURS",
+    "draw_curve",
+    "draw_summary",
+    "draw_trial",
+    "draw_weights",
+    "label_levels",
+    "sparsity_axes",
+    "split_arm",
+]
 
 # The palette of Okabe & Ito, which colour-blind people can distinguish. A colour stands for a regularizer, a dash
 # pattern for an optimizer.
@@ -189,4 +198,10 @@ def draw_method(panel: Any, summary: Mapping[str, Any], method: str) -> None:
 
 def penalty(row: Mapping[str, Any]) -> str:
     """The arm without its optimizer."""
-    return row["arm"].removeprefix(f"{short_name(row['optimizer'])} + ")
+    return split_arm(row["arm"])[1]
+
+
+def split_arm(arm: str) -> tuple[str, str]:
+    """The names of an arm's optimizer and regularizer, as tables and figures show them."""
+    optimizer, _, regularizer = arm.partition(" + ")
+    return optimizer, regularizer

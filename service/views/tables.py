@@ -17,7 +17,7 @@ from service.views.costs import cost_table
 from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, NAMED
 
-__all__ = ["as_markdown", "as_tables", "best_table", "headline", "number", "with_spread"]
+__all__ = ["as_markdown", "as_tables", "best_table", "for_terminal", "headline", "number", "with_spread"]
 
 ALPHA = 0.05  # significance level
 
@@ -250,11 +250,7 @@ def as_tables(summary: Mapping[str, Any]) -> RenderableType:
     """The tables, warnings, failures and headline of a summary, for a terminal."""
     parts: list[RenderableType] = []
     for text_table in tabulate(summary):
-        table = Table(box=None, pad_edge=False)
-        for index, name in enumerate(text_table.header):
-            table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-        for row in text_table.rows:
-            table.add_row(*row)
+        table = for_terminal(text_table.header, text_table.rows)
         parts += [Text(text_table.title, style="bold"), table, ""]
     for row in summary["warnings"]:
         parts.append(Text(f"{row['arm']}, trial {row['trial']}: {row['warning']}", "yellow"))
@@ -264,6 +260,16 @@ def as_tables(summary: Mapping[str, Any]) -> RenderableType:
     if summary["num_left_out"]:
         parts.append(Text(left_out_line(summary), "yellow"))
     return Group(*parts, Text(headline(summary), style="bold green"))
+
+
+def for_terminal(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column holds words and the others numbers."""
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def left_out_line(summary: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from service.records.recorder import Recorder
 from service.records.summary import summarize
+from sparsity.import_strings import short_name
 from tests.service._sweeps import make
 from trainables.config import PruningMethod, TrialConfig
 
@@ -13,8 +14,6 @@ IDENTITY = make(target_sparsity=0.9).identity()
 
 def make_config(optimizer="sam", regularizer="wcr", lam=1e-5, rho=0.1, lr=0.1, seed=0, **more):
     return TrialConfig(
-        dataset="digits",
-        architecture="small_resnet",
         optimizer=optimizer,
         opt={"lr": lr} | ({"rho": rho} if optimizer != "sgd" else {}),
         regularizer=regularizer,
@@ -22,7 +21,7 @@ def make_config(optimizer="sam", regularizer="wcr", lam=1e-5, rho=0.1, lr=0.1, s
         batch_size=8,
         target_sparsity=0.9,
         seed=seed,
-        **{"max_epochs": 3, **more},
+        **{"dataset": "digits", "architecture": "small_resnet", "max_epochs": 3, **more},
     )
 
 
@@ -43,7 +42,7 @@ class ToySweep:
     def start(self, config=None, **fields):
         """Record the start of a trial; returns its key."""
         config = config or make_config(**fields)
-        arm = f"{config.optimizer} + {config.regularizer}"
+        arm = f"{short_name(config.optimizer)} + {short_name(config.regularizer)}"
         phase = "confirm" if config.read_test else "search"
         values = config.model_dump(mode="json")
         self.recorder.trial_started(config.key, phase=phase, arm=arm, number=self.number, config=values)

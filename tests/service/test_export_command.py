@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -8,10 +9,12 @@ from service import export_winner as module
 from service.commands import app
 from service.export_winner import export_winner
 from service.records.exported import exported_folder, read_export
+from sparsity.import_strings import source_of
 from tests.trainables._tiny_tasks import equal_states
 from trainables import load_pruned
 from trainables.config import TrialConfig
 from trainables.loop import load_task
+from trainables.own_code import sources_of, write_sources
 from trainables.runner import TrialRunner
 
 CONFIG = TrialConfig(
@@ -118,13 +121,33 @@ def test_without_a_winner_a_trial_must_be_named(toy, export):
     assert code == 2
 
 
+def test_a_network_of_ones_own_is_exported_from_the_sweep_s_copy(toy, export, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = tmp_path / "exported_net.py"
+    file.write_text("from trainables.architectures.small_resnet import small_resnet as build\n")
+    name = f"{file}:build"
+    fields = CONFIG.model_dump() | {"architecture": name, "sources": {name: source_of(name).digest}}
+    config = TrialConfig.model_validate(fields)
+    key = toy.start(config)
+    runner = TrialRunner(config, toy.state.trial_folder(key), lambda: load_task(config))
+    while runner.advance()["status"] == "running":
+        pass
+    toy.recorder.trial_ended(key)
+    write_sources(sources_of(config), toy.folder)
+    file.write_text("raise RuntimeError('changed since')\n")
+    shown, code, to = export("toy", "--trial", key, "--no-measure")
+    assert code == 0, shown
+    assert (to / "model.safetensors").exists()
+
+
 # ---- at the end of a sweep ---------------------------------------------------------------------------------------
 
 
 def test_a_failed_export_is_one_line_and_nothing_else(toy, winner):
     (toy.state.trial_folder(winner) / "pruned" / "0.9" / "config.json").write_text("{}")
-    warnings = []
-    assert export_winner(toy.folder, toy.summary(), warnings.append) == {}
+    said, warnings = [], []
+    assert export_winner(toy.folder, toy.summary(), said.append, warnings.append) == {}
+    assert len(said) == 1
     (warning,) = warnings
     assert "the winner could not be exported as ONNX (" in warning
     assert "config.json must be JSON with architecture and model" in warning
@@ -138,7 +161,7 @@ def test_an_earlier_export_is_used_again(toy, winner, monkeypatch):
     (folder / "config.json").write_text(json.dumps({"export": {"costs": [{"network": "pruned"}]}}))
     monkeypatch.setattr(module, "run_export", None)
     expected = {"exported": {"trial": winner, "costs": [{"network": "pruned"}]}}
-    assert export_winner(toy.folder, toy.summary(), pytest.fail) == expected
+    assert export_winner(toy.folder, toy.summary(), pytest.fail, pytest.fail) == expected
 
 
 @pytest.mark.parametrize("reason", ["incomplete", "not kept", "large", "Ctrl-C"])
@@ -153,5 +176,5 @@ def test_what_is_not_exported(toy, winner, monkeypatch, reason):
     if reason == "large":
         monkeypatch.setattr(module, "LARGEST", 10)
     summary = toy.summary(complete=reason != "incomplete")
-    assert export_winner(toy.folder, summary, warnings.append) == {}
+    assert export_winner(toy.folder, summary, lambda line: None, warnings.append) == {}
     assert len(warnings) == (reason in ("large", "Ctrl-C"))

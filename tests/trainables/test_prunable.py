@@ -141,7 +141,7 @@ def test_the_summary_says_why(build):
     assert sum(row.num for row in rows) == sum(p.numel() for p in model.parameters())
     first, second = in_words(rows, "nets:Tied")
     assert first == "network: nets:Tied, 5 layers, 778 weights; 576 (74.0%) can be pruned, in 1 tensor"
-    assert "72 frozen (in 1)" in second
+    assert "72 in 1 tensor (frozen)" in second
     assert "1 further name of tied weights" in second
     chosen = summarize_network(task, model, PruningMethod(prunable="head"), regularized=[])
     assert next(row for row in chosen if row.name == "one.weight").left_out == "not matched by --prunable"

@@ -11,8 +11,8 @@ import torch
 
 from trainables import files as files_module
 from trainables.loop import Training, train
-from trainables.pruning import SIZES, load_pruned
-from trainables.result import Status, read_result
+from trainables.pruning import load_pruned
+from trainables.result import SIZES, Status, read_result
 from trainables.runner import KEEP, TrialRunner
 
 CHECKPOINT = ("config.json", "model.safetensors")

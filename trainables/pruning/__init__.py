@@ -11,11 +11,10 @@ from trainables.pruning.evaluation import (
     recalibrated,
     score,
 )
-from trainables.pruning.sizes import SIZES, shrunk_sizes
+from trainables.pruning.sizes import shrunk_sizes
 from trainables.pruning.trained import Prunable, TrainedNetwork, load_trained, save_trained
 
 __all__ = [
-    "SIZES",
     "Evaluation",
     "Prunable",
     "TrainedNetwork",

@@ -8,9 +8,8 @@ from torch import nn
 from trainables.pruning.evaluation import Evaluation, apply_pruning
 from trainables.task import Task
 
-__all__ = ["SIZES", "shrunk_sizes"]
+__all__ = ["shrunk_sizes"]
 
-SIZES = ("macs", "macs_left", "parameters")  # the metrics that `shrunk_sizes` returns
 LARGEST = 500_000_000  # parameters: the copies of a larger network may not fit into memory
 
 _graphs: dict[str, Any] = {}  # tracing takes a second; the trials of a sweep have the same operations

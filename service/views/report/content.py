@@ -58,8 +58,5 @@ def make_report(states: Sequence[State]) -> Report:
 
 
 def overview(views: Sequence[SweepView]) -> Table:
-    rows = []
-    for view in views:
-        trial = next(iter(view.state.trials.values())).config
-        rows.append(cells(view.name, trial["architecture"], trial["dataset"], in_a_sentence(view.summary)))
-    return Table("The result of each sweep.", ["sweep", "network", "data", "result"], rows, num_labels=4)
+    rows = [cells(view.name, view.subject, in_a_sentence(view.summary)) for view in views]
+    return Table("The result of each sweep.", ["sweep", "network and data", "result"], rows, num_labels=3)

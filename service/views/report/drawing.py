@@ -7,9 +7,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from service.records.state import TrialRecord
-from service.views.figures import COLOURS
+from service.views.figures import COLOURS, split_arm
 
-__all__ = ["Palette", "common_legend", "panels", "penalty_of", "thin"]
+__all__ = ["Palette", "common_legend", "optimizer_of", "panels", "penalty_of", "thin"]
 
 BLACK = "#000000"  # the page draws it in its text colour
 HUES = [colour for colour in COLOURS if colour not in (BLACK, "#F0E442")]  # yellow is too faint on white
@@ -62,9 +62,12 @@ def common_legend(figure: Figure, axes: Iterable[Any]) -> None:
     figure.legend([handles[name] for name in names], names, ncols=columns, **style)
 
 
+def optimizer_of(trial: TrialRecord) -> str:
+    return split_arm(trial.arm)[0]
+
+
 def penalty_of(trial: TrialRecord) -> str:
-    """The arm without its optimizer."""
-    return trial.arm.removeprefix(f"{trial.config['optimizer']} + ")
+    return split_arm(trial.arm)[1]
 
 
 def thin(levels: Sequence[float], most: int = 6) -> list[float]:

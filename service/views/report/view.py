@@ -7,6 +7,8 @@ from typing import Any
 
 from service.records.state import State, TrialRecord
 from service.records.summary import summarize
+from service.views.figures import split_arm
+from sparsity.import_strings import short_name
 from trainables.result import read_result
 
 __all__ = ["Method", "SweepView"]
@@ -59,6 +61,12 @@ class SweepView:
         return self.state.folder.name
 
     @property
+    def subject(self) -> str:
+        """The network and the data, by the names that tables show."""
+        trial = self.state.identity["trial"]
+        return f"{short_name(trial['architecture'])} on {short_name(trial['dataset'])}"
+
+    @property
     def search(self) -> list[TrialRecord]:
         return [trial for trial in self.state.finished("search") if trial.rows(self.label)]
 
@@ -70,8 +78,7 @@ class SweepView:
         for row in rows:
             trials = self._trials(phase, row)
             name = row["arm"] if arms.count(row["arm"]) == 1 else f"{row['arm']} (lam {row['lam']:.3g})"
-            penalty = row["arm"].removeprefix(f"{row['optimizer']} + ")
-            found.append(Method(name, row["optimizer"], penalty, split, trials))
+            found.append(Method(name, *split_arm(row["arm"]), split, trials))
         return found
 
     def _trials(self, phase: str, row: dict[str, Any]) -> list[TrialRecord]:

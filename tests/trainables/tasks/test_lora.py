@@ -20,6 +20,7 @@ from trainables.config import TrialConfig
 from trainables.loop import Training, train_step
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.pruning import load_pruned
+from trainables.result import SIZES
 from trainables.runner import TrialRunner
 from trainables.tasks._adapters import find_projections
 from trainables.tasks._question_batches import IGNORED
@@ -537,8 +538,7 @@ def test_a_pruned_checkpoint_loads_without_internet_with_the_same_metrics(finish
     for weight in weights:
         assert (weight == 0).sum() == round(0.3 * weight.numel())  # uniform
     metrics = task.evaluate(model, "validation")
-    sizes = ("sparsity", "macs", "macs_left", "parameters")
-    assert metrics == {k: v for k, v in result["pruned"][0]["curve"][-1].items() if k not in sizes}
+    assert metrics == {k: v for k, v in result["pruned"][0]["curve"][-1].items() if k not in ("sparsity", *SIZES)}
     described = json.loads((folder / "pruned" / "0.3" / "config.json").read_text())
     assert described["baselines"]["test"]["boolq"]["chance"] == 0.5
     from tokenizers import Tokenizer

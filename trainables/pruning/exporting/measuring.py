@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.pruning.checkpoint import save_weights
 from trainables.pruning.exporting.deployable import Deployable
 from trainables.pruning.exporting.formats.onnx import ONNX, open_session
+from trainables.pruning.shrinking import measure_size
 
 __all__ = ["BATCH_SIZES", "NUM_RUNS", "costs"]
 
@@ -78,17 +78,10 @@ def sizes(network: Deployable) -> dict[str, int]:
     return {
         "parameters": sum(p.numel() for p in parameters),
         "nonzero": sum(int(p.count_nonzero()) for p in parameters),
-        "macs": num_macs(network),
+        "macs": measure_size(network, network.example(1)).macs,
         "file_bytes": file_bytes,
         "gzip_bytes": gzip_bytes,
     }
-
-
-def num_macs(network: Deployable) -> int:
-    """Multiply-accumulate operations for one example."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(network.example(1))
-    return counter.get_total_flops() // 2
 
 
 def compressed_size(file: Path) -> int:

@@ -4,8 +4,9 @@ from itertools import accumulate
 from statistics import fmean
 
 from service.records.summary import configurations_by_arm
+from service.views.figures import split_arm
 from service.views.report.blocks import Block, Plot, Table, Text, cells
-from service.views.report.drawing import Palette, common_legend, panels, penalty_of
+from service.views.report.drawing import Palette, common_legend, optimizer_of, panels, penalty_of
 from service.views.report.view import SweepView
 
 __all__ = ["budget"]
@@ -15,10 +16,10 @@ def budget(view: SweepView) -> list[Block]:
     """The best mean on validation after k configurations of each arm, and the budget of each arm."""
     running = best_so_far(view)
     several = any(len(best) > 1 for best in running.values())
-    figure, by_optimizer = panels(sorted({trial.config["optimizer"] for trial in view.search}), height=2.6)
+    figure, by_optimizer = panels(sorted(set(map(optimizer_of, view.search))), height=2.6)
     palette = Palette(map(penalty_of, view.search))
     for arm, best in running.items():
-        optimizer, _, penalty = arm.partition(" + ")
+        optimizer, penalty = split_arm(arm)
         style = {"drawstyle": "steps-post", "markersize": 3, **palette(penalty)}
         by_optimizer[optimizer].plot(range(1, len(best) + 1), best, label=penalty, **style)
     common_legend(figure, by_optimizer.values())

@@ -9,15 +9,16 @@ __all__ = ["headline"]
 
 
 def headline(view: SweepView) -> list[Block]:
-    summary, config = view.summary, next(iter(view.state.trials.values())).config
+    summary, trial = view.summary, view.state.identity["trial"]
+    schedule, epochs = trial["pruning_schedule"], trial["max_epochs"]
+    how = f"{epochs} epochs per trial; pruned once after training by {view.label}"
+    if schedule != "one_shot":
+        how = f"{epochs} epochs per round; pruned by {schedule}"
     facts = [
-        f"{config['architecture']} on {config['dataset']}, {config['max_epochs']} epochs per trial; pruned once after "
-        f"training by {view.label}" if config["pruning_schedule"] == "one_shot" else
-        f"{config['architecture']} on {config['dataset']}, {config['max_epochs']} epochs per round; pruned by "
-        f"{config['pruning_schedule']}",
+        f"{view.subject}, {how}",
         f"{len(summary['arms'])} arms (an optimizer with a regularizer), "
         f"{sum(summary['counts'].values())} trials, searched for the highest {summary['goal']}",
-    ]  # fmt: skip
+    ]
     if not summary["complete"]:
         facts.append("The sweep is not complete: these are the results so far")
     if not summary["confirmed"]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from service.records.state import TrialRecord
 from service.views.report.blocks import Block, Plot
-from service.views.report.drawing import common_legend, panels, penalty_of, thin
+from service.views.report.drawing import common_legend, optimizer_of, panels, penalty_of, thin
 from service.views.report.view import SweepView
 from trainables.config import hyperparameters
 
@@ -54,7 +54,7 @@ def group(name: str, trial: TrialRecord) -> str:
     """The panel of a trial: what the hyperparameter belongs to."""
     if name in ("lam", "ratio"):
         return penalty_of(trial)
-    return trial.config["optimizer"]
+    return optimizer_of(trial)
 
 
 def draw(view: SweepView, points: Mapping[str, list[tuple[float, TrialRecord]]], label: str) -> Figure:

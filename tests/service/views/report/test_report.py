@@ -193,3 +193,25 @@ def test_a_sweep_without_a_finished_trial_is_refused(toy):
     toy.trial(None, status="diverged")
     with pytest.raises(ValueError, match="toy must have a finished trial, got none so far"):
         make_report([toy.state])
+
+
+def test_code_of_ones_own_is_shown_by_its_short_name(toy, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from trainables.architectures.small_resnet import small_resnet as build\n"
+        "class Nudged(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr, rho):\n"
+        "        super().__init__(params, lr)\n"
+    )
+    names = {name: f"{tmp_path}/mine.py:{attribute}" for name, attribute in (("net", "build"), ("step", "Nudged"))}
+    for seed in (0, 1):
+        for optimizer in (names["step"], "sgd"):
+            own = {"optimizer": optimizer, "rho": 0.1, "architecture": names["net"], "seed": seed}
+            toy.trial((0.9, 0.7 + 0.01 * seed), **own)
+    toy.recorder.summarized(toy.summary())
+    report = make_report([toy.state])
+    for form in FORMATS:
+        write_report(report, form, tmp_path / f"page.{form}")
+        page = (tmp_path / f"page.{form}").read_text()
+        assert "mine:Nudged" in page
+        assert str(tmp_path) not in page
