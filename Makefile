@@ -6,13 +6,17 @@ SUITE  ?= trixie
 # Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test test-extras test-walk test-export test-cluster test-faults test-environments test-python lint bench docs ui
+.PHONY: sweep test test-slow test-extras test-walk test-export test-cluster test-faults test-environments test-python lint bench docs ui
 # Within three minutes, so without the ONNX export of the winner: `sweeps export digits --format onnx`.
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py --no-export
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not extras"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not extras and not slow"
+
+# What takes tens of seconds and seldom changes: measured memory, every format of an exported folder.
+test-slow: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 # The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter.
 test-extras: $(VENV)/.installed-extras

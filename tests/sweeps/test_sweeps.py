@@ -93,7 +93,7 @@ TINY = {  # what is smaller than in the sweep, so that a step takes milliseconds
     "cifar10": {"model": {"width": 4}},
     "cifar100": {"model": {"depth": 10, "widen_factor": 1}},
     "commonsense_lora": {"model": {"base": "tiny-qwen2", "hidden_size": 16, "num_layers": 1}},
-    "lgg_unet": {"data": {"image_size": 32}, "model": {"encoder": "resnet18", "decoder_width": 1}},
+    "lgg_unet": {"data": {"image_size": 32}, "model": {"encoder": "mobilenet_v2", "decoder_width": 1}},
     "svhn": {"model": {"width": 4}},
     "vit_cifar100": {"model": TINY_VIT},
     "vit_tiny_imagenet": {"model": TINY_VIT},

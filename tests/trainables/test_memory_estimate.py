@@ -65,6 +65,7 @@ UNET = {"task": "unet", "dataset": "lgg", "architecture": "unet", "model": {"enc
 CNN = {"dataset": "cifar10", "architecture": "resnet18", "batch_size": 64}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "num", "size"),
     [(UNET | {"accumulate": 4}, 24, 128), (CNN, 128, 32)],

@@ -141,6 +141,7 @@ def test_sizes_and_latencies_are_metrics_of_the_parent_run(toy, winner, uri):
         assert len(metrics) < 40
 
 
+@pytest.mark.slow
 def test_mlflow_loads_the_model_without_torch(toy, winner, uri):
     write(toy, uri)
     code = f"""

@@ -11,9 +11,10 @@ __all__ = ["headline"]
 def headline(view: SweepView) -> list[Block]:
     summary, trial = view.summary, view.state.identity["trial"]
     schedule, epochs = trial["pruning_schedule"], trial["max_epochs"]
-    how = f"{epochs} epochs per trial; pruned once after training by {view.label}"
+    duration = f"{epochs} epoch{'s' * (epochs != 1)} per"
+    how = f"{duration} trial; pruned once after training by {view.label}"
     if schedule != "one_shot":
-        how = f"{epochs} epochs per round; pruned by {schedule}"
+        how = f"{duration} round; pruned by {schedule}"
     facts = [
         f"{view.subject}, {how}",
         f"{len(summary['arms'])} arms (an optimizer with a regularizer), "

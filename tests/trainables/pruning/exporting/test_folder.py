@@ -11,6 +11,7 @@ from trainables.pruning.exporting import export, folder
 from trainables.pruning.exporting.formats.onnx import ONNX
 
 
+@pytest.mark.slow
 def test_an_exported_folder_has_all_formats_and_loads_again(checkpoint, tmp_path):
     source = checkpoint("small_resnet")[1]
     to = tmp_path / "sub" / "exported"
@@ -46,7 +47,7 @@ def test_sizes_and_operations_are_counted_exactly(checkpoint, tmp_path):
     assert row["gzip_bytes"] < row["file_bytes"]
 
 
-@pytest.mark.parametrize("num_runs", [0, 1])
+@pytest.mark.parametrize("num_runs", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_language_model_is_a_folder_for_transformers_and_for_us(checkpoint, tmp_path, num_runs):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
