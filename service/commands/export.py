@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.command_options import DEFAULT_RUNS, Name, Runs, one_line_errors, sweep_folder
+from service.commands._shared import DEFAULT_RUNS, Name, Runs, one_line_errors, sweep_folder
 
 __all__ = ["export"]
 

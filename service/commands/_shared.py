@@ -12,7 +12,16 @@ from service.errors import fail
 from service.process import default_runs, this_python
 from trainables.config import expanded
 
-__all__ = ["DEFAULT_RUNS", "Name", "Runs", "mention_unreadable", "nothing_recorded", "one_line_errors", "sweep_folder"]
+__all__ = [
+    "DEFAULT_RUNS",
+    "Name",
+    "Runs",
+    "mention_unreadable",
+    "nothing_recorded",
+    "one_line_errors",
+    "shown_command",
+    "sweep_folder",
+]
 
 
 def expand_runs(runs: Path) -> Path:
@@ -67,3 +76,9 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         fail(error)
+
+
+def shown_command(last_run: dict) -> str:
+    """The command that last ran a sweep, for a shell on the host that it was typed on; empty if none is recorded."""
+    command = last_run.get("command")
+    return f"cd {shlex.quote(last_run['cwd'])} && {shlex.join(command)}" if command else ""

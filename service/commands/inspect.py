@@ -1,0 +1,31 @@
+"""`sweeps inspect`: the weights of a sweep's network."""
+
+from typing import Annotated
+
+import typer
+
+from service.commands._shared import one_line_errors
+
+__all__ = ["inspect"]
+
+SETTINGS = {  # all options are the sweep's
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+}
+
+
+def inspect(
+    context: typer.Context,
+    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. digits, or its file")] = "",
+) -> None:
+    """List the weights of a network, and which of them are pruned: sweeps inspect digits --architecture resnet18"""
+    from service.cli import make_command
+    from service.inspection import find_sweep, inspect_network
+
+    if not sweep or sweep.startswith("-"):
+        typer.echo(context.get_help())
+        raise typer.Exit(0 if sweep == "--help" else 2)
+    with one_line_errors():
+        found = find_sweep(sweep)
+    command = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    command.command(name=f"inspect {sweep}", help="Options of the sweep.")(make_command(found, inspect_network))
+    command(args=context.args, prog_name=f"sweeps inspect {sweep}")

@@ -1,0 +1,45 @@
+"""`sweeps retry`: run failed trials again."""
+
+import contextlib
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from service.commands._shared import DEFAULT_RUNS, Name, Runs, one_line_errors, shown_command, sweep_folder
+
+__all__ = ["retry"]
+
+
+def retry(
+    name: Name,
+    runs: Runs = DEFAULT_RUNS,
+    diverged: Annotated[
+        bool, typer.Option("--diverged", help="also retry diverged trials; the same code diverges again")
+    ] = False,
+    start: Annotated[bool, typer.Option(help="continue the sweep at once, with its last command")] = True,
+) -> None:
+    """Retry the trials that ended in an error, were lost or ran out of memory, and continue the sweep."""
+    from service.records.passwords import HIDDEN
+    from service.records.recorder import RETRIED, Recorder
+    from trainables.result import Status
+
+    folder = sweep_folder(runs, name)
+    with (
+        one_line_errors(),
+        contextlib.closing(Recorder(folder)) as recorder,
+    ):
+        keys = recorder.retry((*RETRIED, Status.DIVERGED) if diverged else RETRIED)
+        last = recorder.state.last_run
+    typer.echo(f"{len(keys)} trials of {name} will run again{': ' if keys else ''}{', '.join(keys)}")
+    command = last.get("command")
+    if not keys or not start:
+        return
+    if not command or any(HIDDEN in word for word in command):
+        typer.echo("Run the sweep's command to start them.")
+        return
+    typer.echo(shown_command(last))
+    sys.stdout.flush()
+    os.chdir(last["cwd"])
+    os.execv(command[0], command)
