@@ -1,9 +1,7 @@
 """Which hyperparameters explain the results of the search."""
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import optuna
@@ -11,6 +9,7 @@ from matplotlib.figure import Figure
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from service.records.state import TrialRecord
+from service.views.optuna_study import quiet_optuna
 from service.views.report.blocks import Block, Plot, Table, Text, cells
 from service.views.report.drawing import Palette, common_legend, penalty_of
 from service.views.report.view import SweepView
@@ -76,19 +75,6 @@ def fractions(points: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, 
             params = {name: given[name] for name in names}
             study.add_trial(optuna.create_trial(params=params, distributions=dict(ranges), value=value))
         return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-
-
-@contextlib.contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Without a line for each study, and without the notices that a class is experimental."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def parallel_coordinates(view: SweepView) -> Figure | None:
