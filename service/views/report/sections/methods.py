@@ -19,7 +19,7 @@ def methods(view: SweepView) -> list[Block]:
     best = {level: established_best([m.values(level, view.label) for m in view.methods]) for level in view.levels}
     rows = [
         [
-            *cells(method.name, *arguments(view, index)),
+            *cells(method.name, str(len(method.trials))),
             *(
                 Cell(with_interval(method.values(level, view.label)), bold=best[level] == index)
                 for level in view.levels
@@ -30,11 +30,10 @@ def methods(view: SweepView) -> list[Block]:
     seeds = [len(method.trials) for method in view.methods]
     num = f"n = {seeds[0]} seeds" if len(set(seeds)) == 1 else f"n = {min(seeds)} to {max(seeds)} seeds"
     split = "test" if view.methods[0].split == "test" else "validation, search seeds"
-    names = tables.searched_names(view.summary)
-    header = ["method", *(name.replace("_", " ") for name in names), "n"]
+    header = ["method", "n"]
     header += [tables.level_title(view.summary, f"{level:g}") for level in view.levels]
     caption = f"{view.objective} after pruning by {view.label} ({split}): mean and 95% t interval over {num}."
-    blocks += [Table(caption, header, rows), Text(says(view, best))]
+    blocks += [Table(caption, header, rows), Text(says(view, best)), configurations(view)]
     for table in (tables.comparison_table(view.summary), tables.methods_table(view.summary)):
         if table.rows:
             rows = [cells(*row) for row in table.rows]
@@ -42,10 +41,16 @@ def methods(view: SweepView) -> list[Block]:
     return blocks
 
 
-def arguments(view: SweepView, index: int) -> list[str]:
-    row = (view.summary["confirmed"] or view.summary["arms"])[index]
+def configurations(view: SweepView) -> Table:
+    """The hyperparameters of each method."""
     names = tables.searched_names(view.summary)
-    return [*(tables.number(row[name]) for name in names), str(len(view.methods[index].trials))]
+    selected = view.summary["confirmed"] or view.summary["arms"]
+    rows = [
+        cells(method.name, *(tables.number(row[name]) for name in names))
+        for method, row in zip(view.methods, selected, strict=True)
+    ]
+    header = ["method", *(name.replace("_", " ") for name in names)]
+    return Table("The configuration of each method, selected on validation.", header, rows, folded=len(rows) > 12)
 
 
 def with_interval(values: dict[int, float]) -> str:
