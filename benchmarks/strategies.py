@@ -194,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--repetitions", type=int, default=NUM_REPETITIONS, help=f"of each search (default: {NUM_REPETITIONS})"
     )
+    parser.add_argument("--processes", type=int, default=2, help="1 compares one case after the other (default: 2)")
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="page whose tables and figure are replaced (docs/performance.md)"
     )
@@ -203,16 +204,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not tables:
         parser.exit(1, f"{args.table}: must have a complete seed of an arm at {FULL_EPOCHS} epochs, got none\n")
     begin = time.perf_counter()
-    with ProcessPoolExecutor(len(CASES), mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {title: pool.submit(run_case, args.table, *case, args.repetitions) for title, case in CASES.items()}
-        cases = {title: result.result() for title, result in running.items()}
+    cases = [(args.table, *case, args.repetitions) for case in CASES.values()]
+    if args.processes > 1:
+        with ProcessPoolExecutor(len(cases), mp_context=multiprocessing.get_context("spawn")) as pool:
+            results = [*pool.map(run_case, *zip(*cases, strict=True))]
+    else:
+        results = [run_case(*case) for case in cases]
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "num_repetitions": args.repetitions,
         "coverage": coverage,
         "budgets": BUDGETS,
         "thirds": THIRDS,
-        "cases": cases,
+        "cases": dict(zip(CASES, results, strict=True)),
     }
     path = RESULTS / f"{record['date']}-strategies.json"
     path.write_text(json.dumps(record) + "\n")

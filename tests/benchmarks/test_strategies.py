@@ -247,6 +247,7 @@ def test_the_command_writes_a_record_and_a_page(tmp_path, monkeypatch, capsys):
     names = ("strategies", "strategies by arm", "short schedules")
     page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in names))
     arguments = ["--table", str(tmp_path / "table.csv.gz"), "--repetitions", "2", "--write", str(page)]
+    arguments += ["--processes", "1"]
     strategies.main(arguments)
     (path,) = tmp_path.glob("*-strategies.json")
     record = json.loads(path.read_text())
