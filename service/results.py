@@ -10,7 +10,8 @@ from service.records.best import best as best_rows
 from service.records.state import EVENTS, State, TrialRecord, find_sweeps, flatten
 from service.records.summary import summarize
 from service.views.tables import headline
-from trainables.config import HYPERPARAMETERS, expanded, hyperparameters
+from trainables.config import HYPERPARAMETERS, hyperparameters
+from trainables.paths import expanded
 
 if TYPE_CHECKING:
     import pandas as pd

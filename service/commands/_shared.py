@@ -8,14 +8,17 @@ from typing import Annotated
 
 import typer
 
+import sparsity
 from service.errors import fail
 from service.process import default_runs, this_python
-from trainables.config import expanded
+from trainables.paths import expanded
 
 __all__ = [
     "DEFAULT_RUNS",
     "Name",
     "Runs",
+    "complete_file",
+    "complete_recorded",
     "mention_unreadable",
     "nothing_recorded",
     "one_line_errors",
@@ -24,10 +27,12 @@ __all__ = [
 ]
 
 
-def expand_runs(runs: Path) -> Path:
+def expand_runs(context: typer.Context, runs: Path) -> Path:
     try:
         return expanded(runs, "runs")
     except ValueError as error:
+        if context.resilient_parsing:  # a shell asks for completions, and its user would see the error
+            return runs
         fail(error)
 
 
@@ -36,7 +41,21 @@ Runs = Annotated[
     typer.Option(help="folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs", callback=expand_runs),
 ]
 DEFAULT_RUNS = default_runs()
-Name = Annotated[str, typer.Argument(help="the sweep's name")]
+
+
+def complete_recorded(context: typer.Context, incomplete: str) -> list[str]:
+    """The recorded sweeps whose names begin so, for the shell's completion."""
+    from service.records.state import find_sweeps
+
+    return [folder.name for folder in find_sweeps(context.params.get("runs") or DEFAULT_RUNS)]
+
+
+def complete_file(incomplete: str) -> list[str]:
+    """The sweeps of the package `sweeps`, for the shell's completion."""
+    return sparsity.names("sweeps")
+
+
+Name = Annotated[str, typer.Argument(help="the sweep's name", autocompletion=complete_recorded)]
 
 
 def nothing_recorded(command: str, runs: Path) -> ValueError:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands._shared import one_line_errors
+from service.commands._shared import complete_file, one_line_errors
 
 __all__ = ["inspect"]
 
@@ -15,7 +15,9 @@ SETTINGS = {  # all options are the sweep's
 
 def inspect(
     context: typer.Context,
-    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. digits, or its file")] = "",
+    sweep: Annotated[
+        str, typer.Argument(help="a sweep's name, e.g. digits, or its file", autocompletion=complete_file)
+    ] = "",
 ) -> None:
     """List the weights of a network, and which of them are pruned: sweeps inspect digits --architecture resnet18"""
     from service.cli import make_command

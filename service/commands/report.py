@@ -8,6 +8,7 @@ import typer
 from service.commands._shared import (
     DEFAULT_RUNS,
     Runs,
+    complete_recorded,
     mention_unreadable,
     nothing_recorded,
     one_line_errors,
@@ -20,7 +21,12 @@ __all__ = ["report"]
 
 def report(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="sweeps to report on together; by default all of them")
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...",
+            help="sweeps to report on together; by default all of them",
+            autocompletion=complete_recorded,
+        ),
     ] = None,
     runs: Runs = DEFAULT_RUNS,
     form: Annotated[

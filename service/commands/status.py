@@ -8,6 +8,7 @@ import typer
 from service.commands._shared import (
     DEFAULT_RUNS,
     Runs,
+    complete_recorded,
     mention_unreadable,
     nothing_recorded,
     one_line_errors,
@@ -19,7 +20,9 @@ __all__ = ["status"]
 
 
 def status(
-    name: Annotated[str, typer.Argument(help="the sweep's name; all of them by default")] = "",
+    name: Annotated[
+        str, typer.Argument(help="the sweep's name; all of them by default", autocompletion=complete_recorded)
+    ] = "",
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
