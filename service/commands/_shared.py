@@ -1,10 +1,12 @@
 """What the commands share: options, the folder of a sweep, and errors in one line."""
 
 import contextlib
+import json
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +17,7 @@ from trainables.paths import expanded
 
 __all__ = [
     "DEFAULT_RUNS",
+    "AsJson",
     "Name",
     "Runs",
     "complete_file",
@@ -22,7 +25,9 @@ __all__ = [
     "mention_unreadable",
     "nothing_recorded",
     "one_line_errors",
+    "print_json",
     "shown_command",
+    "stdout_for_json",
     "sweep_folder",
 ]
 
@@ -55,6 +60,7 @@ def complete_file(incomplete: str) -> list[str]:
     return sparsity.names("sweeps")
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs, and nothing else on standard output")]
 Name = Annotated[str, typer.Argument(help="the sweep's name", autocompletion=complete_recorded)]
 
 
@@ -95,6 +101,17 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         fail(error)
+
+
+@contextlib.contextmanager
+def stdout_for_json(as_json: bool) -> Iterator[None]:
+    """With --json, print on standard error what libraries and progress print on standard output."""
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))
 
 
 def shown_command(last_run: dict) -> str:

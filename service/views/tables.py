@@ -17,7 +17,16 @@ from service.views.costs import cost_table
 from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, NAMED
 
-__all__ = ["as_markdown", "as_tables", "best_table", "for_terminal", "headline", "number", "with_spread"]
+__all__ = [
+    "as_markdown",
+    "as_tables",
+    "best_table",
+    "for_terminal",
+    "headline",
+    "number",
+    "with_headline",
+    "with_spread",
+]
 
 ALPHA = 0.05  # significance level
 
@@ -244,6 +253,11 @@ def headline(summary: Mapping[str, Any]) -> str:
     if lead["n"] < MIN_SEEDS:
         return f"{best} ({seeds}, too few to call the difference significant: {MIN_SEEDS} are needed)"
     return f"{best} (95% interval {interval(lead)}, p = {lead['p']:.2g}, {seeds})"
+
+
+def with_headline(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary as `--json` prints it."""
+    return {"headline": headline(summary), **summary}
 
 
 def as_tables(summary: Mapping[str, Any]) -> RenderableType:
