@@ -54,6 +54,7 @@ def reprune(
         str, typer.Option(help="all: write every newly pruned network; target: none of them", metavar="target|all")
     ] = "target",
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only warnings, errors and the final headline")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Prune a sweep's trained networks by other criteria, scopes or sparsities. Run it again after an interruption."""
@@ -86,7 +87,7 @@ def reprune(
             prunable=decisive.prunable if prunable is None else prunable,
         )
         try:
-            summary = run_reprune(spec, methods, tuple(sparsity or ()))
+            summary = run_reprune(spec, methods, tuple(sparsity or ()), quiet=quiet)
         except KeyboardInterrupt:
             typer.echo("Stopped. The same command continues from here.", err=True)
             raise typer.Exit(130) from None

@@ -260,10 +260,10 @@ def with_headline(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"headline": headline(summary), **summary}
 
 
-def as_tables(summary: Mapping[str, Any]) -> RenderableType:
-    """The tables, warnings, failures and headline of a summary, for a terminal."""
+def as_tables(summary: Mapping[str, Any], *, tables: bool = True) -> RenderableType:
+    """The tables (unless left out), warnings, failures and headline of a summary, for a terminal."""
     parts: list[RenderableType] = []
-    for text_table in tabulate(summary):
+    for text_table in tabulate(summary) if tables else ():
         table = for_terminal(text_table.header, text_table.rows)
         parts += [Text(text_table.title, style="bold"), table, ""]
     for row in summary["warnings"]:
