@@ -73,6 +73,17 @@ GROUP_OF = {  # what is named -> the group of its arguments
     "criterion": "crit",
 }
 MORE_NAMES = {"architecture": "timm/NAME, torchvision/NAME, smp/ARCHITECTURE-ENCODER, "}
+QUIET = inspect.Parameter(
+    "quiet",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="print only warnings, errors and the final headline", rich_help_panel="Where it runs"
+        ),
+    ],
+)
 WORDS = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
@@ -98,11 +109,12 @@ def make_command(sweep: SweepSpec, action: Callable[[Any], None] | None = None) 
     """
 
     def command(**given: Any) -> None:
+        quiet = given.pop(QUIET.name, False)
         try:
             chosen = with_options(sweep, {name: value for name, value in given.items() if value not in (None, [])})
             if action is not None:
                 return action(chosen)
-            summary = chosen.run(typed_command())
+            summary = chosen.run(typed_command(), quiet=quiet)
         except (ValueError, OSError) as error:
             fail(error)
         except KeyboardInterrupt:
@@ -111,7 +123,9 @@ def make_command(sweep: SweepSpec, action: Callable[[Any], None] | None = None) 
             raise typer.Exit(130) from None
         raise typer.Exit(0 if summary["winner"] and summary["complete"] else 1)
 
-    command.__signature__ = inspect.Signature(list(options(sweep)))  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*options(sweep), *([QUIET] if action is None else [])]
+    )
     return command
 
 

@@ -36,7 +36,7 @@ from service.search.reprune import Reprune
 from service.spec import SweepSpec
 from service.tracking.connection import default_tracking_uri, warm_up
 from service.tracking.shipper import Shipper
-from service.views.console import make_console, print_whole
+from service.views.console import make_console, print_whole, warn
 from service.views.progress import Progress
 from service.views.tables import as_tables
 from sparsity.import_strings import pinned_sources, short_name
@@ -52,9 +52,9 @@ POLL = 1.0  # seconds between looks for a request to stop
 SHIP_TIMEOUT = 60.0  # seconds that the end of a sweep waits for MLflow
 
 
-def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str, Any]:
+def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None, *, quiet: bool = False) -> dict[str, Any]:
     """Run the trials of a sweep that are left; see `service.Sweep.run`."""
-    console = make_console()
+    console = make_console(quiet=quiet)
     with contextlib.ExitStack() as stack:
         stack.enter_context(pinned_sources())
         checked = check(spec)
@@ -62,7 +62,7 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
         records = stack.enter_context(contextlib.closing(Recorder(spec.folder)))
         others = states_to_adopt(spec, records.state)
         for line in admit(spec, checked.arms, records, others, data=checked.fingerprint):
-            console.print(f"{spec.name}: {line}", style="yellow", soft_wrap=True)
+            warn(console, f"{spec.name}: {line}")
         write_sources(own_sources(spec), spec.folder)
         warm_up(tracking_uri)  # while Ray starts
 
@@ -85,7 +85,7 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
         announce(spec, phases, records, tracking_uri, console)
         for line in in_words(checked.network, short_name(spec.trial.architecture)):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
-        shipper = Shipper(spec.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
+        shipper = Shipper(spec.folder, tracking_uri, warn=functools.partial(warn, console))
         if not phases.complete():
             cluster, resources = start_ray()
             if not cluster.is_own:
@@ -106,13 +106,17 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None) -> dict[str
                     num_trials=phases.num_search + phases.num_confirm,
                     objective=checked.objective,
                     already_done=phases.num_done,
+                    num_parallel=resources.num_parallel,
                 )
                 run_trials(spec, checked.data, phases, records, resources, progress)
         finally:
             complete = phases.complete()
-            warn = functools.partial(console.print, style="yellow", soft_wrap=True)
             say = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
-            export = functools.partial(export_winner, spec.folder, say=say, warn=warn) if spec.export else None
+            export = (
+                functools.partial(export_winner, spec.folder, say=say, warn=functools.partial(warn, console))
+                if spec.export
+                else None
+            )
             summary = record_summary(records, phases, objective=checked.objective, complete=complete, export=export)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
     raise_if_interrupted(phases, complete, console)
@@ -140,7 +144,7 @@ def record_summary(
 def raise_if_interrupted(queue: TrialQueue, complete: bool, console: Console) -> None:
     """Print why no more trials were started. KeyboardInterrupt if trials are left although nothing prevented them."""
     if queue.stopped_because:
-        console.print(queue.stopped_because, style="red", soft_wrap=True)
+        warn(console, queue.stopped_because, style="red")
     elif not complete:
         raise KeyboardInterrupt
 
@@ -156,7 +160,9 @@ def states_to_adopt(spec: SweepSpec, state: State) -> list[State]:
     return [State.read(there[name]) for name in names if name in there]
 
 
-def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: Sequence[float]) -> dict[str, Any]:
+def run_reprune(
+    spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: Sequence[float], *, quiet: bool = False
+) -> dict[str, Any]:
     """Evaluate the finished trials of a recorded sweep by further pruning methods and sparsities.
 
     Nothing is trained. What is recorded already is not evaluated again.
@@ -165,6 +171,7 @@ def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: S
         spec: The recorded sweep (`SweepSpec.from_identity`).
         methods: Pruning methods, beside the one that decides the sweep's objective.
         sparsities: Sparsities, beside those of the sweep.
+        quiet: Whether to print only warnings and the headline.
 
     Returns:
         The sweep's summary.
@@ -173,7 +180,7 @@ def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: S
         ValueError: Before anything starts, one line for each fault.
         KeyboardInterrupt: After a clean stop. The next call continues.
     """
-    console = make_console()
+    console = make_console(quiet=quiet)
     with contextlib.ExitStack() as stack:
         stack.enter_context(pinned_sources())
         checked = check(spec)
@@ -183,7 +190,7 @@ def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: S
         write_sources(criterion_sources(methods), spec.folder)
         queue = Reprune(records, methods, sparsities)
         announce_reprune(spec, queue, methods, console)
-        shipper = Shipper(spec.folder, tracking_uri, warn=lambda text: console.print(text, style="yellow"))
+        shipper = Shipper(spec.folder, tracking_uri, warn=functools.partial(warn, console))
         if queue.num_left:
             warm_up(tracking_uri)
             cluster = stack.enter_context(connect(console))
@@ -195,7 +202,13 @@ def run_reprune(spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: S
         complete = bool((records.state.summary or {}).get("complete"))
         try:
             if queue.num_left:
-                progress = Progress(console, title=spec.name, num_trials=queue.num_left, objective=checked.objective)
+                progress = Progress(
+                    console,
+                    title=spec.name,
+                    num_trials=queue.num_left,
+                    objective=checked.objective,
+                    num_parallel=resources.num_parallel,
+                )
                 run_trials(spec, checked.data, queue, records, resources, progress, train=False)
         finally:
             evaluated = queue.complete
@@ -215,18 +228,13 @@ def announce_reprune(spec: SweepSpec, queue: Reprune, methods: Sequence[PruningM
         soft_wrap=True,
     )
     if queue.not_kept:
-        console.print(
+        warn(
+            console,
             f"skipped: {len(queue.not_kept)} whose trained weights were not kept (--keep) or were "
             f"removed: {', '.join(queue.not_kept[:4])}{', ...' if len(queue.not_kept) > 4 else ''}",
-            style="yellow",
-            soft_wrap=True,
         )
     if queue.of_rounds:
-        console.print(
-            f"skipped: {len(queue.of_rounds)} whose pruning schedule prunes during training",
-            style="yellow",
-            soft_wrap=True,
-        )
+        warn(console, f"skipped: {len(queue.of_rounds)} whose pruning schedule prunes during training")
 
 
 def own_sources(spec: SweepSpec) -> dict[str, str]:
@@ -250,7 +258,7 @@ def run_trials(
         train: Whether networks may be trained; else the trials only prune networks that were kept.
     """
     for trial in records.state.finished("search") + records.state.finished("confirm"):
-        progress.note_best(trial.report[f"{progress.objective}_pruned"])
+        progress.note_best(trial)
     folder = spec.folder / "trials"
     folder.mkdir(exist_ok=True)
     shared = WithOwnCode(OwnCode(own_sources(spec), spec.folder), data)
@@ -324,7 +332,7 @@ def announce(spec: SweepSpec, phases: Phases, records: Recorder, tracking_uri: s
     console.print(f"records: {spec.folder}    MLflow: {hide_passwords(tracking_uri)}", soft_wrap=True)
     single = [arm.name for arm in phases.arms if not arm.space]
     if single and spec.num_trials > 1:
-        console.print(f"nothing to search, so one configuration: {', '.join(single)}", style="yellow", soft_wrap=True)
+        warn(console, f"nothing to search, so one configuration: {', '.join(single)}")
 
 
 def announce_memory(memory: int | None, resources: Resources, console: Console) -> None:
@@ -335,11 +343,9 @@ def announce_memory(memory: int | None, resources: Resources, console: Console) 
     advice = "for less, --accumulate 4 or a smaller --batch-size"
     reserved = resources.reserved.get("memory", memory)
     if reserved < memory:
-        console.print(f"{text}; this machine has {reserved / 1e9:.1f} GB: {advice}", style="yellow")
+        warn(console, f"{text}; this machine has {reserved / 1e9:.1f} GB: {advice}")
     elif resources.num_parallel < resources.num_fitting:
-        console.print(
-            f"{text} instead of {resources.num_fitting}, as there is no more memory; {advice}", style="yellow"
-        )
+        warn(console, f"{text} instead of {resources.num_fitting}, as there is no more memory; {advice}")
     else:
         console.print(text)
 
@@ -348,6 +354,8 @@ def report(spec: SweepSpec, summary: dict, tracking_uri: str, num_waiting: int, 
     """Print the tables, draw the figure, and say where to look next."""
     console.print()
     print_whole(console, as_tables(summary))
+    if console.quiet:
+        print_whole(make_console(), as_tables(summary, tables=False))
     figure = spec.folder / "curve.png"
     if summary["winner"] and summary["complete"]:
         from service.views.figures import draw_summary  # imports matplotlib
@@ -356,7 +364,7 @@ def report(spec: SweepSpec, summary: dict, tracking_uri: str, num_waiting: int, 
         console.print(f"Accuracy against sparsity: {figure}", soft_wrap=True)
     if num_waiting:
         command = sweeps_command("sync", spec.name, runs=spec.runs)
-        console.print(f"{num_waiting} events are not in MLflow yet: {command}", style="yellow", soft_wrap=True)
+        warn(console, f"{num_waiting} events are not in MLflow yet: {command}")
     local = tracking_uri.startswith("sqlite:")
     browse = sweeps_command("ui", runs=spec.runs) if local else hide_passwords(tracking_uri)
     console.print(

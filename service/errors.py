@@ -3,13 +3,14 @@
 from typing import NoReturn
 
 import typer
-from pydantic import ValidationError
 
 __all__ = ["fail"]
 
 
 def fail(error: Exception) -> NoReturn:
     """Print one line for each fault and exit with code 2."""
+    from pydantic import ValidationError  # lazily: it takes a quarter of a second
+
     if isinstance(error, ValidationError):
         lines = []
         for fault in error.errors():

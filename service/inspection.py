@@ -1,7 +1,11 @@
 """`sweeps inspect`: the network of a sweep, and what is pruned of it, without running anything."""
 
+import contextlib
+import json
 import runpy
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +39,22 @@ def load_values(path: Path) -> Mapping[str, Any]:
     return runpy.run_path(str(path))
 
 
-def inspect_network(sweep: SweepSpec) -> None:
+def inspect_network(sweep: SweepSpec, *, as_json: bool = False) -> None:
     """Print every parameter of a sweep's network, with why pruning leaves it out."""
     console = make_console()
     try:
-        weights = check(sweep, writes=False).network
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            weights = check(sweep, writes=False).network
     except (ValueError, OSError) as error:
         fail(error)
+    if as_json:
+        print(
+            json.dumps(
+                {"sweep": sweep.name, "architecture": sweep.trial.architecture, "weights": list(map(asdict, weights))},
+                indent=2,
+            )
+        )
+        return
     print_whole(console, network_table(weights))
     for line in in_words(weights, short_name(sweep.trial.architecture), hint=False):
         console.print(line, soft_wrap=True, markup=False, highlight=False)

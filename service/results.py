@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from service.process import default_runs
 from service.records.best import best as best_rows
 from service.records.state import EVENTS, State, TrialRecord, find_sweeps, flatten
-from service.records.summary import summarize
+from service.records.summary import current_summary
 from service.views.tables import headline
-from trainables.config import HYPERPARAMETERS, expanded, hyperparameters
+from trainables.config import HYPERPARAMETERS, hyperparameters
+from trainables.paths import expanded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,11 +177,7 @@ def read_result(name: str, runs: str | Path | None = None) -> Result:
     if not (folder / name / EVENTS).is_file():
         found = ", ".join(sweep.name for sweep in find_sweeps(folder)) or "(none)"
         raise ValueError(f"name: must be one of the sweeps in {folder}, {found}, got {name!r}")
-    state = State.read(folder / name)
-    finished = [trial for trial in state.trials.values() if trial.pruned]
-    objective = (state.summary or {}).get("objective") or (finished[0].objective if finished else "acc")
-    complete = bool((state.summary or {}).get("complete"))
-    return Result(summarize(state, objective=objective, complete=complete), folder / name)
+    return Result(current_summary(State.read(folder / name)), folder / name)
 
 
 def best(

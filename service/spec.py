@@ -15,7 +15,8 @@ from search_spaces import SearchSpace
 from service.process import default_runs
 from sparsity.import_strings import is_import_string, short_name, source_of
 from sparsity.registry import name_of
-from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name, expanded
+from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name
+from trainables.paths import expanded
 
 __all__ = ["SweepSpec", "pruning_methods", "recorded_sources"]
 

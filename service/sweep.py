@@ -24,13 +24,14 @@ class Sweep(SweepSpec):
         result.table  # a pandas DataFrame: the mean accuracy of each arm by sparsity
     """
 
-    def run(self, command: Sequence[str] | None = None) -> "Result":
+    def run(self, command: Sequence[str] | None = None, *, quiet: bool = False) -> "Result":
         """Run the trials that are left.
 
         A trial that fails is recorded, and the sweep continues.
 
         Args:
             command: The command line to record, with which `sweeps retry` starts the sweep again.
+            quiet: Whether to print only warnings and the headline.
 
         Returns:
             The summary, a dictionary (see `service.records.summary.summarize`), with `table`, `arms`, `trials` and
@@ -48,7 +49,7 @@ class Sweep(SweepSpec):
             from service.results import Result
         finally:
             gc.enable()
-        return Result(run_sweep(self, command), self.folder)
+        return Result(run_sweep(self, command, quiet=quiet), self.folder)
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """The command line of a sweep's file; see `service.cli`."""

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
@@ -27,7 +26,6 @@ __all__ = [
     "check_name",
     "check_sparsity",
     "construct",
-    "expanded",
     "folder_of",
     "hyperparameters",
 ]
@@ -36,14 +34,6 @@ __all__ = [
 def check_name(package: str, name: str, where: str) -> str:
     """The name of a file of `package`, or an import string with an absolute path; else ValueError with the choices."""
     return sparsity.check(package, name, where)
-
-
-def expanded(path: str | Path, where: str) -> Path:
-    """The path with a user's home in place of `~`. ValueError if there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{where}: must be without ~, or begin with the home of a user, got {str(path)!r}") from None
 
 
 def check_sparsity(value: float) -> float:

@@ -8,6 +8,8 @@ import ray
 import yaml
 from rich.console import Console
 
+from service.views.console import warn
+
 __all__ = ["alive", "may_come", "node_types", "wait_for_hosts"]
 
 JOIN_TIMEOUT = 90.0  # seconds for the hosts of a fixed list to join: `ray up` returns before they have
@@ -47,9 +49,8 @@ def wait_for_hosts(console: Console) -> None:
             status.update(f"Waiting for {', '.join(sorted(missing))} to join the cluster ...")
             time.sleep(1)
     if missing:
-        console.print(
+        warn(
+            console,
             f"{', '.join(sorted(missing))} did not join the cluster; the sweep continues without. To see why: "
             "ray exec CLUSTER.yaml 'tail /tmp/ray/session_latest/logs/monitor*'",
-            style="yellow",
-            soft_wrap=True,
         )

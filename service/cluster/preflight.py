@@ -20,6 +20,7 @@ from rich.console import Console
 from service.cluster.hosts import alive, node_types
 from service.records.passwords import hide_passwords
 from service.tracking.mlflow_writer import MlflowWriter
+from service.views.console import warn
 from sparsity_sweeps import PACKAGES
 
 __all__ = ["check_cluster"]
@@ -128,7 +129,7 @@ def check_cluster(folder: Path, resources: Mapping[str, float], tracking_uri: st
         with console.status("Waiting for the autoscaler to start the first worker (minutes) ..."):
             faults = ask(None, folder, resources)
     for fault in faults[:-1]:
-        console.print(fault, style="red", soft_wrap=True, markup=False)
+        warn(console, fault, style="red")
     if faults:
         raise ValueError(faults[-1])
 
@@ -167,11 +168,10 @@ def tracking_faults(folder: Path, uri: str, console: Console) -> list[str]:
     except Exception as error:
         text, shown = hide_passwords(" ".join(str(error).split())), hide_passwords(uri)
         if "failed with error code" not in text and not hasattr(error, "json"):  # not an HTTP answer
-            console.print(
+            warn(
+                console,
                 f"MLflow at {shown} does not answer. The records are kept and sent later. Start it with "
                 "clusters/mlflow.sh, or correct MLFLOW_TRACKING_URI",
-                style="yellow",
-                soft_wrap=True,
             )
             return []
         if "401" in text:

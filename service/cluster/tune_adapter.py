@@ -108,6 +108,9 @@ class TrialRecorder(tune.Callback):
         self.num_interruptions: Counter[str] = Counter()  # since the trial's last evaluation
         self.num_failures = 0  # in a row
 
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.progress.started(self.queue.proposal(TrialConfig.model_validate(trial.config).key))
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         key, status = result["key"], Status(result["status"])
         if status == Status.SUPERSEDED:
@@ -156,8 +159,7 @@ class TrialRecorder(tune.Callback):
             self._show_end(key, trial.report | (again if before and trial.unmeasured else {}))
 
     def _show(self, key: str, report: dict[str, Any]) -> None:
-        proposal = self.queue.proposal(key)
-        self.progress.update(key, proposal.label, report, proposal.num_epochs)
+        self.progress.update(self.queue.proposal(key), report)
 
     def _show_end(self, key: str, report: dict[str, Any]) -> None:
         """Show a trial that ended, and stop the sweep if trials keep failing at once."""

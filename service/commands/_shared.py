@@ -1,33 +1,43 @@
 """What the commands share: options, the folder of a sweep, and errors in one line."""
 
 import contextlib
+import json
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+import sparsity
 from service.errors import fail
 from service.process import default_runs, this_python
-from trainables.config import expanded
+from trainables.paths import expanded
 
 __all__ = [
     "DEFAULT_RUNS",
+    "AsJson",
     "Name",
     "Runs",
+    "complete_file",
+    "complete_recorded",
     "mention_unreadable",
     "nothing_recorded",
     "one_line_errors",
+    "print_json",
     "shown_command",
+    "stdout_for_json",
     "sweep_folder",
 ]
 
 
-def expand_runs(runs: Path) -> Path:
+def expand_runs(context: typer.Context, runs: Path) -> Path:
     try:
         return expanded(runs, "runs")
     except ValueError as error:
+        if context.resilient_parsing:  # a shell asks for completions, and its user would see the error
+            return runs
         fail(error)
 
 
@@ -36,7 +46,22 @@ Runs = Annotated[
     typer.Option(help="folder of all records; by default $SPARSITY_SWEEPS_RUNS, or runs", callback=expand_runs),
 ]
 DEFAULT_RUNS = default_runs()
-Name = Annotated[str, typer.Argument(help="the sweep's name")]
+
+
+def complete_recorded(context: typer.Context, incomplete: str) -> list[str]:
+    """The recorded sweeps whose names begin so, for the shell's completion."""
+    from service.records.state import find_sweeps
+
+    return [folder.name for folder in find_sweeps(context.params.get("runs") or DEFAULT_RUNS)]
+
+
+def complete_file(incomplete: str) -> list[str]:
+    """The sweeps of the package `sweeps`, for the shell's completion."""
+    return sparsity.names("sweeps")
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs, and nothing else on standard output")]
+Name = Annotated[str, typer.Argument(help="the sweep's name", autocompletion=complete_recorded)]
 
 
 def nothing_recorded(command: str, runs: Path) -> ValueError:
@@ -76,6 +101,17 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         fail(error)
+
+
+@contextlib.contextmanager
+def stdout_for_json(as_json: bool) -> Iterator[None]:
+    """With --json, print on standard error what libraries and progress print on standard output."""
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))
 
 
 def shown_command(last_run: dict) -> str:

@@ -1,11 +1,10 @@
 """`sweeps best`: the best configuration of each arm."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from service.commands._shared import DEFAULT_RUNS, Runs, mention_unreadable, one_line_errors
+from service.commands._shared import DEFAULT_RUNS, AsJson, Runs, mention_unreadable, one_line_errors, print_json
 from service.errors import fail
 
 __all__ = ["show_best"]
@@ -21,7 +20,7 @@ def show_best(
         float | None, typer.Option(help="at this sparsity, in [0, 1); by default at the target of each sweep")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="at every sparsity")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the best configuration of each arm (an optimizer with a regularizer) at the target sparsity."""
     from service.records.best import best
@@ -35,7 +34,7 @@ def show_best(
     if not every:
         rows = [row for row in rows if (row["is_target"] if sparsity is None else row["sparsity"] == sparsity)]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     if not rows:
         there = ", ".join(folder.name for folder in find_sweeps(runs)) or "none"

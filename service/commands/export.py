@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from service.commands._shared import DEFAULT_RUNS, Name, Runs, one_line_errors, sweep_folder
+from service.commands._shared import (
+    DEFAULT_RUNS,
+    AsJson,
+    Name,
+    Runs,
+    one_line_errors,
+    print_json,
+    stdout_for_json,
+    sweep_folder,
+)
 
 __all__ = ["export"]
 
@@ -47,12 +56,13 @@ def export(
     data_root: Annotated[
         Path | None, typer.Option(help="folder of the dataset, if the network must be pruned again; default: the last")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Export a sweep's pruned network to a folder that other tools read. The written files are run and compared."""
     from service.records.state import State
 
     folder = sweep_folder(runs, name)
-    with one_line_errors():
+    with one_line_errors(), stdout_for_json(as_json):
         state = State.read(folder, evaluations=False)
         key, level = choose(state, trial, level)
         last = state.last_run.get("data_root")
@@ -67,6 +77,9 @@ def export(
         }
         options |= {"shrink": shrink, "multiple_of": multiple_of, "tolerance": tolerance}
         entry = export_trial(state, key, level, target, root, **options)
+    if as_json:
+        print_json({"folder": str(target), **entry})
+        return
     show(name, key, level, target, entry)
 
 

@@ -1,10 +1,11 @@
 """`sweeps inspect`: the weights of a sweep's network."""
 
+import functools
 from typing import Annotated
 
 import typer
 
-from service.commands._shared import one_line_errors
+from service.commands._shared import AsJson, complete_file, one_line_errors
 
 __all__ = ["inspect"]
 
@@ -15,7 +16,10 @@ SETTINGS = {  # all options are the sweep's
 
 def inspect(
     context: typer.Context,
-    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. digits, or its file")] = "",
+    sweep: Annotated[
+        str, typer.Argument(help="a sweep's name, e.g. digits, or its file", autocompletion=complete_file)
+    ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """List the weights of a network, and which of them are pruned: sweeps inspect digits --architecture resnet18"""
     from service.cli import make_command
@@ -27,5 +31,7 @@ def inspect(
     with one_line_errors():
         found = find_sweep(sweep)
     command = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    command.command(name=f"inspect {sweep}", help="Options of the sweep.")(make_command(found, inspect_network))
+    command.command(name=f"inspect {sweep}", help="Options of the sweep. --json prints JSON for programs.")(
+        make_command(found, functools.partial(inspect_network, as_json=as_json))
+    )
     command(args=context.args, prog_name=f"sweeps inspect {sweep}")

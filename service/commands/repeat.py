@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from service.commands._shared import DEFAULT_RUNS, Name, Runs, one_line_errors, sweep_folder
+from service.commands._shared import (
+    DEFAULT_RUNS,
+    AsJson,
+    Name,
+    Runs,
+    one_line_errors,
+    print_json,
+    stdout_for_json,
+    sweep_folder,
+)
 
 __all__ = ["repeat"]
 
@@ -18,13 +27,14 @@ def repeat(
     runs: Runs = DEFAULT_RUNS,
     data_root: Annotated[Path | None, typer.Option(help="folder of the dataset; default: that of the last run")] = None,
     cpus: Annotated[int, typer.Option(help="threads; the last bits depend on them", min=1)] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Train trials again, without changing the records, and compare every number with them."""
     from service.records.state import State
     from service.repeat import repeat as train_again
 
     folder = sweep_folder(runs, name)
-    with one_line_errors():
+    with one_line_errors(), stdout_for_json(as_json):
         state = State.read(folder)
         winner = (state.summary or {}).get("winner")
         if not trials and not winner:
@@ -32,10 +42,14 @@ def repeat(
         last = state.last_run.get("data_root")
         root = data_root or (Path(last) if last else None)
         keys = trials or [winner["checkpoint_trial"]]  # type: ignore[index]
-        differ = False
+        results = []
         for key, found in train_again(state, keys, data_root=root, num_threads=cpus):
+            results.append({"trial": key, "differences": found})
+            if as_json:
+                continue
             typer.echo(f"{key}: {len(found)} numbers differ" if found else f"{key}: every number is the same")
             for line in found:
                 typer.echo(f"    {line}")
-            differ = differ or bool(found)
-    raise typer.Exit(1 if differ else 0)
+    if as_json:
+        print_json(results)
+    raise typer.Exit(1 if any(result["differences"] for result in results) else 0)

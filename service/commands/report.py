@@ -7,10 +7,13 @@ import typer
 
 from service.commands._shared import (
     DEFAULT_RUNS,
+    AsJson,
     Runs,
+    complete_recorded,
     mention_unreadable,
     nothing_recorded,
     one_line_errors,
+    print_json,
     sweep_folder,
 )
 from service.errors import fail
@@ -20,7 +23,12 @@ __all__ = ["report"]
 
 def report(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="sweeps to report on together; by default all of them")
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...",
+            help="sweeps to report on together; by default all of them",
+            autocompletion=complete_recorded,
+        ),
     ] = None,
     runs: Runs = DEFAULT_RUNS,
     form: Annotated[
@@ -31,11 +39,13 @@ def report(
         ),
     ] = "html",
     to: Annotated[Path | None, typer.Option(help="file to write; by default in the folder of the sweep")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print a sweep's tables, and write its report: what was found, how certain it is, and how it was found."""
     from service.records.state import State, find_sweeps
+    from service.records.summary import current_summary
     from service.views.console import make_console, print_whole
-    from service.views.tables import as_tables
+    from service.views.tables import as_tables, with_headline
 
     if not names:
         mention_unreadable(runs)
@@ -44,15 +54,19 @@ def report(
         fail(nothing_recorded("report", runs))
     with one_line_errors():
         states = [State.read(folder, evaluations=False) for folder in folders]
-        for state in states:
-            if state.summary and (form == "text" or len(states) == 1):
-                print_whole(make_console(), as_tables(state.summary))
-        if form == "text":
-            return
-        from service.views.report import FORMATS, make_report, write_report  # imports matplotlib
+        summaries = [state.summary or current_summary(state) for state in states]
+        if not as_json and (form == "text" or len(states) == 1):
+            for summary in summaries:
+                print_whole(make_console(), as_tables(summary))
+        path = None
+        if form != "text":
+            from service.views.report import FORMATS, make_report, write_report  # imports matplotlib
 
-        if form not in FORMATS:
-            raise ValueError(f"format: must be one of {', '.join(FORMATS)}, text, got {form!r}")
-        path = to or (folders[0] if len(folders) == 1 else runs) / f"report{FORMATS[form][0]}"
-        write_report(make_report(states), form, path)
-    typer.echo(f"Report: {path}")
+            if form not in FORMATS:
+                raise ValueError(f"format: must be one of {', '.join(FORMATS)}, text, got {form!r}")
+            path = to or (folders[0] if len(folders) == 1 else runs) / f"report{FORMATS[form][0]}"
+            write_report(make_report(states), form, path)
+    if as_json:
+        print_json({"report": path and str(path), "sweeps": [with_headline(summary) for summary in summaries]})
+    elif path:
+        typer.echo(f"Report: {path}")

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from service.commands._shared import DEFAULT_RUNS, Name, Runs, one_line_errors, sweep_folder
+from service.commands._shared import (
+    DEFAULT_RUNS,
+    AsJson,
+    Name,
+    Runs,
+    one_line_errors,
+    print_json,
+    stdout_for_json,
+    sweep_folder,
+)
 
 __all__ = ["reprune"]
 
@@ -45,17 +54,20 @@ def reprune(
         str, typer.Option(help="all: write every newly pruned network; target: none of them", metavar="target|all")
     ] = "target",
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only warnings, errors and the final headline")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Prune a sweep's trained networks by other criteria, scopes or sparsities. Run it again after an interruption."""
     from service.cli import parse_arguments
     from service.driver import run_reprune
     from service.records.state import State
     from service.spec import SweepSpec, pruning_methods, recorded_sources
+    from service.views.tables import with_headline
     from trainables.config import check_sparsity
     from trainables.own_code import use_sources
 
     folder = sweep_folder(runs, name)
-    with one_line_errors():
+    with one_line_errors(), stdout_for_json(as_json):
         state = State.read(folder)
         if data_root is None and state.last_run.get("data_root"):
             data_root = Path(state.last_run["data_root"])
@@ -75,7 +87,9 @@ def reprune(
             prunable=decisive.prunable if prunable is None else prunable,
         )
         try:
-            run_reprune(spec, methods, tuple(sparsity or ()))
+            summary = run_reprune(spec, methods, tuple(sparsity or ()), quiet=quiet)
         except KeyboardInterrupt:
             typer.echo("Stopped. The same command continues from here.", err=True)
             raise typer.Exit(130) from None
+    if as_json:
+        print_json(with_headline(summary))

@@ -1,16 +1,18 @@
 """`sweeps status`: what runs, what has ended, what failed and why."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from service.commands._shared import (
     DEFAULT_RUNS,
+    AsJson,
     Runs,
+    complete_recorded,
     mention_unreadable,
     nothing_recorded,
     one_line_errors,
+    print_json,
     sweep_folder,
 )
 from service.errors import fail
@@ -19,9 +21,11 @@ __all__ = ["status"]
 
 
 def status(
-    name: Annotated[str, typer.Argument(help="the sweep's name; all of them by default")] = "",
+    name: Annotated[
+        str, typer.Argument(help="the sweep's name; all of them by default", autocompletion=complete_recorded)
+    ] = "",
     runs: Runs = DEFAULT_RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show whether a sweep runs, its trials by status, the best so far, and what failed and why."""
     from service.records.state import find_sweeps
@@ -34,7 +38,7 @@ def status(
     with one_line_errors():
         found = [status_of(folder) for folder in folders]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        print_json(found)
         return
     if not found:
         fail(nothing_recorded("status", runs))

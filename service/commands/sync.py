@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands._shared import DEFAULT_RUNS, Name, Runs, sweep_folder
+from service.commands._shared import DEFAULT_RUNS, AsJson, Name, Runs, print_json, sweep_folder
 from service.errors import fail
 
 __all__ = ["sync"]
@@ -14,6 +14,7 @@ def sync(
     name: Name,
     runs: Runs = DEFAULT_RUNS,
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; the database in --runs by default")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Send MLflow the records of a sweep that it does not have yet."""
     from service.tracking.connection import default_tracking_uri
@@ -22,6 +23,9 @@ def sync(
     shipper = Shipper(sweep_folder(runs, name), tracking_uri or default_tracking_uri(runs), warn=lambda text: None)
     shipper.start()
     left = shipper.finish(timeout=3600)
-    typer.echo(f"{shipper.num_sent} of {shipper.num_sent + left} entries sent to {shipper.server}")
+    if as_json:
+        print_json({"sweep": name, "server": shipper.server, "sent": shipper.num_sent, "left": left})
+    else:
+        typer.echo(f"{shipper.num_sent} of {shipper.num_sent + left} entries sent to {shipper.server}")
     if left:
         fail(ValueError(f"sync: {left} entries are not sent: {shipper.failure}"))

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from trainables.config import PruningMethod
-
 __all__ = ["Goal", "area_under_curve"]
 
 
@@ -43,6 +41,8 @@ class Goal:
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> "Goal":
         """The goal of a sweep with this identity (`SweepSpec.identity`)."""
+        from trainables.config import PruningMethod  # lazily: it imports pydantic, which takes a quarter of a second
+
         trial, method = identity["trial"], PruningMethod(**identity["pruning"][0])
         target = trial["target_sparsity"]
         levels = {0.0, target} if method.only_level else {0.0, target, *trial["sparsities"]}

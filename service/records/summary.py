@@ -13,7 +13,15 @@ from service.statistics import MIN_SEEDS, compare, holm, mean_and_spread
 from trainables.config import hyperparameters
 from trainables.result import SIZES, Status
 
-__all__ = ["Cells", "choose_winner", "configurations_by_arm", "level_name", "search_rows", "summarize"]
+__all__ = [
+    "Cells",
+    "choose_winner",
+    "configurations_by_arm",
+    "current_summary",
+    "level_name",
+    "search_rows",
+    "summarize",
+]
 
 NOT_IN_TABLES = {"sparsity", "loss", "collapsed", *SIZES} - {"macs_left"}
 
@@ -80,6 +88,13 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
             if t.unmeasured
         ],
     }
+
+
+def current_summary(state: State) -> dict[str, Any]:
+    """The result of a recorded sweep so far, which may be running; see `summarize`."""
+    finished = [trial for trial in state.trials.values() if trial.pruned]
+    objective = (state.summary or {}).get("objective") or (finished[0].objective if finished else "acc")
+    return summarize(state, objective=objective, complete=bool((state.summary or {}).get("complete")))
 
 
 class Cells:

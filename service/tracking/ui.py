@@ -23,13 +23,14 @@ END_TIMEOUT = 10.0  # seconds
 MOST_SWEEPS = 10  # whose pages are listed
 
 
-def serve_ui(tracking_uri: str, host: str, port: int) -> int:
+def serve_ui(tracking_uri: str, host: str, port: int, *, as_json: bool = False) -> int:
     """Serve MLflow's pages until Ctrl-C, a termination signal, or the end of MLflow.
 
     Args:
         tracking_uri: The tracking database or server.
         host: Address to listen on.
         port: Port to listen on.
+        as_json: Whether to print one line of JSON with the addresses, once they answer, instead of lines for people.
 
     Returns:
         The exit code: 0 after Ctrl-C, else MLflow's own or 1.
@@ -45,17 +46,22 @@ def serve_ui(tracking_uri: str, host: str, port: int) -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, leave)
     # MLflow starts further processes. A session of their own lets `end` signal all of them.
-    with subprocess.Popen(command, env=environment, start_new_session=True) as server:
+    output = sys.stderr if as_json else None  # None: the same as this process
+    with subprocess.Popen(command, env=environment, start_new_session=True, stdout=output) as server:
         try:
             url = page_of(host, port)
-            print(f"MLflow is starting on {url} ...", flush=True)
+            print(f"MLflow is starting on {url} ...", flush=True, file=output)
             if not answers(url, server):
                 code = server.poll()
                 why = f"did not within {START_TIMEOUT:g} s" if code is None else f"ended with exit code {code}"
                 raise ValueError(f"ui: MLflow must answer on {url} (see its output above), it {why}")
-            print(f"MLflow is on {url} (press Ctrl-C to end it)", flush=True)
-            for name, address in pages_of_sweeps(url):
-                print(f"    {name}: {url}{address}", flush=True)
+            pages = [{"name": name, "url": f"{url}{address}"} for name, address in pages_of_sweeps(url)]
+            if as_json:
+                print(json.dumps({"url": url, "sweeps": pages}), flush=True)
+            else:
+                print(f"MLflow is on {url} (press Ctrl-C to end it)", flush=True)
+                for page in pages:
+                    print(f"    {page['name']}: {page['url']}", flush=True)
             return server.wait() or 1  # it ended without being asked to
         except KeyboardInterrupt:
             return 0

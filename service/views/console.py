@@ -5,11 +5,13 @@ import shutil
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 
-__all__ = ["make_console", "print_whole"]
+__all__ = ["make_console", "print_whole", "warn"]
 
 
-def make_console() -> Console:
+def make_console(*, quiet: bool = False) -> Console:
     """A console with the terminal's width, or 160 columns if the output is a notebook, a file or a pipe.
+
+    A quiet one prints only what `warn` gives it.
 
     A notebook gets plain text like a file, although its kernel asks for colours. Rich's own output for notebooks needs
     another package for live displays, and is a display of its own for each line.
@@ -21,7 +23,15 @@ def make_console() -> Console:
         console.size = shutil.get_terminal_size()  # Rich assumes 80 columns unless both width and height are set
     if not console.is_terminal:
         console.width = 160
+    console.quiet = quiet
     return console
+
+
+def warn(console: Console, text: str, *, style: str = "yellow") -> None:
+    """Print a line that matters even if the console is quiet: a warning, or why a sweep stops."""
+    if console.quiet:
+        console = Console(file=console.file, highlight=False)
+    console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)
 
 
 def print_whole(console: Console, renderable: RenderableType) -> None:

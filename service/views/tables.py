@@ -17,7 +17,16 @@ from service.views.costs import cost_table
 from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, NAMED
 
-__all__ = ["as_markdown", "as_tables", "best_table", "for_terminal", "headline", "number", "with_spread"]
+__all__ = [
+    "as_markdown",
+    "as_tables",
+    "best_table",
+    "for_terminal",
+    "headline",
+    "number",
+    "with_headline",
+    "with_spread",
+]
 
 ALPHA = 0.05  # significance level
 
@@ -246,10 +255,15 @@ def headline(summary: Mapping[str, Any]) -> str:
     return f"{best} (95% interval {interval(lead)}, p = {lead['p']:.2g}, {seeds})"
 
 
-def as_tables(summary: Mapping[str, Any]) -> RenderableType:
-    """The tables, warnings, failures and headline of a summary, for a terminal."""
+def with_headline(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary as `--json` prints it."""
+    return {"headline": headline(summary), **summary}
+
+
+def as_tables(summary: Mapping[str, Any], *, tables: bool = True) -> RenderableType:
+    """The tables (unless left out), warnings, failures and headline of a summary, for a terminal."""
     parts: list[RenderableType] = []
-    for text_table in tabulate(summary):
+    for text_table in tabulate(summary) if tables else ():
         table = for_terminal(text_table.header, text_table.rows)
         parts += [Text(text_table.title, style="bold"), table, ""]
     for row in summary["warnings"]:

@@ -74,15 +74,20 @@ def test_another_network_does_not_get_the_arguments_of_the_sweeps_own(given, mod
     assert with_options(load_sweep("digits"), given).trial.model == model
 
 
-def test_a_value_typed_on_the_command_line_is_held(monkeypatch):
+@pytest.mark.parametrize("flags", [(), ("--quiet",)])
+def test_a_value_typed_on_the_command_line_is_held(monkeypatch, flags):
     sweep = make(optimizer=("sgd",), regularizer=("none",), tuned=TUNED)
     made = []
-    monkeypatch.setattr(Sweep, "run", lambda self, command: made.append(self) or {"winner": 1, "complete": 1})
+    monkeypatch.setattr(
+        Sweep, "run", lambda self, command, quiet: made.append((self, quiet)) or {"winner": 1, "complete": 1}
+    )
     with pytest.raises(SystemExit):
-        sweep.main(["--opt", "lr=0.05"])
-    (arm,) = make_arms(made[0])
+        sweep.main(["--opt", "lr=0.05", *flags])
+    ((chosen, quiet),) = made
+    assert quiet == bool(flags)
+    (arm,) = make_arms(chosen)
     assert set(arm.space) == {"opt/weight_decay"}
-    assert make_config(made[0], arm.choices, {"opt/weight_decay": 0.02}).opt == {"lr": 0.05, "weight_decay": 0.02}
+    assert make_config(chosen, arm.choices, {"opt/weight_decay": 0.02}).opt == {"lr": 0.05, "weight_decay": 0.02}
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from trainables.config import expanded
 from trainables.errors import one_line
+from trainables.paths import expanded
 
 __all__ = ["load_encoder"]
 

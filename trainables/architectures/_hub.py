@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from trainables.config import expanded
 from trainables.errors import one_line
+from trainables.paths import expanded
 
 __all__ = ["checkpoint_folder"]
 

@@ -72,6 +72,13 @@ def test_the_winner_is_exported_and_loads_again(toy, winner, export):
     assert (entry["sweep"], entry["trial"], entry["sparsity"]) == ("toy", winner, 0.9)
 
 
+def test_the_result_as_json(toy, winner, tmp_path):
+    words = ["export", "toy", "--no-measure", "--json", "--to", str(tmp_path / "to"), "--runs", str(toy.folder.parent)]
+    shown = json.loads(CliRunner().invoke(app, words).stdout)
+    assert (shown["folder"], shown["trial"], shown["sparsity"]) == (str(tmp_path / "to"), winner, 0.9)
+    assert (tmp_path / "to" / shown["formats"]["safetensors"]["file"]).exists()
+
+
 def test_a_shrunk_network_loads_again(toy, winner, export):
     shown, code, to = export("toy", "--no-measure", "--shrink", "--multiple-of", "1", "--level", "0.98")
     assert code == 0, shown

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -20,6 +21,8 @@ time.sleep(0.5)
 
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if os.environ.get("NOISY"):
+            print("a request", flush=True)
         self.send_response(int(os.environ.get("STATUS", 200)))
         self.end_headers()
         self.wfile.write(os.environ.get("MLFLOW_DISABLE_TELEMETRY", "").encode())
@@ -29,7 +32,7 @@ http.server.HTTPServer((host, port), Page).serve_forever()
 SERVE = """
 import sys
 from service.tracking.ui import serve_ui
-sys.exit(serve_ui('sqlite:///x', '127.0.0.1', int(sys.argv[1])))
+sys.exit(serve_ui('sqlite:///x', '127.0.0.1', int(sys.argv[1]), as_json='--json' in sys.argv))
 """
 
 
@@ -45,10 +48,10 @@ def served(tmp_path, port):
     (tmp_path / "mlflow.py").write_text(MLFLOW)
     started = []
 
-    def start(**variables):
+    def start(*flags, **variables):
         kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_DISABLE_TELEMETRY"}
         environment = {**kept, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}", **variables}
-        command = [sys.executable, "-c", SERVE, str(port)]
+        command = [sys.executable, "-c", SERVE, str(port), *flags]
         started.append(subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment))
         return started[-1]
 
@@ -69,6 +72,13 @@ def test_the_page_answers_once_it_is_announced_and_ends_with_the_command(served,
     assert process.wait(20) == code
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def test_the_addresses_as_json(served, port):
+    process = served("--json", NOISY="1")
+    assert json.loads(process.stdout.readline()) == {"url": f"http://127.0.0.1:{port}", "sweeps": []}
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[0] == ""  # what MLflow prints is on standard error
 
 
 def test_a_page_that_refuses_the_host_name_counts_as_answering(served):

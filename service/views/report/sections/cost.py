@@ -1,5 +1,6 @@
 """How much was trained."""
 
+from service.views.durations import in_hours
 from service.views.report.blocks import Block, Table, cells
 from service.views.report.view import SweepView
 
@@ -22,9 +23,3 @@ def cost(view: SweepView) -> list[Block]:
         "times."
     )
     return [Table(caption, header, rows)]
-
-
-def in_hours(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
