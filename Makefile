@@ -42,9 +42,9 @@ test-environments: $(VENV)/.installed
 test-walk: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/walk.py tests/walk_own_network.py
 
-# Every architecture in every export format, and `mlflow models predict` on a registered winner.
+# Every architecture in every export format, and the registered winner, served from a database and by an MLflow server.
 test-export: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/export/*.py
 
 # make sweep and make test in a fresh clone in a Debian chroot, with that release's Python. Root and debootstrap.
 test-python:

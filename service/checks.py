@@ -23,6 +23,7 @@ from trainables.memory_estimate import training_memory
 from trainables.network_checks import check_forward
 from trainables.network_summary import Weight, summarize_network
 from trainables.prunable import prunable_weights, tied_names
+from trainables.pruning.sizes import check_sizes
 from trainables.pruning_schedule import make_pruning_schedule
 
 __all__ = ["Checked", "check"]
@@ -99,6 +100,8 @@ def check_parts(spec: SweepSpec) -> Checked:
     for method in spec.pruning:
         weights = prunable_weights(task, plain, method)
         masks.rank([weight.detach()[:1] for weight in weights.values()], method.scope)  # the other rows are alike
+    if spec.max_macs_left is not None:
+        check_sizes(task, training.trained_model(), name)
     network = summarize_network(task, plain, configs[0], regularized=training.gated_names)
     memory = training_memory(task, configs[0], model)
     return Checked(arms, data, fingerprint(data), task_class.objective, memory, network)

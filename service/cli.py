@@ -39,7 +39,7 @@ PANELS = {
         *("pruning_schedule", "pruning_sched", "num_sharpness_batches"),
     ),
     "Search and confirmation": (
-        *("objective", "max_dense_drop", "bounds", "tuning", "hold", "reuse_best", "adopt"),
+        *("objective", "max_dense_drop", "max_macs_left", "bounds", "tuning", "hold", "reuse_best", "adopt"),
         *("num_search_seeds", "num_confirm", "num_seeds", "race", "seed"),
     ),
     "Where it runs": (
@@ -50,6 +50,7 @@ FLAGS = {
     "bounds": "range",
     "sparsities": "sparsity",
     "max_dense_drop": "max-dense-drop",
+    "max_macs_left": "max-macs-left",
     "num_sharpness_batches": "sharpness",
     "task_args": "task-arg",
 }

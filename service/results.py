@@ -64,7 +64,7 @@ class Result(dict[str, Any]):
 
         Columns: `optimizer`, `regularizer`, `lam`, `rho`, `lr`, `weight_decay`; `seeds`, the number of seeds; `value`,
         the mean of the objective on validation, which selects the winner; `feasible`, whether it satisfies
-        `max_dense_drop`; `num_collapsed`, the trials that predict one class; `trial`, the key of its first trial. For
+        the sweep's limits; `num_collapsed`, the trials that predict one class; `trial`, the key of its first trial. For
         confirmed arms with a regularizer, the difference to the same optimizer without one, on test and paired by seed:
         `difference`, its 95% interval `low` and `high`, and `p_holm`.
         """

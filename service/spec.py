@@ -81,6 +81,13 @@ class SweepSpec(BaseModel):
         description="how far the accuracy before pruning may lie below the best one; an arm without such a "
         "configuration is left with its densest one, which cannot win",
     )
+    max_macs_left: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="fraction of the dense network's operations (MACs) that may be left after pruning to the target "
+        "sparsity and shrinking; an arm without such a configuration is left with its smallest one, which cannot win",
+    )
     lam: Lam | None = Field(default=None, description="strength of the penalty, instead of searching it")
     rho: float | None = Field(
         default=None, description="radius of SAM, S2SAM and CrAM (units of w), instead of searching it"
@@ -285,6 +292,8 @@ class SweepSpec(BaseModel):
             "rho": self.rho,
             "num_search_seeds": self.num_search_seeds,
         }
+        if self.max_macs_left is not None:  # sweeps that began before it existed lack it
+            identity["max_macs_left"] = self.max_macs_left
         return json.loads(json.dumps(identity))
 
     def sources(self) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Protocol
 
-__all__ = ["Goal", "area_under_curve"]
+__all__ = ["Goal", "Limit", "area_under_curve", "excess"]
+
+DIGITS = 12  # to which a violation is rounded, so that a value at the limit satisfies it
 
 
 class Measured(Protocol):
@@ -20,6 +23,31 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A constraint of a sweep: an upper limit for the mean cost over the seeds of a configuration.
+
+    Attributes:
+        name: The field of the sweep that sets it.
+        highest: The limit.
+        cost: A number of a finished trial; lower is better.
+        relative: Whether the limit is a distance from the lowest mean cost of all configurations.
+    """
+
+    name: str
+    highest: float
+    cost: Callable[[Any], float]
+    relative: bool = False
+
+    def violations(self, configurations: Sequence[Sequence[Any]], among: Sequence[Sequence[Any]]) -> list[float]:
+        """By how much each configuration exceeds the limit; at most 0 if it does not."""
+        lowest = min(map(self._mean, among), default=0.0) if self.relative else 0.0
+        return [round(self._mean(trials) - lowest - self.highest, DIGITS) for trials in configurations]
+
+    def _mean(self, trials: Sequence[Any]) -> float:
+        return fmean(map(self.cost, trials))
+
+
+@dataclass(frozen=True)
 class Goal:
     """The objective of a sweep: a metric after pruning by one method, at one sparsity or over all of them.
 
@@ -30,6 +58,8 @@ class Goal:
         area: Whether to maximize the area under the curve over `levels` instead (see `area_under_curve`).
         max_dense_drop: How far a configuration's dense metric may lie below the highest one of all arms in the search.
             None: no limit.
+        max_macs_left: The largest fraction of the dense network's multiply-accumulate operations that a configuration
+            may have after pruning to the target sparsity and shrinking. None: no limit.
     """
 
     target_sparsity: float
@@ -37,6 +67,7 @@ class Goal:
     method: str
     area: bool = False
     max_dense_drop: float | None = None
+    max_macs_left: float | None = None
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> "Goal":
@@ -47,7 +78,8 @@ class Goal:
         target = trial["target_sparsity"]
         levels = {0.0, target} if method.only_level else {0.0, target, *trial["sparsities"]}
         area = identity["objective"] == "area"
-        return cls(target, tuple(sorted(levels)), method.label, area, identity["max_dense_drop"])
+        limits = {name: identity.get(name) for name in ("max_dense_drop", "max_macs_left")}
+        return cls(target, tuple(sorted(levels)), method.label, area, **limits)
 
     def value(self, trial: Measured, split: str = "curve") -> float | None:
         """The objective of a trial; None if it lacks a sparsity.
@@ -66,6 +98,42 @@ class Goal:
         """The metric of a trial before pruning, on validation."""
         return trial.at(0.0, trial.objective, "curve", self.method)
 
+    def macs_left(self, trial: Measured) -> float:
+        """The fraction of operations left at the target sparsity; 1 if it was not recorded."""
+        left = trial.at(self.target_sparsity, "macs_left", "curve", self.method)
+        return 1.0 if left is None else left
+
+    @property
+    def limits(self) -> list[Limit]:
+        """The constraints of the sweep."""
+        limits = []
+        if self.max_dense_drop is not None:
+            limits.append(Limit("max_dense_drop", self.max_dense_drop, self._minus_dense, relative=True))
+        if self.max_macs_left is not None:
+            limits.append(Limit("max_macs_left", self.max_macs_left, self.macs_left))
+        return limits
+
+    def _minus_dense(self, trial: Measured) -> float:
+        value = self.dense(trial)
+        assert value is not None
+        return -value
+
+    def violations(
+        self, configurations: Sequence[Sequence[Measured]], among: Sequence[Sequence[Measured]] | None = None
+    ) -> list[dict[str, float]]:
+        """By how much each configuration violates each limit; at most 0 if it satisfies it.
+
+        Args:
+            configurations: The finished trials of each configuration, one for each seed.
+            among: The configurations whose best dense metric counts; default: the same.
+        """
+        found: list[dict[str, float]] = [{} for _ in configurations]
+        for limit in self.limits:
+            violations = limit.violations(configurations, configurations if among is None else among)
+            for of_configuration, violation in zip(found, violations, strict=True):
+                of_configuration[limit.name] = violation
+        return found
+
     def collapsed(self, trial: Measured) -> bool:
         """Whether the network predicts the same for every example, dense or at the target sparsity."""
         return any(trial.at(level, "collapsed", "curve", self.method) for level in (0.0, self.target_sparsity))
@@ -75,6 +143,11 @@ class Goal:
         if self.area:
             return f"area under {metric} against log density"
         return f"{metric} at sparsity {self.target_sparsity:g}"
+
+
+def excess(violations: Mapping[str, float]) -> float:
+    """The sum of a configuration's violations; 0 if it satisfies all limits."""
+    return sum(max(0.0, violation) for violation in violations.values())
 
 
 def area_under_curve(values: Mapping[float, float]) -> float:

@@ -1,13 +1,12 @@
 """The result of a sweep in numbers."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from service.records.best import without_seed
-from service.records.goal import Goal
+from service.records.goal import Goal, excess
 from service.records.state import State, TrialRecord
 from service.statistics import MIN_SEEDS, compare, holm, mean_and_spread
 from trainables.config import hyperparameters
@@ -40,9 +39,9 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
         - goal: what is maximized, in words; `method` is the pruning method that decides it
         - levels: the sparsities of the tables, by pruning method, which are labels; the decisive method comes first
         - arms: the best configuration of each arm in the search, with its validation curve. Best means the highest mean
-          of the goal on validation over the seeds of the search, among those that satisfy `max_dense_drop` if there are
-          any (`feasible`). num_configurations counts the finished configurations of the arm, num_trials all of its
-          trials in the search.
+          of the goal on validation over the seeds of the search, among those that satisfy the sweep's limits if there
+          are any (`feasible`); `violated` names the limits that it violates. num_configurations counts the finished
+          configurations of the arm, num_trials all of its trials in the search.
         - confirmed: the configurations trained again on unseen seeds, with mean, standard deviation and n over those
           seeds alone, on validation and test. `against` compares each with the same optimizer without a regularizer:
           paired by seed, on test, by the goal.
@@ -145,9 +144,6 @@ class Cells:
     def values(self, trials: Sequence[TrialRecord], split: str) -> list[float]:
         return [self.goal.value(trial, split) for trial in trials]  # type: ignore[misc]
 
-    def dense(self, trials: Sequence[TrialRecord]) -> float:
-        return fmean(self.goal.dense(trial) for trial in trials)  # type: ignore[misc]
-
     def num_collapsed(self, trials: Sequence[TrialRecord]) -> int:
         return sum(self.goal.collapsed(trial) for trial in trials)
 
@@ -165,13 +161,15 @@ def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
         arm: [trials for trials in configurations if has_goal(goal, trials)]
         for arm, configurations in configurations_by_arm(state.finished("search")).items()
     }
-    lowest = lowest_dense(cells, [trials for configurations in by_arm.values() for trials in configurations])
+    everything = [trials for configurations in by_arm.values() for trials in configurations]
     rows = []
     for arm, configurations in by_arm.items():
         if not configurations:
             continue
-        feasible = [trials for trials in configurations if cells.dense(trials) >= lowest]
-        best = max(feasible, key=cells.value) if feasible else max(configurations, key=cells.dense)
+        violations = goal.violations(configurations, among=everything)
+        ranks = [(excess(of), -cells.value(trials)) for of, trials in zip(violations, configurations, strict=True)]
+        index = ranks.index(min(ranks))
+        best, violated = configurations[index], names_of(violations[index])
         rows.append(
             {
                 **describe(best[0]),
@@ -181,7 +179,8 @@ def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
                     t.phase == "search" and t.arm == arm and not t.left_out for t in state.trials.values()
                 ),
                 "num_collapsed": sum(cells.num_collapsed(trials) for trials in configurations),
-                "feasible": bool(feasible),
+                "feasible": not violated,
+                "violated": violated,
                 "curve": cells.curve(best, "curve"),
                 "others": {label: {"curve": curve} for label, curve in cells.curves_of_others(best, "curve").items()},
                 "value": cells.value(best),
@@ -191,10 +190,9 @@ def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     return rows
 
 
-def lowest_dense(cells: Cells, configurations: Sequence[Sequence[TrialRecord]]) -> float:
-    """The lowest mean dense metric that `max_dense_drop` allows."""
-    drop = cells.goal.max_dense_drop
-    return -math.inf if drop is None else max(map(cells.dense, configurations), default=0.0) - drop
+def names_of(violations: Mapping[str, float]) -> list[str]:
+    """The limits that a configuration violates."""
+    return [name for name, violation in violations.items() if violation > 0]
 
 
 def has_goal(goal: Goal, trials: Sequence[TrialRecord]) -> bool:
@@ -204,7 +202,7 @@ def has_goal(goal: Goal, trials: Sequence[TrialRecord]) -> bool:
 def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     """A row for each confirmed configuration: those with the most seeds first, among these the best first.
 
-    Configurations that violate `max_dense_drop` come last. The search decides this: its seeds selected them.
+    Configurations that violate a limit come last. The search decides this: its seeds selected them.
     """
     searched = [
         trials
@@ -212,8 +210,7 @@ def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
         for trials in configurations
         if has_goal(state.goal, trials)
     ]
-    lowest = lowest_dense(cells, searched)
-    feasible = {without_seed(trials[0].config): cells.dense(trials) >= lowest for trials in searched}
+    known = dict(zip((without_seed(t[0].config) for t in searched), state.goal.violations(searched), strict=True))
     rows = []
     for configurations in configurations_by_arm(state.finished("confirm")).values():
         for trials in configurations:
@@ -221,12 +218,14 @@ def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
                 continue
             validation = cells.curves_of_others(trials, "curve")
             test = cells.curves_of_others(trials, "test")
+            own = known.get(without_seed(trials[0].config)) or state.goal.violations([trials], among=searched)[0]
             rows.append(
                 {
                     **describe(trials[0]),
                     "seeds": [t.config["seed"] for t in trials],
                     "num_collapsed": cells.num_collapsed(trials),
-                    "feasible": feasible.get(without_seed(trials[0].config), cells.dense(trials) >= lowest),
+                    "feasible": not names_of(own),
+                    "violated": names_of(own),
                     "validation": cells.curve(trials, "curve"),
                     "test": cells.curve(trials, "test"),
                     "others": {label: {"validation": validation[label], "test": test[label]} for label in validation},

@@ -1,12 +1,12 @@
 """Which trials a sweep makes, in which order, and how many are left."""
 
 import math
-import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from service.records.best import TRAINING_FIELDS, best
+from service.records.goal import excess
 from service.records.recorder import Recorder
 from service.search.adoption import Adoptable
 from service.search.proposals import Next, Proposal, Search, open_storage
@@ -49,8 +49,7 @@ class Phases(TrialQueue):
             first=search_state["initial_points"],
             adopted=search_state["adopted"],
             generation=records.state.num_changes,
-            dense_of=self.dense_of,
-            max_dense_drop=spec.max_dense_drop,
+            violations_of=self.violations_of if self.goal.limits else None,
             num_parallel=search_state["num_parallel"],
             num_seeds=spec.num_search_seeds,
         )
@@ -73,10 +72,10 @@ class Phases(TrialQueue):
         assert value is not None
         return value
 
-    def dense_of(self, key: str) -> float:
-        value = self.goal.dense(self.records.state.trials[key])
-        assert value is not None
-        return value
+    def violations_of(self, configurations: Sequence[Sequence[str]]) -> list[dict[str, float]]:
+        """See `Goal.violations`. A configuration is given by the keys of its trials, which have finished."""
+        trials = self.records.state.trials
+        return self.goal.violations([[trials[key] for key in keys] for keys in configurations])
 
     def has_ended(self, key: str) -> bool:
         return self.value_of(key) is not None
@@ -128,7 +127,7 @@ class Phases(TrialQueue):
         return self._contenders
 
     def _find_contenders(self) -> list[Proposal]:
-        best_slot: dict[int, tuple[tuple[bool, float], tuple[int, int]]] = {}
+        best_slot: dict[int, tuple[tuple[float, float], tuple[int, int]]] = {}
         for slot, rank in self._ranks().items():
             if slot[0] not in best_slot or rank > best_slot[slot[0]][0]:
                 best_slot[slot[0]] = rank, slot
@@ -140,22 +139,17 @@ class Phases(TrialQueue):
             for index in sorted({*ranked[:num], *baselines})
         ]
 
-    def _ranks(self) -> dict[tuple[int, int], tuple[bool, float]]:
-        """How good each configuration is that did not fail: whether it is dense enough, then its objective.
+    def _ranks(self) -> dict[tuple[int, int], tuple[float, float]]:
+        """How good each configuration is that did not fail: minus its violation of the limits, then its objective.
 
-        With `max_dense_drop` a configuration's dense metric must be close to the best one of all. Among those that fail
-        this, the one with the highest dense metric is the best.
+        All configurations that satisfy the limits have the violation 0. Among the others, the smallest violation wins.
         """
         values = {slot: self.search.value(slot) for slot in self.search.slots}
         finite = {slot: value for slot, value in values.items() if value is not None and math.isfinite(value)}
-        if self.goal.max_dense_drop is None:
-            return {slot: (True, value) for slot, value in finite.items()}
-        dense = {
-            slot: statistics.fmean(self.dense_of(proposal.key) for proposal in self.search.proposals(slot))
-            for slot in finite
-        }
-        lowest = max(dense.values(), default=0.0) - self.goal.max_dense_drop
-        return {slot: (True, finite[slot]) if dense[slot] >= lowest else (False, dense[slot]) for slot in finite}
+        if not self.goal.limits:
+            return {slot: (0.0, value) for slot, value in finite.items()}
+        violations = self.violations_of([[p.key for p in self.search.proposals(slot)] for slot in finite])
+        return {slot: (-excess(of), finite[slot]) for slot, of in zip(finite, violations, strict=True)}
 
     def confirmations(self) -> list[Proposal]:
         """The confirmation's trials that follow from the results so far, in the order in which they start.

@@ -29,6 +29,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
+from service.records.goal import excess
 from service.search.space import Arm
 from trainables.config import TrialConfig, hyperparameters
 from trainables.pruning_schedule import num_epochs
@@ -126,9 +127,9 @@ class Search:
         first: arm -> points to propose first, before the arm's own initial point.
         adopted: arm -> the parameters of earlier trials that count as its first configurations.
         generation: Number of changes of the sweep. Each has studies of its own, which begin with what was adopted.
-        dense_of: key -> the dense metric of a finished trial.
-        max_dense_drop: How far a configuration's dense metric may lie below the best one of the arm. TPE looks for the
-            best objective among those that satisfy this. None is no constraint.
+        violations_of: By how much finished configurations of an arm, each given as the keys of its trials, violate each
+            constraint (see `Goal.violations`). TPE looks for the best objective among those that satisfy all of them.
+            None without a constraint.
         num_parallel: How many trials may run at once. It decides how far an arm proposes ahead of its results.
     """
 
@@ -146,12 +147,11 @@ class Search:
         first: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
         adopted: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         generation: int = 0,
-        dense_of: Callable[[str], float] | None = None,
-        max_dense_drop: float | None = None,
+        violations_of: Callable[[Sequence[Sequence[str]]], Sequence[dict[str, float]]] | None = None,
         num_parallel: int = 1,
         num_seeds: int = 1,
     ):
-        self.adopted, self._dense_of, self._max_dense_drop = adopted or {}, dense_of, max_dense_drop
+        self.adopted, self._violations_of = adopted or {}, violations_of
         again = f" ({generation + 1})" if generation else ""
         self.arms, self.seed, self.first, self.num_seeds = list(arms), seed, first or {}, num_seeds
         self._make_config, self._value_of, self._ended = make_config, value_of, ended
@@ -319,44 +319,40 @@ class Search:
         half = MOST_RESULTS // 2
         first = max(0, num_used // half - 1) * half
         kept = self._histories.get(index)
-        if kept and kept[1] == first and kept[2] <= num_used and self._max_dense_drop is None:
+        if kept and kept[1] == first and kept[2] <= num_used and self._violations_of is None:
             self._add_results(kept[0], index, range(kept[2], num_used), {})
             self._histories[index] = kept[0], first, num_used
             return kept[0]
         known = [number for number in range(num_used) if math.isfinite(self._values[index, number])]
-        drops = self._dense_drops(index, known)  # they change with the best result, so this study is always a new one
+        violations = self._violations(index, known)  # any new result may change them, so this study is new each time
 
         def rank(number: int) -> tuple[float, float]:
-            return max(0.0, drops.get(number, {}).get("dense drop", 0.0)), -self._values[index, number]
+            return excess(violations.get(number, {})), -self._values[index, number]
 
         best = sorted((number for number in known if number < first), key=rank)[:NUM_BEST]
         study = optuna.create_study(direction="maximize")
-        self._add_results(study, index, [*sorted(best), *range(first, num_used)], drops)
+        self._add_results(study, index, [*sorted(best), *range(first, num_used)], violations)
         self._histories[index] = study, first, num_used
         return study
 
     def _add_results(
-        self, study: optuna.Study, index: int, numbers: Iterable[int], drops: Mapping[int, dict[str, float]]
+        self, study: optuna.Study, index: int, numbers: Iterable[int], violations: Mapping[int, dict[str, float]]
     ) -> None:
         """Add the results of an arm's configurations, except failed ones, to a study."""
         for number in numbers:
             value, params = self._values[index, number], dict(self._params[index, number])
             if math.isfinite(value):
-                distributions, drop = self.arms[index].space, drops.get(number)
+                space, constraints = self.arms[index].space, violations.get(number)
                 study.add_trial(
-                    optuna.create_trial(params=params, distributions=distributions, value=value, constraints=drop)
+                    optuna.create_trial(params=params, distributions=space, value=value, constraints=constraints)
                 )
 
-    def _dense_drops(self, index: int, numbers: Sequence[int]) -> dict[int, dict[str, float]]:
-        """By number of a configuration: by how much its dense metric violates the constraint (<= 0 if it does not)."""
-        if self._max_dense_drop is None or self._dense_of is None:
+    def _violations(self, index: int, numbers: Sequence[int]) -> dict[int, dict[str, float]]:
+        """By number of a configuration of an arm: by how much it violates each constraint."""
+        if self._violations_of is None:
             return {}
-        dense = {
-            number: statistics.fmean(self._dense_of(proposal.key) for proposal in self.proposals((index, number)))
-            for number in numbers
-        }
-        best = max(dense.values(), default=0.0)
-        return {number: {"dense drop": best - value - self._max_dense_drop} for number, value in dense.items()}
+        keys = [[proposal.key for proposal in self.proposals((index, number))] for number in numbers]
+        return dict(zip(numbers, self._violations_of(keys), strict=True))
 
     def _given(self, index: int, number: int) -> dict[str, Any]:
         """The parameters that need no results: initial points, then Halton points until there are results."""

@@ -96,8 +96,13 @@ def search_table(summary: Mapping[str, Any]) -> TextTable:
     )
     extra = {"configurations": [str(row["num_configurations"]) for row in summary["arms"]]}
     if not all(row["feasible"] for row in summary["arms"]):
-        extra["dense enough"] = ["yes" if row["feasible"] else "no" for row in summary["arms"]]
+        extra["limits"] = [f"violates {flags_of(row)}" if row["violated"] else "met" for row in summary["arms"]]
     return table_by_sparsity(title, summary, summary["arms"], "curve", extra)
+
+
+def flags_of(row: Mapping[str, Any]) -> str:
+    """The options whose limits a configuration violates."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in row["violated"])
 
 
 def by_area(summary: Mapping[str, Any]) -> str:
@@ -232,7 +237,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     arguments = [f"{name.replace('_', ' ')} {number(winner[name])}" for name in names]
     level, objective = level_name(summary["target_sparsity"]), summary["objective"]
     best = f"Best: {', '.join([winner['arm'], *arguments])}"
-    infeasible = "" if winner["feasible"] else "; every configuration loses more than --max-dense-drop before pruning"
+    infeasible = f"; no configuration meets the limits, this one violates {flags_of(winner)}" * (not winner["feasible"])
     if "test" not in winner:
         seeds = num_seeds(summary["num_search_seeds"])
         where = f"{summary['goal']} {winner['value']:.3f}"

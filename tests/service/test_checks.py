@@ -51,6 +51,15 @@ class Dictionary(nn.Module):
         return {"logits": self.net(x)}
 
 
+class Depends(nn.Module):
+    def __init__(self, num_classes, in_channels=3):
+        super().__init__()
+        self.net = good(num_classes, in_channels)
+
+    def forward(self, x):
+        return self.net(x) if x.sum() > 0 else self.net(-x)
+
+
 def mlp(num_classes, in_channels=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes))
 
@@ -132,6 +141,10 @@ def sweep(own, **fields):
         ({"architecture": "faulty.py:mlp"}, r"there must be a weight that the task CNN prunes"),
         ({"architecture": "faulty.py:good", "prunable": "nothing"}, "prunable: must match the name of a weight"),
         ({"model": {"depth": 3}}, r"model: arguments of good must be among \(none\), got 'depth'"),
+        (
+            {"architecture": "faulty.py:Depends", "max_macs_left": 0.5},
+            r"^max_macs_left: must be left out for faulty:Depends \(its operations after shrinking cannot be counted\)",
+        ),
         ({"dataset": "faulty.py:no_images"}, "dataset: must be one of labelled images .*got list of"),
         ({"dataset": "faulty.py:no_root"}, r"data: arguments must be what no_root takes"),
         ({"dataset": "faulty.py:float_images"}, r"train_images must be uint8 \(N, C, H, W\), got float32"),

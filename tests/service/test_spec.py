@@ -21,6 +21,14 @@ def test_identity_is_what_decides_the_trials():
         assert make(**what).identity() != base
 
 
+def test_a_limit_that_earlier_versions_lack_is_left_out_of_the_identity():
+    assert "max_macs_left" not in make().identity()
+    assert make(max_macs_left=0.4).identity() == make().identity() | {"max_macs_left": 0.4}
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="max_macs_left"):
+            make(max_macs_left=wrong)
+
+
 def test_identity_is_json_and_names_each_range_in_optunas_form():
     identity = make().identity()
     rho = identity["search"]["ranges"]["opt/rho"]["optimizer"]["sam"]
@@ -135,7 +143,7 @@ def test_bounds_replace_those_of_the_search_space():
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_the_identity_makes_the_same_sweep_again(name):
-    sweep = changed(load_sweep(name), max_dense_drop=0.01)
+    sweep = changed(load_sweep(name), max_dense_drop=0.01, max_macs_left=0.4)
     again = SweepSpec.from_identity(json.loads(json.dumps(sweep.identity())), name="again")
     assert again.identity() == sweep.identity()
     assert again.search == sweep.search

@@ -106,6 +106,7 @@ CHANGES = {
     "num_evaluations": ({"num_evaluations": 2}, ALL),
     "objective": ({"objective": "area", "sparsities": (0.9,)}, ALL),
     "max_dense_drop": ({"max_dense_drop": 0.01}, ALL),
+    "max_macs_left": ({"max_macs_left": 0.4}, ALL),
     "num_trials": ({"num_trials": 9}, ALL),
     "num_seeds": ({"num_seeds": 9}, ALL),
     "num_confirm": ({"num_confirm": 1}, ALL),

@@ -194,6 +194,21 @@ def test_configurations_that_lose_too_much_before_pruning_are_not_confirmed(toy,
         assert (summary["arms"][0]["lam"], summary["arms"][0]["feasible"]) == (lam, True)
 
 
+def test_the_best_configuration_that_is_small_enough_is_confirmed(toy, phases_of):
+    lams = (1e-5, 2e-5, 3e-5)
+    for lam, pruned, left in zip(lams, (0.9, 0.8, 0.7), (0.7, 0.4, 0.2), strict=True):
+        toy.trial((0.95, pruned), lam=lam, more={"macs_left": left})
+    for limit, lam, feasible in ((None, 1e-5, True), (0.4, 2e-5, True), (0.3, 3e-5, True), (0.1, 3e-5, False)):
+        phases = phases_of(lam=None, num_trials=3, max_macs_left=limit)
+        adopted = {"sam + wcr": [{"lam": lam} for lam in lams]}
+        toy.recorder.search_started(initial_points={}, num_parallel=1, adopted=adopted)
+        phases = Phases(phases.spec, phases.arms, toy.recorder)
+        assert phases.next().config.lam == lam
+        (row,) = toy.summary(complete=False)["arms"]
+        assert (row["lam"], row["feasible"]) == (lam, feasible)
+        assert row["violated"] == ([] if feasible else ["max_macs_left"])
+
+
 def test_what_failed_in_an_earlier_process_is_tried_again(toy, phases_of):
     key = toy.trial((0.9, 0.7))
     toy.recorder.trial_ended(key, failure=("error", "no memory then"), is_complete=lambda result: False)

@@ -282,8 +282,8 @@ def test_repeated_configurations_are_the_same_whatever_ends_first(parallel):
 # ---- constraints, and what was adopted ---------------------------------------------------------------------------
 
 
-def play(values_of, *, num_trials, seed=3, **more):
-    """A search of one arm whose trials end at once; (pruned, dense) by configuration, in the order of proposals."""
+def play(values_of, *, num_trials, seed=3, violations_of=None, **more):
+    """A search of one arm whose trials end at once; (pruned, other) by configuration, in the order of proposals."""
     found: dict[str, tuple[float, float]] = {}
     search = Search(
         "toy",
@@ -293,7 +293,7 @@ def play(values_of, *, num_trials, seed=3, **more):
         seed=seed,
         make_config=make_config,
         value_of=lambda key: found[key][0] if key in found else None,
-        dense_of=lambda key: found[key][1],
+        violations_of=violations_of and (lambda configs: violations_of([found[key][1] for (key,) in configs])),
         **more,
     )
     configs = []
@@ -314,7 +314,10 @@ def dense_falls_with_lam(config):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_constraint_on_dense_accuracy_finds_the_known_optimum(seed):
-    configs, values = play(dense_falls_with_lam, num_trials=40, seed=seed, max_dense_drop=0.05)
+    def violations_of(dense):
+        return [{"dense": max(dense) - value - 0.05} for value in dense]
+
+    configs, values = play(dense_falls_with_lam, num_trials=40, seed=seed, violations_of=violations_of)
     best_dense = max(dense for _, dense in values)
     feasible = [
         (pruned, config.lam)
@@ -329,6 +332,31 @@ def test_the_constraint_on_dense_accuracy_finds_the_known_optimum(seed):
         return sum(math.log10(config.lam) <= -4.5 for config in configs[20:])
 
     assert num_feasible(configs) > num_feasible(free)  # without it, the search goes where the network has lost much
+
+
+def small_at_large_lam(config):
+    """Accuracy after pruning falls by 0.1 for each decade of lam from 0.9 at 1e-6; MACs left fall from 1 by a quarter.
+
+    With at most 0.6 of the MACs the best lam is 10^-4.4, which is not the best one without the limit.
+    """
+    decades = math.log10(config.lam) + 6
+    return 0.9 - 0.1 * decades, 1 - 0.25 * decades
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_constraint_on_operations_finds_the_known_optimum(seed):
+    def violations_of(left):
+        return [{"size": value - 0.6} for value in left]
+
+    configs, values = play(small_at_large_lam, num_trials=40, seed=seed, violations_of=violations_of)
+    _, lam = max((pruned, config.lam) for config, (pruned, left) in zip(configs, values, strict=True) if left <= 0.6)
+    assert math.log10(lam) == pytest.approx(-4.4, abs=0.1)
+    free, _ = play(small_at_large_lam, num_trials=40, seed=seed)
+
+    def num_feasible(configs):
+        return sum(math.log10(config.lam) >= -4.4 for config in configs[20:])
+
+    assert num_feasible(configs) > num_feasible(free)  # without it, the search goes where the network stays large
 
 
 def test_what_was_adopted_comes_first_and_counts():

@@ -2,7 +2,7 @@ import pytest
 
 from service.records.best import best
 from service.views.console import make_console
-from service.views.tables import as_markdown, as_tables, best_table
+from service.views.tables import as_markdown, as_tables, best_table, headline
 from tests.service._sweeps import make
 from tests.service.conftest import ToySweep, fill
 
@@ -116,6 +116,19 @@ def test_pruning_methods_are_compared_on_the_same_networks(toy):
     assert "| sam + wcr | 1e-05 | 0.1 | snip uniform | 0.900 | 0.800 |" in text
     toy.trial((0.9, 0.4), lam=2e-5)  # a trial that was never pruned so: no comparison of all
     assert "pruned in" not in as_markdown(toy.summary())
+
+
+def test_an_arm_that_violates_a_limit_is_marked(tmp_path):
+    toy = ToySweep(tmp_path / "runs" / "small", make(target_sparsity=0.9, max_macs_left=0.4).identity())
+    toy.trial((0.95, 0.9), more={"macs_left": 0.7})
+    summary = toy.summary()
+    assert "| sam + wcr | 1e-05 | 0.1 | 1 | violates --max-macs-left | 0.950 |" in as_markdown(summary)
+    assert headline(summary).endswith("no configuration meets the limits, this one violates --max-macs-left)")
+    toy.trial((0.9, 0.7), optimizer="sgd", regularizer="none", more={"macs_left": 0.3})
+    summary = toy.summary()
+    assert "| sgd + none | - | - | 1 | met | 0.900 |" in as_markdown(summary)
+    assert headline(summary).startswith("Best: sgd + none")
+    toy.recorder.close()
 
 
 def test_a_table_by_area_and_of_what_was_left_out(tmp_path):
