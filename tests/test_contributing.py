@@ -24,8 +24,8 @@ from trainables.config import TrialConfig
 from trainables.loop import load_task, train
 
 TINY = dict(dataset="bars", architecture="plain_cnn", model={"width": 4}, optimizer="lion", opt={"lr": 1e-3},
-            regularizer="log_sum", lam=1e-6, lr_schedule="polynomial", criterion="lamp", max_epochs=2, batch_size=32,
-            train_size=64, eval_size=64, target_sparsity=0.5)
+            regularizer="log_sum", lam=1e-6, lr_schedule="polynomial", criterion="relative_magnitude", max_epochs=2,
+            batch_size=32, train_size=64, eval_size=64, target_sparsity=0.5)
 for more in ({}, {"task": "smoothed_cnn", "task_args": {"smoothing": 0.2}}, {"pruning_schedule": "one_rewind"}):
     config = TrialConfig.model_validate({**TINY, **more})
     _, evaluation = train(load_task(config), config)
@@ -73,7 +73,7 @@ def test_there_is_an_example_for_each_folder_that_people_extend():
 def test_the_examples_pass_the_contract_tests(copy):
     """By the commands of the page, in one process."""
     folders, names = zip(*COMMANDS, strict=True)
-    assert set(names) == {"log_sum", "lion", "lamp", "bars", "plain_cnn", "polynomial"}
+    assert set(names) == {"log_sum", "lion", "relative_magnitude", "bars", "plain_cnn", "polynomial"}
     options = ("--override-ini=addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-v")
     done = run(copy, "-m", "pytest", *options, *dict.fromkeys(folders), "-k", " or ".join(names))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr

@@ -123,7 +123,8 @@ class PruningMethod(BaseModel):
     )
     crit: Arguments = Field(default={}, description="argument of the criterion, e.g. num_batches=4")
     scope: str = Field(
-        default="global", description="weights ranked together: global, uniform (per tensor), or N:M like 2:4"
+        default="global",
+        description="weights ranked together: global, uniform (per tensor), row (per output row), or N:M like 2:4",
     )
     min_kept: int = Field(default=0, ge=0, description="smallest number of weights kept in each tensor")
     recalibrate: bool = Field(
@@ -154,9 +155,9 @@ class PruningMethod(BaseModel):
     @model_validator(mode="after")
     def _scope_is_known(self) -> "PruningMethod":
         n_of_m = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", self.scope)
-        if self.scope not in ("global", "uniform") and (not n_of_m or int(n_of_m[1]) > int(n_of_m[2])):
+        if self.scope not in ("global", "uniform", "row") and (not n_of_m or int(n_of_m[1]) > int(n_of_m[2])):
             raise ValueError(
-                f"scope: must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got {self.scope!r}"
+                f"scope: must be one of global, uniform, row, n:m with 1 <= n <= m (such as 2:4), got {self.scope!r}"
             )
         return self
 

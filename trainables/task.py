@@ -112,6 +112,10 @@ class Task(ABC):
     def inputs(self, batch: Any) -> Tensor:
         """The part of a batch that the model takes: `model(inputs)` runs."""
 
+    def token_mask(self, batch: Any) -> Tensor | None:
+        """Which positions of a batch are tokens: bool (N, T), False = padding. None if there is no padding."""
+        return None
+
     def output_shape(self, batch: Any) -> tuple[int, ...] | None:
         """The shape of the tensor that the network must return for a batch; None if the task takes anything."""
         return None

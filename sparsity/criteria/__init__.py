@@ -13,6 +13,9 @@ passes the data that it names; any other keyword is an argument with a default.
                 tensors are refused. The criterion leaves it unchanged.
     batch       one calibration batch, not augmented, in the form that `loss_fn` and `forward` take
     loss_fn     (model, batch) -> the task's loss, a differentiable scalar; calls the model once
+    batches     the same calibration data in smaller batches, for criteria that sum over batches, so that the memory for
+                activations does not grow with the number of samples
+    token_mask  batch -> bool tensor (N, T), True = token, False = padding; or None if the batch has no padding
     forward     (model, batch) -> the model's outputs before any loss, such as logits: a differentiable tensor (N, ...)
                 with one row per sample; a row depends on its own sample only
     inputs      the model's input in that batch, a tensor (N, ...) such that `model(inputs)` works

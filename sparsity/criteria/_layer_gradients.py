@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-__all__ = ["Call", "Moments", "Trace", "layers_of", "watching"]
+__all__ = ["Call", "Layer", "Moments", "Trace", "layers_of", "unfold", "watching"]
 
 BLOCK = 2**24  # elements of a temporary: weight gradients of single samples, or unfolded inputs of convolutions
 
@@ -142,7 +142,7 @@ class Moments:
         for part, d in zip(x.to(A.dtype).split(block), delta.to(A.dtype).split(block), strict=True):
             n = len(part)
             if isinstance(layer, nn.Conv2d):
-                part = _unfold(layer, part).reshape(n, num_groups, -1, num_positions)
+                part = unfold(layer, part).reshape(n, num_groups, -1, num_positions)
                 d = d.reshape(n, num_groups, -1, num_positions)
             else:
                 part = part.reshape(n, 1, num_positions, -1).mT
@@ -159,7 +159,7 @@ class Moments:
                 A += dw.square_().sum(0)
 
 
-def _unfold(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def unfold(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Unfold (N, channels, H, W) to (N, channels * kernel, positions).
 
     Each output position has a column with its inputs.

@@ -107,7 +107,7 @@ def test_a_value_typed_on_the_command_line_is_held(monkeypatch, flags):
         ("--opt momentun=0.9", "SGD: arguments must be among lr, .*momentum.*, got 'momentun'"),
         ("--opt lr", r"opt: must be KEY=VALUE \(e.g. --opt lr=0.1\), got 'lr'"),
         ("--model widht=8", "model: arguments of small_resnet must be among width, depth, got 'widht'"),
-        ("--scope half", "scope: must be one of global, uniform, n:m .*, got 'half'"),
+        ("--scope half", "scope: must be one of global, uniform, row, n:m .*, got 'half'"),
         ("--epochs 0", "max_epochs: .*greater than or equal to 1, got 0"),
         ("--train-size 100000", "split: train_size must be from 1 to 1078 .*, got 100000"),
         ("--gpus 1.5", r"gpus: must be 0 or a fraction in \(0, 1\] \(.* no task can use more; .*\), got 1.5"),

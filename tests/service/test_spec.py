@@ -104,7 +104,7 @@ def test_every_criterion_prunes_with_every_scope():
         ),
         ({"criterion": ("magnitude",), "crit": {"a": 1}}, r"criterion \(magnitude: \(none\)\), got 'a'"),
         ({"criterion": ("magnitude", "wanda2")}, "criterion: must be one of .*, got 'wanda2'"),
-        ({"scope": ("global", "4:2")}, r"scope: must be one of global, uniform, n:m .*, got '4:2'"),
+        ({"scope": ("global", "4:2")}, r"scope: must be one of global, uniform, row, n:m .*, got '4:2'"),
         ({"scope": ("2:4", "global")}, r"sparsity: must be 0.5 with scope 2:4 \(it has no other\), got 0.96"),
         (
             {"scope": ("global", "uniform"), "pruning_schedule": "imp"},

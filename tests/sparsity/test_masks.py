@@ -40,6 +40,56 @@ def test_uniform_by_hand():
     assert_same(prune([a, b], 0.5, "uniform"), [[[True, False], [True, False]], [True, False]])
 
 
+def test_row_by_hand():
+    a, b = torch.tensor([[5.0, 1.0, 3.0], [90.0, 30.0, 60.0]]), torch.tensor([2.0, 8.0])
+    assert_same(prune([a, b], 1 / 3, "row"), [[[True, False, True], [True, False, True]], [False, True]])
+    # 3 of 6 weights: one of each row, and the second one of the row where it has the lower score
+    assert_same(prune([a, b], 0.5, "row"), [[[True, False, False], [True, False, True]], [False, True]])
+
+
+@given(
+    st.integers(1, 5),
+    st.integers(1, 7),
+    st.floats(0, 0.99),
+    st.integers(1, 4),
+    st.integers(0, 2**32 - 1),
+)
+def test_row_removes_the_lowest_of_each_row_and_the_exact_count(num_rows, num_columns, sparsity, num_values, seed):
+    """Against a stable argsort of each row; few values, so that there are ties."""
+    score = np.random.default_rng(seed).integers(0, num_values, (num_rows, num_columns)).astype(np.float32)
+    (kept,) = (mask.numpy() for mask in prune([torch.from_numpy(score)], sparsity, "row"))
+    order = np.argsort(score, axis=1, kind="stable")
+    num_removed = round(sparsity * score.size)
+    base, num_more = divmod(num_removed, num_rows)
+    removed = np.full(num_rows, base)
+    if num_more:
+        following = np.take_along_axis(score, order, 1)[:, base]
+        removed[np.argsort(following, kind="stable")[:num_more]] += 1
+    expected = np.ones_like(kept)
+    for row, num in enumerate(removed):
+        expected[row, order[row, :num]] = False
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_row_of_a_convolution_is_an_output_channel_and_a_vector_is_one_row():
+    score = torch.rand(6, 4, 3, 3, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last
+    )
+    conv, vector, number = prune([score, torch.arange(10.0), torch.tensor(1.0)], 0.5, "row")
+    for row in range(6):
+        assert_same([conv[row]], brute_force([score[row]], 18))
+    assert_same([vector, number], [[False] * 5 + [True] * 5, True])
+
+
+def test_a_higher_sparsity_of_rows_removes_more_of_the_same_weights():
+    scores = [torch.rand(7, 9, generator=torch.Generator().manual_seed(0))]
+    ranking = rank(scores, "row")
+    masks_of = [ranking.masks(s / 63)[0] for s in range(63)]
+    for s, (less, more) in enumerate(itertools.pairwise(masks_of)):
+        assert int((~less).sum()) == s
+        assert not (more & ~less).any()
+
+
 def test_ties_are_removed_from_the_front():
     a, b = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([[1.0], [2.0]])
     assert_same(prune([a, b], 0.6), [[False, False, False], [[True], [True]]])
@@ -252,11 +302,11 @@ ONE = [torch.ones(2, 4)]
         ),
         (
             lambda: prune(ONE, 0.5, "local"),
-            "masks: scope must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got 'local'",
+            "masks: scope must be one of global, uniform, row, n:m with 1 <= n <= m (such as 2:4), got 'local'",
         ),
         (
             lambda: prune(ONE, None, "4:2"),
-            "masks: scope must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got '4:2'",
+            "masks: scope must be one of global, uniform, row, n:m with 1 <= n <= m (such as 2:4), got '4:2'",
         ),
         (lambda: prune(ONE, 0.6, "2:4"), "masks: sparsity must be 0.5 or None for scope 2:4, got 0.6"),
         (

@@ -120,7 +120,7 @@ def test_seeds_are_what_torch_takes(seed):
 @pytest.mark.parametrize("scope", ["layerwise", "", "4:2", "0:4", "2:4:8", "2:"])
 def test_unknown_scope(scope):
     assert faults(scope=scope) == [
-        ((), f"scope: must be one of global, uniform, n:m with 1 <= n <= m (such as 2:4), got {scope!r}")
+        ((), f"scope: must be one of global, uniform, row, n:m with 1 <= n <= m (such as 2:4), got {scope!r}")
     ]
 
 

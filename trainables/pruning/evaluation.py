@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 CALIBRATION_BATCH = 512  # examples that a data-dependent criterion sees
+CALIBRATION_PART = 32  # of them go through the network at a time, for a criterion that sums over batches
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
     """Score the prunable weights with the configuration's criterion; higher scores are kept longer.
 
     A criterion gets the keywords that its signature asks for (see sparsity/criteria/__init__.py). Its data is the first
-    batch of 512 training examples in stored order, without augmentation.
+    batch of 512 training examples in stored order, without augmentation, or the same examples in batches of 32.
 
     Args:
         model: In evaluation mode. Some criteria write gradients or hooks; pass a copy if that matters.
@@ -70,6 +72,10 @@ def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
         "gradients": lambda: torch.autograd.grad(task.loss(model, batch()), weights),
         "model": lambda: model,
         "batch": batch,
+        "batches": lambda: itertools.islice(
+            task.batches("train", CALIBRATION_PART), CALIBRATION_BATCH // CALIBRATION_PART
+        ),
+        "token_mask": lambda: task.token_mask,
         "loss_fn": lambda: task.loss,
         "forward": lambda: task.forward,
         "inputs": lambda: task.inputs(batch()),

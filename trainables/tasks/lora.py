@@ -227,6 +227,10 @@ class LoRA(Task):
     def inputs(self, batch: Batch) -> Tensor:
         return batch.tokens
 
+    def token_mask(self, batch: Batch) -> Tensor:
+        lengths = torch.from_numpy(batch.lengths).to(self.device)
+        return torch.arange(batch.tokens.shape[1], device=self.device) < lengths[:, None]
+
     # ---- metrics and figures -----------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from service.commands import app
     [
         (["nothing"], "sweep: must be one of toy"),
         (["toy", "--criterion", "wanda2"], "criterion: must be one of compensation, "),
-        (["toy", "--scope", "rows"], "scope: must be one of global, uniform, n:m with 1 <= n <= m"),
+        (["toy", "--scope", "rows"], "scope: must be one of global, uniform, row, n:m with 1 <= n <= m"),
         (["toy", "--sparsity", "1.5"], "sparsity: must be in [0, 1) (the fraction of weights removed), got 1.5"),
         (["toy", "--crit", "num_probes"], "crit: must be KEY=VALUE"),
         (["toy", "--crit", "num_probes=3"], "crit: arguments must be among those of the criterion (magnitude: (none))"),

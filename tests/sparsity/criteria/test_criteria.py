@@ -45,6 +45,8 @@ def ingredients(model, weights):
         "gradients": [w.detach().cos() for w in weights],
         "model": model,
         "batch": batch,
+        "batches": [(images, labels) for images, labels in zip(*(t.split(3) for t in batch), strict=True)],
+        "token_mask": lambda batch: None,
         "loss_fn": loss_fn,
         "forward": lambda model, batch: model(batch[0]),
         "inputs": batch[0],
@@ -137,9 +139,9 @@ def test_refuses_other_weights_training_mode_and_a_batch_that_does_not_fit(name)
     ):
         criterion([weights[0], weights[1].detach()], **given)
     wrong = torch.zeros(8, 2, 4, 4)
-    bad = {
-        key: {"batch": (wrong, torch.arange(8) % 3), "inputs": wrong}.get(key, value) for key, value in given.items()
-    }
+    wrong_batch = (wrong, torch.arange(8) % 3)
+    misfits = {"batch": wrong_batch, "batches": [wrong_batch], "inputs": wrong}
+    bad = {key: misfits.get(key, value) for key, value in given.items()}
     with pytest.raises(
         ValueError, match=rf"^{name}: batch must go through the model \(is its shape right\?\), got .+$"
     ):
