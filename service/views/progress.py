@@ -138,8 +138,8 @@ class Progress:
     def _line(self, proposal: "Proposal", report: Mapping[str, Any]) -> str:
         start = f"{self.title} {self.num_done:>3}/{self.num_trials}  "
         if report["status"] != Status.FINISHED:
-            label = proposal.label if self.is_live else f"{proposal.label:<{LABEL}}"
-            return f"{start}{label} {report['status'].replace('_', ' ')}: {report['reason']}"
+            padded = proposal.label if self.is_live else f"{proposal.label:<{LABEL}}"
+            return f"{start}{padded} {report['status'].replace('_', ' ')}: {report['reason']}"
         dense, pruned = (report[f"{self.objective}_{which}"] for which in ("dense", "pruned"))
         end = f" dense {dense:.3f}  pruned {pruned:.3f}  {report['seconds']:6.1f} s"
         if not self.is_live:

@@ -16,8 +16,8 @@ from service.records.events import EventLog, is_event
 from service.records.lock import lock_holder
 from service.records.recorder import RETRIED
 from service.records.state import EVENTS, State, TrialRecord
-from service.records.summary import Cells, choose_winner, search_rows
-from service.views.tables import number
+from service.records.summary import Cells, choose_winner, level_name, search_rows
+from service.views.tables import num_seeds, number
 from trainables.config import HYPERPARAMETERS, TrialConfig
 from trainables.result import Status
 
@@ -38,6 +38,8 @@ def status_of(folder: Path) -> dict[str, Any]:
         - phases: for "search" and "confirm", the number of trials `planned` and their number by status
         - running, failed, warnings: a row for each trial or warning
         - best: the configuration with the highest mean objective of the search on validation, None without one
+        - confirmed: once the sweep is complete, the winner on unseen seeds with its mean on test, which `report` states
+          too; None without a confirmation
         - command: the command line that ran it last
 
     Raises:
@@ -62,6 +64,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         ],
         "warnings": [{"trial": t.key, "arm": t.arm, "warning": text} for t in trials for text in t.warnings],
         "best": best_of_search(state),
+        "confirmed": confirmed_winner(state) if complete else None,
         "command": state.last_run.get("command"),
     }
 
@@ -85,6 +88,16 @@ def best_of_search(state: State) -> dict[str, Any] | None:
     names = ("arm", "optimizer", "regularizer", *HYPERPARAMETERS, "trial", "value")
     found = {name: best[name] for name in names}
     return {**found, "metric": f"{metric}_{'area' if goal.area else 'pruned'}", "num_seeds": best["num_seeds"]}
+
+
+def confirmed_winner(state: State) -> dict[str, Any] | None:
+    winner = (state.summary or {}).get("winner") or {}
+    test = winner.get("test", {}).get(level_name(state.goal.target_sparsity))
+    if not test:
+        return None
+    names = ("arm", "optimizer", "regularizer", *HYPERPARAMETERS)
+    found = {name: winner[name] for name in names} | {"trial": winner["checkpoint_trial"]}
+    return {**found, "metric": state.summary["objective"], "value": test["value"], "num_seeds": test["n"]}  # type: ignore[index]
 
 
 def epochs_done(folder: Path, keys: Collection[str]) -> dict[str, int]:
@@ -121,6 +134,8 @@ def as_text(status: dict[str, Any], runs: Path) -> Group:
     parts += [Text(phase_line(phase, counts)) for phase, counts in status["phases"].items()]
     if status["best"]:
         parts.append(Text(best_line(status["best"])))
+    if status["confirmed"]:
+        parts.append(Text(confirmed_line(status["confirmed"])))
     for title, columns in (
         ("running trials", ("trial", "arm", "epoch", "of")),
         ("failed trials", ("trial", "arm", "status", "reason")),
@@ -145,10 +160,20 @@ def phase_line(phase: str, counts: dict[str, int]) -> str:
 
 
 def best_line(best: dict[str, Any]) -> str:
-    names = [name for name in HYPERPARAMETERS if best[name] is not None]
-    arguments = "".join(f", {name.replace('_', ' ')} {number(best[name])}" for name in names)
-    seeds = f"{best['num_seeds']} seed{'s' * (best['num_seeds'] != 1)}"
     return (
-        f"  best     {best['arm']}{arguments}: {best['metric']} {best['value']:.4f} on validation "
-        f"({seeds} of the search, trial {best['trial']})"
+        f"  best     {configuration(best)}: {best['metric']} {best['value']:.4f} on validation "
+        f"({num_seeds(best['num_seeds'])} of the search, trial {best['trial']})"
     )
+
+
+def confirmed_line(confirmed: dict[str, Any]) -> str:
+    return (
+        f"  result   {configuration(confirmed)}: {confirmed['metric']} {confirmed['value']:.4f} on test "
+        f"({num_seeds(confirmed['num_seeds'], 'unseen ')}, trial {confirmed['trial']})"
+    )
+
+
+def configuration(row: dict[str, Any]) -> str:
+    """The arm and its values in words."""
+    names = [name for name in HYPERPARAMETERS if row[name] is not None]
+    return row["arm"] + "".join(f", {name.replace('_', ' ')} {number(row[name])}" for name in names)

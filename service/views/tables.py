@@ -23,6 +23,7 @@ __all__ = [
     "best_table",
     "for_terminal",
     "headline",
+    "num_seeds",
     "number",
     "with_headline",
     "with_spread",

@@ -3,7 +3,8 @@ import pytest
 from service.records.state import State
 from service.views.console import make_console
 from service.views.status import as_text, status_of
-from tests.service.conftest import make_config
+from service.views.tables import headline
+from tests.service.conftest import fill, make_config
 
 
 def printed(toy):
@@ -73,6 +74,24 @@ def test_the_best_has_the_highest_mean_over_the_seeds_of_the_search(toy):
     assert best["value"] == pytest.approx(0.75)
     line = "best     sam + wcr, lam 1e-05, rho 0.1, lr 0.1: acc_pruned 0.7500 on validation (2 seeds of the search"
     assert line in printed(toy)
+
+
+def test_a_complete_sweep_has_its_result_on_test_beside_the_best_of_the_search(toy):
+    """The same as the headline of `report`, so that the two do not seem to contradict each other."""
+    fill(toy)
+    toy.recorder.run_started(["python", "toy.py"], num_search=4, num_confirm=6)
+    assert status_of(toy.folder)["confirmed"] is None
+    summary = toy.summary()
+    toy.recorder.summarized(summary)
+    status = status_of(toy.folder)
+    assert status["best"]["value"] == 0.9
+    confirmed = status["confirmed"]
+    assert (confirmed["arm"], confirmed["metric"], confirmed["num_seeds"]) == ("sam + wcr", "acc", 3)
+    assert confirmed["value"] == pytest.approx((0.70 + 0.74 + 0.72) / 3)
+    shown = printed(toy)
+    assert "best     sam + wcr, lam 1e-05, rho 0.1, lr 0.1: acc_pruned 0.9000 on validation (1 seed of" in shown
+    assert "result   sam + wcr, lam 1e-05, rho 0.1, lr 0.1: acc 0.7200 on test (3 unseen seeds, trial" in shown
+    assert "test acc 0.720" in headline(summary)
 
 
 def test_warnings_are_shown(toy):
