@@ -14,7 +14,7 @@ sweep: $(VENV)/.installed
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not extras"
 
-# The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter.
+# The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter, Torch-Pruning.
 test-extras: $(VENV)/.installed-extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m extras
 
