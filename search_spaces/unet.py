@@ -40,6 +40,7 @@ TUNED = {
 OVERRIDES = {
     "opt/lr": by_optimizer(sfw=0.01),  # table 5; appendix C.1 says 1.0 for all runs of SFW
     "opt/weight_decay": by_optimizer(sfw=0.0),  # appendix C.1
+    "reg/init": by_regularizer(weight_factorization="weights"),  # keep the encoder's pretrained weights
 }
 
 SEARCH_SPACE = SearchSpace(ranges=RANGES, tuned=TUNED, initial_points=INITIAL_POINTS, overrides=OVERRIDES)

@@ -40,6 +40,10 @@ TUNED = {
     "opt/weight_decay": by_optimizer(**dict.fromkeys(GRADIENT_METHODS, Float(1e-5, 1e-2, log=True))),
 }
 
-OVERRIDES = {"opt/lr": by_optimizer(sfw=1.0), "opt/weight_decay": by_optimizer(sfw=0.0)}
+OVERRIDES = {
+    "opt/lr": by_optimizer(sfw=1.0),
+    "opt/weight_decay": by_optimizer(sfw=0.0),
+    "reg/init": by_regularizer(weight_factorization="weights"),  # keep the pretrained weights
+}
 
 SEARCH_SPACE = SearchSpace(ranges=RANGES, tuned=TUNED, initial_points=INITIAL_POINTS, overrides=OVERRIDES)

@@ -21,10 +21,10 @@ class Regularizer(torch.nn.Module):
     The weights are held, not registered: `parameters()`, `state_dict()` and `to()` concern only gates that a subclass
     owns. A checkpoint needs the state_dict of the model and of the regularizer.
 
-    A training loop calls `attach` and `take_decay` once, before it builds the optimizer; in each step `backward`, and
-    `project` after the optimizer's step; and `fold` on a model to evaluate it without gates. Here these hooks do
-    nothing. After `attach`, the trained parameters are those of the model and of the regularizer, each once, since
-    gates belong to both:
+    A training loop calls `initialize`, `attach` and `take_decay` once, in this order, before it builds the optimizer;
+    in each step `backward`, and `project` after the optimizer's step; and `fold` on a model to evaluate it without
+    gates. Here these hooks do nothing. After `attach`, the trained parameters are those of the model and of the
+    regularizer, each once, since gates belong to both:
 
         trained = list(dict.fromkeys(p for p in (*model.parameters(), *R.parameters()) if p.requires_grad))
 
@@ -60,6 +60,12 @@ class Regularizer(torch.nn.Module):
     @property
     def _where(self) -> str:
         return type(self).__name__
+
+    def initialize(self) -> None:
+        """Replace the initial values of the weights and gates by those that the method needs.
+
+        Called once on a new network, before `attach`. A training that continues loads its checkpoint afterwards.
+        """
 
     def attach(self, model: torch.nn.Module) -> None:
         """Put the gates on the model's weights.

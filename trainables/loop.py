@@ -25,7 +25,7 @@ from trainables.network_checks import check_network
 from trainables.penalty_ratio import PenaltyRatio, is_measured, penalized
 from trainables.prunable import prunable_weights
 from trainables.pruning.evaluation import Evaluation, evaluate_pruned, measure, objectives, score
-from trainables.step import ContextFactory, parameter_groups, train_step
+from trainables.step import ContextFactory, make_optimizer, train_step
 from trainables.task import Task
 
 __all__ = ["Diverged", "Training", "load_task", "train"]
@@ -304,18 +304,18 @@ class Training:
         self.model = task.build_model()
         check_network(self.model, short_name(config.architecture))
         held = prunable_weights(task, self.model, config) if self.lottery.num_phases > 1 else {}
-        self.lottery.begin_phase(self.model, held)
         regularized = task.regularized(self.model)
         self.gated_names = list(regularized)
         active = self.lottery.schedule.regularized(self.phase)
         name, arguments = (config.regularizer, config.reg) if active else ("none", {})
         cls = sparsity.load("regularizers", name)
         self.regularizer = construct("reg", cls, list(regularized.values()), arguments=arguments).to(task.device)
+        self.regularizer.initialize()
+        self.lottery.begin_phase(self.model, held)  # after `initialize`, whose values early weights replace
         self.regularizer.attach(self.model)
         if self.lottery.early_gates:
             self.regularizer.load_state_dict(self.lottery.early_gates)
-        groups = parameter_groups(self.model, self.regularizer, config.opt.get("weight_decay", 0.0))
-        self.optimizer = construct("opt", sparsity.load("optimizers", config.optimizer), groups, arguments=config.opt)
+        self.optimizer = make_optimizer(task, config, self.model, self.regularizer)
         self.lr_schedule = construct(
             "lr_sched",
             sparsity.load("trainables.lr_schedules", config.lr_schedule),

@@ -1,15 +1,18 @@
 """One training step: the gradient of loss + lam * penalty, and the update that an optimizer makes of it."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import sparsity
+from trainables.config import TrialConfig, construct
 from trainables.task import Task
 
-__all__ = ["ContextFactory", "batchnorm_frozen", "parameter_groups", "train_step"]
+__all__ = ["ContextFactory", "batchnorm_frozen", "make_optimizer", "parameter_groups", "train_step"]
 
 ContextFactory = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -78,6 +81,16 @@ def batchnorm_frozen(model: nn.Module, *, when: bool) -> Iterator[None]:
     finally:
         for module in tracking:
             module.track_running_stats = True
+
+
+def make_optimizer(task: Task, config: TrialConfig, model: nn.Module, regularizer: Any) -> Any:
+    """Create the optimizer of a configuration. One with an argument `num_steps` gets the number of steps of a phase."""
+    optimizer = sparsity.load("optimizers", config.optimizer)
+    given = {}
+    if "num_steps" in inspect.signature(optimizer).parameters and "num_steps" not in config.opt:
+        given["num_steps"] = config.max_epochs * task.steps_per_epoch(config.batch_size)
+    groups = parameter_groups(model, regularizer, config.opt.get("weight_decay", 0.0))
+    return construct("opt", optimizer, groups, arguments=config.opt, **given)
 
 
 def parameter_groups(model: nn.Module, regularizer: Any, weight_decay: Any) -> list[dict[str, Any]]:

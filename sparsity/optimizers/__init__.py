@@ -2,7 +2,8 @@
 
 An optimizer decides how many gradients a step takes. The closure clears the gradients, computes the loss and its
 gradients, and returns the loss. All arguments after `params` and `lr` are keywords. They are stored in the parameter
-groups, so `state_dict` contains them.
+groups, so `state_dict` contains them. If an optimizer has an argument `num_steps`, the training loop passes the number
+of steps of the training.
 
 Class attributes:
     ranges: Search range of each argument that is worth searching, by name: `SAM.ranges["rho"]`. A search space

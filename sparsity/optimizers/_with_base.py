@@ -120,6 +120,35 @@ class OptimizerWithBase(Optimizer):
             if params:
                 torch._foreach_copy_(params, saved)
 
+    @contextmanager
+    def displaced(self, vectors: dict[Tensor, Tensor]) -> Iterator[None]:
+        """Move the parameters to w + rho v / |v| during the block; the norm is joint over all vectors.
+
+        Args:
+            vectors: The vector v of each parameter. The dictionary is emptied, because the block needs the memory.
+        """
+        with self.restored(vectors):
+            self._displace(vectors)
+            vectors.clear()
+            yield
+
+    def _displace(self, vectors: dict[Tensor, Tensor]) -> None:
+        norm = joint_norm(vectors.values())
+        for group, params, group_vectors in self.by_group(vectors):
+            add_scaled(params, group_vectors, group["rho"] / norm)
+
+    def base_step(self, *own: str) -> None:
+        """Make the base's update without the subclass's `own` entries of the state.
+
+        AdamW initializes its state only where the state is empty.
+        """
+        kept = {p: {name: state.pop(name) for name in own if name in state} for p, state in self.state.items()}
+        try:
+            self.base.step()
+        finally:
+            for p, entries in kept.items():
+                self.state[p].update(entries)
+
 
 def joint_norm(vectors: Iterable[Tensor]) -> Tensor:
     """The L2 norm of all elements of all tensors, at least `TINY_NORM`."""

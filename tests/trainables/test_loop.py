@@ -12,7 +12,7 @@ from trainables.config import TrialConfig
 from trainables.loop import Diverged, Training, load_task, train
 
 LAMS = {"none": 0.0, "wcr": 1e-6}  # 1e-4 for the others
-GATED = ["concave_mask", "l0_hard_concrete"]
+GATED = ["concave_mask", "l0_hard_concrete", "weight_factorization"]
 
 
 def equal(a, b):

@@ -27,6 +27,15 @@ def test_batchnorm_statistics_see_each_batch_once_at_the_unperturbed_weights(tin
         assert torch.equal(buffer, expected), name
 
 
+def test_an_optimizer_with_the_argument_num_steps_gets_the_number_of_steps(tiny, make_task):
+    """128 images in batches of 32, three epochs."""
+    for given, expected in (({}, 12), ({"num_steps": 5}, 5)):
+        config = tiny(optimizer="safe", opt={"lr": 0.05, **given})
+        assert Training(make_task(config), config).optimizer.param_groups[0]["num_steps"] == expected
+    config = tiny(optimizer="sam")
+    assert "num_steps" not in Training(make_task(config), config).optimizer.param_groups[0]
+
+
 def test_frozen_batchnorm_normalizes_by_the_batch():
     norm = torch.nn.BatchNorm1d(2)
     x = torch.tensor([[0.0, 10.0], [2.0, 30.0]])

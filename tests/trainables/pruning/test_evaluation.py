@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import sparsity
-from tests.trainables._tiny_tasks import convolutions
+from tests.trainables._tiny_tasks import convolutions, make_tiny_task, tiny_config
 from trainables.pruning import evaluate_pruned, load_pruned, recalibrated, save_pruned, score
 
 LEVELS = (0.0, 0.3, 0.9)
@@ -192,3 +192,25 @@ def test_criterion_gets_the_configurations_arguments(trained, tiny):
     assert any(not torch.equal(a, b) for a, b in zip(exact, probed, strict=True))
     with pytest.raises(ValueError, match=r"crit: arguments of magnitude must be among \(none\), got 'num_probes'"):
         score(task, model, tiny(crit={"num_probes": 1}))
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "ria"])
+def test_padding_of_prompts_does_not_affect_scores(criterion, monkeypatch):
+    """Rows of one batch have different lengths; batches of one row have no padding."""
+    config = tiny_config("causal_lm", criterion=criterion)
+    task = make_tiny_task(config)
+    torch.manual_seed(0)
+    model = task.deployed(task.build_model()).eval()
+    batch = next(iter(task.batches("train", 16)))
+    mask = task.token_mask(batch)
+    assert mask.shape == batch.tokens.shape
+    assert mask.sum(1).tolist() == batch.lengths.tolist()
+    assert 0 < mask.sum() < mask.numel()
+    assert not batch.tokens[~mask].any()
+    padded = score(task, model, config)
+    monkeypatch.setattr("trainables.pruning.evaluation.CALIBRATION_PART", 1)
+    for a, b in zip(padded, score(task, model, config), strict=True):
+        torch.testing.assert_close(a, b)
+    task.token_mask = lambda batch: None
+    monkeypatch.setattr("trainables.pruning.evaluation.CALIBRATION_PART", 16)
+    assert not torch.allclose(score(task, model, config)[0], padded[0])

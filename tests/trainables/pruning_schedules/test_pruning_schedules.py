@@ -23,6 +23,8 @@ OPTIMIZERS = {
     "sam": {"rho": 0.1},
     "s2sam": {"rho": 0.1},
     "cram": {},
+    "friendly_sam": {"rho": 0.1},
+    "safe": {"admm_lam": 1.0, "interval": 2},
     "sfw": {"lr": 1.0},
     "adamw": {"lr": 0.01},
 }
@@ -101,7 +103,7 @@ def test_remaining_weights_are_rewound(begin, rewind_epoch):
             assert torch.equal(phase["begun"][name], origin[name] * mask)
 
 
-@pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete"])
+@pytest.mark.parametrize("regularizer", ["concave_mask", "l0_hard_concrete", "weight_factorization"])
 def test_gates_are_rewound_with_the_weights(begin, regularizer):
     training = begin(pruning_schedule="imp", pruning_sched={"rewind_epoch": 1}, regularizer=regularizer, lam=1e-3)
     training.run_epoch()
