@@ -6,14 +6,11 @@ search_spaces/small_cnn.py. A grid point is trained once for each seed, which ta
 
 Every training writes its result as a line of build/digits-grid.jsonl. Trainings with a line are not repeated, so the
 same command continues after an interruption. --export writes the compact table that `benchmarks.strategies` reads,
-benchmarks/results/digits-grid.csv.gz.
+benchmarks/results/digits-grid.csv.gz. Trainings that are in this table are not repeated either.
 """
 
 import argparse
-import csv
 import functools
-import gzip
-import io
 import itertools
 import sys
 import time
@@ -24,14 +21,14 @@ from typing import Any
 
 from benchmarks._jobs import ConfigJob, run
 from benchmarks._measure import RESULTS
-from service.records.events import EventLog
+from benchmarks._result_table import export, restore
 from service.search.space import Arm, choose, make_arms, make_config
 from sweeps.digits import SWEEP
 from trainables.config import TrialConfig
 from trainables.loop import Diverged, Training, load_task
 from trainables.pruning import evaluate_pruned
 
-__all__ = ["ARMS", "EPOCHS", "FULL_EPOCHS", "SEEDS", "TABLE", "Point", "configure", "grid", "make_arm"]
+__all__ = ["ARMS", "EPOCHS", "FULL_EPOCHS", "LABELS", "SEEDS", "TABLE", "Point", "configure", "grid", "make_arm"]
 
 TABLE = RESULTS / "digits-grid.csv.gz"
 LINES = Path("build/digits-grid.jsonl")
@@ -50,6 +47,7 @@ LAMS = {
 WEIGHT_DECAYS = (1e-3, 4e-3, 1.25e-2, 2.5e-2, 5e-2, 1e-1, 2e-1)
 RHOS = (0.03, 0.1, 0.33)
 NUM_MORE = {30: 0, 15: 1, 8: 2}
+LABELS = ("optimizer", "regularizer", "epochs", "lam", "rho", "weight_decay", "seed")
 
 Point = Mapping[str, float]
 
@@ -130,35 +128,6 @@ def all_jobs() -> Iterator[GridJob]:
         yield from jobs(make_arm(*choices), epochs, seed)
 
 
-# ---- the compact table ---------------------------------------------------------------------------------------------
-
-
-def export(lines: Path, table: Path) -> int:
-    """Write the table of all lines, ordered by their labels, and return its number of rows.
-
-    The same lines give the same bytes.
-    """
-    names = ("optimizer", "regularizer", "epochs", "lam", "rho", "weight_decay", "seed")
-    levels = [f"{level:g}" for level in SWEEP.trial.levels]
-    columns = [(split, level) for split in ("validation", "test") for level in levels]
-    entries = [entry for entry, _ in EventLog.read(lines)]
-    entries.sort(key=lambda entry: [entry.get(name, 0.0) for name in names])
-    rows = [
-        [
-            *(entry.get(name, "") for name in names),
-            *(entry.get(split, {}).get(level, "") for split, level in columns),
-            entry["cpu_s"],
-        ]
-        for entry in entries
-    ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, *(f"{split} {level}" for split, level in columns), "cpu_s"])
-    writer.writerows(rows)
-    table.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
-    return len(rows)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, one thread each (default: 2)")
@@ -166,8 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--export", action="store_true", help=f"write {TABLE.name} from the lines; train nothing")
     args = parser.parse_args(arguments)
     if args.export:
-        print(f"{export(args.lines, TABLE)} trainings in {TABLE}")
+        print(f"{export(args.lines, TABLE, LABELS, SWEEP.trial.levels)} trainings in {TABLE}")
         return 0
+    if num := restore(all_jobs(), TABLE, args.lines, LABELS):
+        print(f"{num} trainings from {TABLE}")
     failures = run(all_jobs(), args.lines, num_processes=args.processes)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

@@ -1,9 +1,15 @@
 import json
 
-from benchmarks.digits_grid import jobs, make_arm
+from benchmarks._result_table import export
+from benchmarks.digits_grid import LABELS, jobs, make_arm
+from sweeps.digits import SWEEP
 from tests.service.conftest import toy
 
-__all__ = ["toy", "write_lines"]
+__all__ = ["export_grid", "toy", "write_lines"]
+
+
+def export_grid(lines, table):
+    return export(lines, table, LABELS, SWEEP.trial.levels)
 
 
 def write_lines(path, parts, *, accuracy=lambda labels: 0.5 + labels["seed"] / 100, skipped=(), diverged=()):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks._grid_table import GridTable, Trainings, read_tables
-from benchmarks.digits_grid import ARMS, export
-from tests.benchmarks.conftest import write_lines
+from benchmarks.digits_grid import ARMS
+from tests.benchmarks.conftest import export_grid, write_lines
 
 NAN = math.nan
 AXES = {"lam": (1e-6, 1e-5, 1e-3), "opt/rho": (0.1, 0.4)}
@@ -104,7 +104,7 @@ def test_only_complete_seeds_are_read(tmp_path):
     nan = "sgd + hoyer_square/epochs=30/lam=1.5e-05/weight_decay=0.004/seed=2"
     parts = [(sgd, 8, 0), (sgd, 15, 0), (sgd, 15, 1), (sgd, 30, 0), (sgd, 30, 2), (sam, 30, 0), (s2sam, 8, 0)]
     write_lines(tmp_path / "lines", parts, skipped=[missing], diverged=[nan])
-    assert export(tmp_path / "lines", tmp_path / "table") == 56 + 2 * 42 - 1 + 2 * 30 + 90 + 168
+    assert export_grid(tmp_path / "lines", tmp_path / "table") == 56 + 2 * 42 - 1 + 2 * 30 + 90 + 168
     tables, coverage = read_tables(tmp_path / "table", 0.96)
     assert list(tables) == ["sgd + hoyer_square", "sam + wcr"]  # s2sam has no complete seed at 30 epochs
     table = tables["sgd + hoyer_square"]
@@ -130,7 +130,7 @@ def test_a_value_is_found_at_its_own_grid_point(tmp_path):
     for entry in entries:
         entry["validation"]["0.96"] = round(100 * entry["lam"] + entry["weight_decay"], 9)
     lines.write_text("".join(json.dumps(entry) + "\n" for entry in reversed(entries)))
-    export(lines, tmp_path / "table")
+    export_grid(lines, tmp_path / "table")
     tables, _ = read_tables(tmp_path / "table", 0.96)
     train = Trainings(tables["sgd + hoyer_square"], 0)
     assert train({"lam": 2.5e-4, "opt/weight_decay": 0.0125}, 30) == pytest.approx(0.0375)

@@ -20,9 +20,9 @@ from benchmarks._strategies import (
     scaled_back,
     scaled_point,
 )
-from benchmarks.digits_grid import ARMS, EPOCHS, export, grid, make_arm
+from benchmarks.digits_grid import ARMS, EPOCHS, grid, make_arm
 from service.search.space import Arm
-from tests.benchmarks.conftest import write_lines
+from tests.benchmarks.conftest import export_grid, write_lines
 
 ARM = make_arm("s2sam", "wcr")
 BEST = {"lam": 5e-5, "opt/rho": 0.1, "opt/weight_decay": 1.25e-2}
@@ -238,7 +238,7 @@ def test_the_regret_of_tied_configurations_is_their_mean():
 def test_the_command_writes_a_record_and_a_page(tmp_path, monkeypatch, capsys):
     parts = [(ARMS[0], epochs, seed) for epochs in (8, 30) for seed in (0, 1)]
     write_lines(tmp_path / "lines", parts, accuracy=lambda labels: round(100 * labels["lam"], 6))
-    export(tmp_path / "lines", tmp_path / "table.csv.gz")
+    export_grid(tmp_path / "lines", tmp_path / "table.csv.gz")
     monkeypatch.setattr(strategies, "RESULTS", tmp_path)
     monkeypatch.setattr(_page, "RESULTS", tmp_path)
     chosen = (TODAY, "random", "halving 8, 30", "halving 15, 30")
@@ -268,7 +268,7 @@ def test_the_command_writes_a_record_and_a_page(tmp_path, monkeypatch, capsys):
 
 def test_a_table_without_a_complete_arm_is_refused(tmp_path, capsys):
     write_lines(tmp_path / "lines", [(ARMS[0], 8, 0)])
-    export(tmp_path / "lines", tmp_path / "table.csv.gz")
+    export_grid(tmp_path / "lines", tmp_path / "table.csv.gz")
     with pytest.raises(SystemExit):
         strategies.main(["--table", str(tmp_path / "table.csv.gz")])
     assert "must have a complete seed of an arm at 30 epochs, got none" in capsys.readouterr().err
