@@ -284,7 +284,7 @@ class MlflowWriter:
                 self.client.set_tag(self.parent, "changed", json.dumps(event["identity"])[:LONGEST_TAG])
             if event["event"] == "summary" and (winner := event["summary"]["winner"]):
                 name, step = event["summary"]["objective"] + "_pruned", sum(event["summary"]["counts"].values())
-                point = Metric(name, winner["value"], milliseconds_of(event), step)
+                point = Metric(name, rounded(winner["value"]), milliseconds_of(event), step)
                 self.client.log_batch(self.parent, metrics=self._without_recorded(self.parent, [point]))
         summaries = [event for event in events if event["event"] == "summary"]
         if summaries:
@@ -316,7 +316,7 @@ class MlflowWriter:
         from mlflow.entities import Metric
 
         points = [
-            Metric(f"{row['network']}/{name}", row[name], milliseconds, 0)
+            Metric(f"{row['network']}/{name}", rounded(row[name]), milliseconds, 0)
             for row in summary.get("exported", {}).get("costs", ())
             for name in COST_COLUMNS
             if row.get(name) is not None
@@ -425,16 +425,27 @@ def tags_of(last: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in tags.items() if text}
 
 
+def rounded(value: float) -> float:
+    """A measured value with 6 significant digits; a count as it is."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
 def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """The metric points of an event.
+    """The metric points of an event, with 6 significant digits: MLflow's tables show every digit.
+
+    Yields:
+        Name, value and step: the number of epochs done, for curves the sparsity in thousandths.
+    """
+    return ((name, rounded(value), step) for name, value, step in exact_metrics_of(event))
+
+
+def exact_metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """`metrics_of` with all digits.
 
     lam, its logarithm and rho are metrics as well as parameters, because MLflow compares parameters as text. At the end
     of a trial there is one metric for each sparsity, e.g. "acc_pruned/0.96", unless it failed. The size after shrinking
     is recorded at the target sparsity: `macs`, `macs_left` and `parameters`. The objective is also
     one metric over all sparsities, e.g. "acc_by_sparsity", which MLflow draws as a curve and overlays for several runs.
-
-    Yields:
-        Name, value and step: the number of epochs done, for curves the sparsity in thousandths.
     """
     if event["event"] == "start":
         config = event["config"]

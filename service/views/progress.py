@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -150,9 +150,13 @@ class Progress:
 
     # ---- the live table ----------------------------------------------------------------------------------------------
 
-    def _render(self) -> Table:
+    def _render(self) -> Group:
+        title = Text(self._title(), style="bold", no_wrap=True, overflow="ellipsis")
+        return Group(title, self._table()) if self.running or self.best else Group(title)
+
+    def _table(self) -> Table:
         wide = self.console.width >= WIDE
-        table = Table(title=self._title(), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         table.add_column("running")
         names = [*(("lam", "rho") if wide else ()), "epoch", "loss", f"{self.objective} dense", "pruned"]
         for name in names:

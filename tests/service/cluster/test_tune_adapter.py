@@ -127,3 +127,10 @@ def test_superseded_trial_runs_again_and_is_lost_after_several_attempts(report_t
     for _ in range(MAX_ATTEMPTS - 1):
         assert report_to("superseded", reason="another process")[-1] == ("repeat", config.key)
     assert report_to("superseded", reason="another process") == [("trial_ended", config.key, "another process")]
+
+
+def test_a_trial_that_starts_is_shown(config, tmp_path):
+    calls = Calls(config, tmp_path)
+    TrialRecorder(calls, calls, calls).on_trial_start(0, [], SimpleNamespace(config=config.model_dump(mode="json")))
+    ((name, proposal),) = calls.calls
+    assert (name, proposal.key) == ("started", config.key)

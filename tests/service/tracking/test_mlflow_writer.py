@@ -71,9 +71,11 @@ def test_levels_in_the_same_thousandth_are_one_point_of_the_curve():
 
 def test_a_trials_run_has_its_arm_and_its_status_as_tags(toy, tmp_path):
     uri = default_tracking_uri(tmp_path / "runs")
-    finished, diverged = toy.trial((0.9, 0.8)), toy.trial(None, status="diverged", lam=0.1)
+    finished, diverged = toy.trial((0.9, 2 / 3)), toy.trial(None, status="diverged", lam=0.1)
     write(toy, uri)
-    tags = {key: run.data.tags for key, run in runs_of(MlflowClient(uri), toy.folder).items()}
+    runs = runs_of(MlflowClient(uri), toy.folder)
+    assert runs[finished].data.metrics["acc_pruned"] == 0.666667  # MLflow's tables show every digit
+    tags = {key: run.data.tags for key, run in runs.items()}
     assert {tags[key]["arm"] for key in (finished, diverged)} == {"sam + wcr"}
     assert (tags[finished]["status"], tags[finished]["phase"]) == ("finished", "search")
     assert "reason" not in tags[finished]

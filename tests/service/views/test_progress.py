@@ -117,6 +117,30 @@ def test_the_live_table_has_running_and_best_trials(clock):
     assert rows[4] == ["sam", "+", "wcr", "0.04", "0.1", "0.900", "0.900"]
 
 
+def test_the_live_table_begins_with_the_number_of_trials(clock):
+    progress = make(width=80, num_trials=100, already_done=12, terminal=True)
+    assert table(progress) == [["toy:", "12", "of", "100", "trials", "ended,", "0", "running,", "0", "s"]]
+    progress.started(A)
+    clock.seconds = 5000
+    progress.update(A, RUNNING)
+    assert table(progress)[0] == [
+        "toy:",
+        "12",
+        "of",
+        "100",
+        "trials",
+        "ended,",
+        "1",
+        "running,",
+        "83",
+        "min,",
+        "about",
+        "1628.2",
+        "h",
+        "left",
+    ]
+
+
 def test_a_small_terminal_shows_the_last_updated_trials(clock):
     progress = make(height=9, terminal=True)
     for number in range(6):
