@@ -18,7 +18,7 @@ test: lint
 test-slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
-# The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter.
+# The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter, Torch-Pruning.
 test-extras: $(VENV)/.installed-extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m extras
 
