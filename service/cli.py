@@ -35,7 +35,7 @@ PANELS = {
         *("opt", "reg", "lr_schedule", "lr_sched", "num_evaluations", "patience"),
     ),
     "Pruning and evaluation": (
-        *("criterion", "crit", "scope", "prunable", "sparsities", "min_kept", "recalibrate"),
+        *("criterion", "crit", "scope", "prunable", "sparsities", "min_kept", "recalibrate", "sizes"),
         *("pruning_schedule", "pruning_sched", "num_sharpness_batches"),
     ),
     "Search and confirmation": (

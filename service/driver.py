@@ -262,7 +262,8 @@ def run_trials(
     folder = spec.folder / "trials"
     folder.mkdir(exist_ok=True)
     shared = WithOwnCode(OwnCode(own_sources(spec), spec.folder), data)
-    trainable = tune.with_parameters(Trial, data=shared, folder=str(folder), keep=spec.keep, train=train)
+    options = {"keep": spec.keep, "sizes": spec.sizes, "train": train}
+    trainable = tune.with_parameters(Trial, data=shared, folder=str(folder), **options)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its messages are in the records
     with contextlib.ExitStack() as stack:
         # Tune's own state is pickled and not used: it stays on this host, where no other host can write it.

@@ -136,6 +136,11 @@ class SweepSpec(BaseModel):
         "trained one and all pruned ones; pruned: only the one pruned to the target; none. reprune needs the trained "
         "one",
     )
+    sizes: bool = Field(
+        default=True,
+        description="record the size of each pruned network after shrinking (macs, macs_left, parameters): about 3 s "
+        "once for each worker process",
+    )
     export: bool = Field(
         default=True, description="at the end, export the winner as ONNX and register it in MLflow as a servable model"
     )
@@ -240,6 +245,12 @@ class SweepSpec(BaseModel):
                 "objective: must have two sparsities or more above 0 for an area (give --sparsity), got "
                 f"{', '.join(f'{level:g}' for level in self.trial.levels[1:])}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _limit_is_measured(self) -> "SweepSpec":
+        if self.max_macs_left is not None and not self.sizes:
+            raise ValueError("sizes: must be on with max_macs_left (it limits the size after shrinking), got off")
         return self
 
     @property

@@ -68,14 +68,15 @@ class FinalEvaluation:
         trained: The trained network, or the networks of a multi-round pruning schedule.
         keep: Which checkpoints to write: of the first method at the target sparsity ("target", "pruned"), of every
             method at every sparsity ("all"), or "none".
+        sizes: Whether to measure the sizes of the pruned networks after shrinking.
 
     Attributes:
         notes: Lines for the trial's record.
         warnings: Lines that cast doubt on its numbers.
     """
 
-    def __init__(self, config: TrialConfig, folder: Path, trained: Prunable, keep: str):
-        self.config, self.folder, self.trained, self.keep = config, folder, trained, keep
+    def __init__(self, config: TrialConfig, folder: Path, trained: Prunable, keep: str, *, sizes: bool = True):
+        self.config, self.folder, self.trained, self.keep, self.sizes = config, folder, trained, keep, sizes
         self.task = trained.task
         self.notes: list[str] = []
         self.warnings: list[str] = []
@@ -100,7 +101,8 @@ class FinalEvaluation:
             pruned_by = config.pruned_by(method)
             evaluation = self.trained.evaluate(levels, config=pruned_by)
             test = self.trained.evaluate(levels, "test", config=pruned_by).metrics if config.read_test else None
-            self._add_sizes(evaluation, test)
+            if self.sizes:
+                self._add_sizes(evaluation, test)
             entry = entries[method.label]
             entry["curve"] = merge(entry["curve"], evaluation.metrics)
             entry["test"] = merge(entry["test"] or [], test) if test is not None else None

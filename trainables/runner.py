@@ -46,6 +46,7 @@ class TrialRunner:
         make_task: Creates the task. Called at most once; not called if the trial has already ended.
         keep: Which networks to write. "target": the trained one and the one pruned to the target sparsity. "all": the
             trained one and all pruned ones. "pruned": only the one pruned to the target sparsity. "none": none.
+        sizes: Whether to measure the sizes of the pruned networks after shrinking.
         train: Whether a network that is not there may be trained. Else the trial ends with an error.
 
     Raises:
@@ -59,11 +60,12 @@ class TrialRunner:
         make_task: Callable[[], Task],
         *,
         keep: str = "target",
+        sizes: bool = True,
         train: bool = True,
     ):
         if keep not in KEEP:
             raise ValueError(f"keep: must be one of {', '.join(KEEP)}, got {keep!r}")
-        self.config, self.folder, self.keep, self.train = config, folder, keep, train
+        self.config, self.folder, self.keep, self.sizes, self.train = config, folder, keep, sizes, train
         self.training: Training | None = None
         self.notes: list[str] = []
         self.warnings: list[str] = []  # notes that cast doubt on the trial's numbers
@@ -180,7 +182,7 @@ class TrialRunner:
         begin = time.perf_counter()
         previous = self._previous
         self.evaluations, terms = record["evaluations"], dict(record["terms"])
-        evaluation = FinalEvaluation(self.config, self.folder, trained, self.keep)
+        evaluation = FinalEvaluation(self.config, self.folder, trained, self.keep, sizes=self.sizes)
         found = evaluation.run(previous)
         diagnostics = found.get("diagnostics", previous.get("diagnostics", {})) | record["diagnostics"]
         metrics = {row["sparsity"]: row for row in found["pruned"][0]["curve"]}

@@ -89,5 +89,6 @@ class Trial(tune.Trainable):
             Path(self.shared["folder"]) / trial_config.key,
             lambda: load_task(trial_config, data=self.shared["data"], device=device),
             keep=self.shared["keep"],
+            sizes=self.shared["sizes"],
             train=self.shared["train"],
         )

@@ -24,6 +24,9 @@ def test_identity_is_what_decides_the_trials():
 def test_a_limit_that_earlier_versions_lack_is_left_out_of_the_identity():
     assert "max_macs_left" not in make().identity()
     assert make(max_macs_left=0.4).identity() == make().identity() | {"max_macs_left": 0.4}
+    assert make(sizes=False).identity() == make().identity()
+    with pytest.raises(ValueError, match="sizes: must be on with max_macs_left"):
+        make(max_macs_left=0.4, sizes=False)
     for wrong in (0, 1.5):
         with pytest.raises(ValueError, match="max_macs_left"):
             make(max_macs_left=wrong)

@@ -53,6 +53,13 @@ def test_network_that_cannot_be_traced_is_measured_without_its_size(start, tiny,
     assert "macs" not in result["pruned"][0]["curve"][0]
 
 
+def test_sizes_can_be_left_out(start, tiny, monkeypatch):
+    monkeypatch.setattr("trainables.final_evaluation.shrunk_sizes", never)
+    result = finish(start(config=tiny(max_epochs=1), sizes=False))
+    assert result["report"]["status"] == Status.FINISHED
+    assert (result["notes"], "macs" in result["pruned"][0]["curve"][0]) == ([], False)
+
+
 METHODS = {
     "compensation global": PruningMethod(criterion="compensation"),
     "magnitude uniform min_kept=2": PruningMethod(scope="uniform", min_kept=2),
