@@ -26,7 +26,6 @@ LIBRARIES = {
     "torchvision/mobilenet_v2": ({}, (64, 96)),
     "torchvision/shufflenet_v2_x0_5": ({}, (64, 96)),
     "smp/unet-resnet18": ({}, (32, 96)),
-    "smp/fpn-mobilenet_v2": ({}, (32, 96)),
 }
 FORMATS = ["safetensors", "torch-export", "onnx"]
 

@@ -14,7 +14,7 @@ from trainables.data.slices import Slices
 
 TASK_OF = {  # architecture -> task; "cnn" for the others
     **{"vit": "vit", "unet": "unet", "causal_lm": "lora"},
-    **{"timm/vit_tiny_patch16_224": "vit", "smp/unet-resnet18": "unet", "smp/fpn-mobilenet_v2": "unet"},
+    **{"timm/vit_tiny_patch16_224": "vit", "smp/unet-resnet18": "unet"},
 }
 MODELS = {
     "causal_lm": {"base": "tiny-qwen2", "vocab_size": 300, "hidden_size": 16, "num_layers": 1, "num_heads": 2},
