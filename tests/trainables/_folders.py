@@ -73,6 +73,21 @@ def huggingface_folder(tmp_path, pixels, encode, save_to_disk):
 
 
 @pytest.fixture
+def question_folder(tmp_path, save_to_disk):
+    """Questions with three choices as a `DatasetDict`: eight for training, two for validation and two for testing."""
+    root = tmp_path / "saved"
+    for split, first, last in (("train", 0, 8), ("validation", 8, 10), ("test", 10, 12)):
+        columns = {
+            "question": [f"Which one flies {i} times?" for i in range(first, last)],
+            "choices": [["a stone", "a bird", "a cloud"]] * (last - first),
+            "answer": [i % 3 for i in range(first, last)],
+        }
+        save_to_disk(root / split, pa.table(columns))
+    (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation", "test"]}))
+    return root
+
+
+@pytest.fixture
 def npz_file(tmp_path, pixels):
     """The images of `pixels` in order: ten for training and two for testing; two classes."""
     file = tmp_path / "mine.npz"

@@ -14,6 +14,7 @@ from tests.trainables._folders import (  # noqa: F401
     lgg_folder,
     npz_file,
     pixels,
+    question_folder,
     save_to_disk,
     svhn_folder,
     tiny_imagenet_folder,

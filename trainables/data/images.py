@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from trainables.data.splits import split_indices
+from trainables.data.splits import split_indices, split_last
 
 __all__ = ["Augmentation", "Images", "SplitImages"]
 
@@ -81,7 +81,4 @@ class SplitImages(Images):
 
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return (training, validation) indices of `train_images`; only the training indices are shuffled."""
-        num = len(self.train_images)
-        num_validation = round(num * self.validation_fraction)
-        training, _ = split_indices(num - num_validation, 0.0, train_size)
-        return training, np.arange(num - num_validation, num)
+        return split_last(len(self.train_images), self.validation_fraction, train_size)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainables.data.splits import split_indices
+from trainables.data.splits import split_indices, split_last
 
-__all__ = ["Question", "Questions"]
+__all__ = ["Question", "Questions", "SplitQuestions"]
 
 
 class Question(NamedTuple):
@@ -47,3 +47,11 @@ class Questions:
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices (training, validation) into `train`; see `split_indices`."""
         return split_indices(len(self.train), self.validation_fraction, train_size)
+
+
+class SplitQuestions(Questions):
+    """Questions with a validation split of their own: the last `validation_fraction` of the training questions."""
+
+    def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices (training, validation) into `train`; only the training indices are shuffled."""
+        return split_last(len(self.train), self.validation_fraction, train_size)

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainables.data.errors import DataError
 
-__all__ = ["SPLITS", "split_indices", "split_patients"]
+__all__ = ["SPLITS", "split_indices", "split_last", "split_patients"]
 
 SPLITS = ("train", "validation", "test")
 SEED = 20_251_114  # never changes: results on a validation split are comparable only on the same examples
@@ -41,6 +41,16 @@ def split_indices(num: int, validation_fraction: float, train_size: int | None =
             f"{num_validation} are held out for validation), got {train_size}"
         )
     return training[:train_size], validation
+
+
+def split_last(num: int, validation_fraction: float, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Split range(num) into shuffled training indices and the last ones, in their order, for validation.
+
+    For datasets with a validation split of their own. See `split_indices`.
+    """
+    num_training = num - round(num * validation_fraction)
+    training, _ = split_indices(num_training, 0.0, train_size)
+    return training, np.arange(num_training, num)
 
 
 def split_patients(patients: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +6,11 @@ from trainables.data.errors import DataError
 from trainables.data.images import Augmentation, Images
 from trainables.data.labelled import Layout, as_labels, as_pixels, check_options, make_images
 from trainables.data.samples import Sample, decode_samples, image_size_of
-from trainables.errors import one_line
+from trainables.data.saved_datasets import find_column, read_table, split_folders
 
 __all__ = ["huggingface"]
 
-VALIDATION = ("validation", "valid", "val")  # names of the validation split; the first one that exists is taken
-IMAGE, LABEL = ("image", "img"), ("label", "labels")  # names of the columns, likewise
-ADVICE = "dataset.save_to_disk(folder) of the library `datasets` writes such a folder"
+IMAGE, LABEL = ("image", "img"), ("label", "labels")  # names of the columns; the first one that exists is taken
 
 
 def huggingface(
@@ -65,13 +62,9 @@ def huggingface(
         raise ValueError(f"huggingface: image_size must be a whole number of pixels >= 1, got {image_size!r}")
     if channels not in (1, 3):
         raise ValueError(f"huggingface: channels must be 1 (grey) or 3 (RGB), got {channels!r}")
-    if root is None:
-        raise DataError("huggingface: --data-root must name the folder with the saved dataset, got none")
-    root = Path(root).expanduser()
-    try:
-        columns = {split: _columns(folder, image, label) for split, folder in _folders(root).items()}
-    except UnicodeDecodeError as error:  # pyarrow decodes the names of columns when they are first used
-        raise DataError(f"{root}: must have readable names of columns, got {one_line(error)}") from error
+    folders = split_folders("huggingface", root)
+    root = Path(root or "").expanduser()
+    columns = {split: _columns(folder, image, label) for split, folder in folders.items()}
     try:
         labels = {split: as_labels(y, len(x), f"{split} labels") for split, (x, y) in columns.items()}
         if any(isinstance(x, list) for x, _ in columns.values()):
@@ -94,45 +87,13 @@ def huggingface(
         raise ValueError(f"huggingface: {error}") from None
 
 
-def _folders(root):
-    """The folder of each split: "train", and "validation" and "test" if there are any."""
-    if (root / "state.json").is_file():
-        return {"train": root}
-    if not (root / "dataset_dict.json").is_file():
-        got = "a folder without them" if root.is_dir() else "no such folder"
-        raise DataError(f"huggingface: {root} must hold dataset_dict.json or state.json, got {got}: {ADVICE}")
-    names = _json(root / "dataset_dict.json", "splits", list)
-    if "train" not in names:
-        raise DataError(f"{root}: must have the split train, got {', '.join(map(str, names)) or 'none'}")
-    validation = next((name for name in VALIDATION if name in names), None)
-    found = {"train": "train", "validation": validation, "test": "test" if "test" in names else None}
-    if found["test"] is None:
-        found["validation"], found["test"] = None, validation
-    return {split: root / name for split, name in found.items() if name}
-
-
-def _json(file, key, kind, default=None):
-    """A value of a JSON file. It must be there unless there is a default."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8")).get(key)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{file}: must be a readable JSON object, got {one_line(error)}") from error
-    if value is None:
-        value = default
-    if not isinstance(value, kind):
-        raise DataError(f"{file}: {key} must be a {kind.__name__}, got {type(value).__name__}")
-    return value
-
-
 def _columns(folder, image, label):
     """The images of a split, as an array or as a list of samples, and its labels as an array."""
     import pyarrow as pa  # lazy: most datasets do not need it
 
-    table = pa.concat_tables(_tables(folder))
-    if table.num_rows == 0:
-        raise DataError(f"{folder}: must have at least one row, got none")
-    images = table[_name(folder, table, image, IMAGE, "image")]
-    labels = table[_name(folder, table, label, LABEL, "label")]
+    table = read_table(folder)
+    images = find_column(folder, table, image, IMAGE, "image")
+    labels = find_column(folder, table, label, LABEL, "label")
     if not pa.types.is_integer(labels.type):
         raise DataError(
             f"{folder}: labels must be whole numbers (dataset.class_encode_column(...) makes them from texts), got "
@@ -152,42 +113,6 @@ def _columns(folder, image, label):
         return np.concatenate(parts), labels.to_numpy()
     samples = [Sample(f"{folder}, row {row}", data, 0) for row, data in enumerate(encoded)]
     return samples, labels.to_numpy()
-
-
-def _tables(folder):
-    """The tables of a split's files."""
-    import pyarrow as pa
-
-    state = folder / "state.json"
-    files = _json(state, "_data_files", list)
-    if _json(state, "_indices_files", list, default=[]):
-        raise DataError(f"{folder}: must be saved without a mapping of its rows, got one: call flatten_indices() first")
-    tables = []
-    for entry in files:
-        name = entry.get("filename") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or Path(name).name != name:
-            raise DataError(f"{state}: _data_files must name files of the folder, got {entry!r}")
-        try:
-            with pa.memory_map(str(folder / name)) as file, pa.ipc.open_stream(file) as stream:
-                tables.append(stream.read_all())
-            tables[-1].validate(full=True)  # a damaged file can point outside of its memory
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{folder / name}: must be a readable arrow file, got {one_line(error)}") from error
-    if not tables:
-        raise DataError(f"{folder}: must have at least one file of data, got none: {ADVICE}")
-    return tables
-
-
-def _name(folder, table, given, usual, what):
-    """The name of a column."""
-    wanted = (given,) if given else usual
-    for name in wanted:
-        if name in table.column_names:
-            return name
-    raise DataError(
-        f"{folder}: must have the column {' or '.join(wanted)} (--data {what}=NAME names another one), got "
-        f"{', '.join(table.column_names)}"
-    )
 
 
 def _dense(column, folder):

@@ -18,6 +18,7 @@ FOLDERS = {  # dataset -> the fixture with a small copy of it, for datasets that
     "commonsense": "commonsense_folder",
     "folder": "image_folder",
     "huggingface": "huggingface_folder",
+    "huggingface_questions": "question_folder",
     "lgg": "lgg_folder",
     "npz": "npz_file",
     "svhn": "svhn_folder",
