@@ -1,4 +1,5 @@
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,10 +31,10 @@ class WeightFactorization(Gated):
 
     `initialize` sets the factors. init "random" is the reference's: with s the root mean square of the tensor, each
     factor is drawn from N(0, s^(2/D)), truncated to eps^(1/D) <= |f| <= min(1, 2 s)^(1/D). No factor starts at 0, where
-    training would be stuck. The product's standard deviation is 0.3 to 0.8 s. The weights' own values are lost. init "weights" draws the D - 1 other factors in the same
-    way and sets f_1 to w divided by their product. The network then starts from its own weights, as a pretrained one
-    should. In both, a tensor of zeros, such as LoRA's B, stays zero and has other factors of 1. Without `initialize`,
-    f_1 = w and the other factors are 1.
+    training would be stuck. The product's standard deviation is 0.3 to 0.8 s, and the weights' own values are lost.
+    init "weights" draws the D - 1 other factors in the same way and sets f_1 to w divided by their product. The network
+    then starts from its own weights, as a pretrained one should. In both, a tensor of zeros, such as LoRA's B, stays
+    zero and has other factors of 1. Without `initialize`, f_1 = w and the other factors are 1.
 
     Choosing lam (`Gated` defines S, here for the learning rate of the weights): without the task's gradient, SGD
     shrinks w by about exp(-2 lam S), for any D. Weights that the task does not need are therefore small enough to be
@@ -96,7 +97,7 @@ class WeightFactorization(Gated):
                 factors[0] = torch.where(product == 0, 0, weight.to(product.dtype) / product)
             is_zero = (weight == 0).all()
             weight.copy_(torch.where(is_zero, weight, factors[0].to(weight.dtype)))
-            others.factors.copy_(torch.where(is_zero, 1.0, factors[1:]).flatten())
+            cast(Factors, others).factors.copy_(torch.where(is_zero, 1.0, factors[1:]).flatten())
 
     def _draw(self, weight: Tensor) -> Tensor:
         """Draw D factors of a weight: a tensor (D, *shape)."""
