@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 
 import trainables
@@ -34,7 +36,7 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     for name, text in files().items():
         (folder / name).write_text(text)
-    inspect, sweep = commands()
+    inspect, sweep, *_ = commands()
     return folder, run(folder, inspect), run(folder, sweep)
 
 
@@ -70,3 +72,18 @@ def test_the_records_hold_the_source_and_the_checkpoint_loads(swept, monkeypatch
     weights = [model[0].weight, model[3].weight]
     num = sum(weight.numel() for weight in weights)
     assert sum(int((weight == 0).sum()) for weight in weights) == round(0.96 * num)
+
+
+def test_the_best_lam_and_the_network_as_onnx(swept):
+    folder, *_ = swept
+    _, _, best_lam, export = commands()
+    shown = run(folder, best_lam)
+    assert "penalties:LogSum" in shown
+    assert "nets:stripe_net" in shown
+    assert "exported to stripes (input images: uint8, any, 1, 8, 8)" in run(folder, export)
+    session = onnxruntime.InferenceSession(folder / "stripes" / "model.onnx")
+    images = np.zeros((5, 1, 8, 8), np.uint8)
+    images[range(4), 0, [0, 2, 4, 6]] = 200  # the bright rows of the four classes
+    (logits,) = session.run(["logits"], {"images": images})
+    assert logits.shape == (5, 4)
+    assert logits[:4].argmax(1).tolist() == [0, 1, 2, 3]

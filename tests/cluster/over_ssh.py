@@ -86,7 +86,7 @@ def test_own_code_on_the_head_alone_reaches_the_workers(cluster, hosts):
         write = f"mkdir -p /root/mine && printf %s {shlex.quote(text)} > /root/mine/{name}"
         hosts.call("exec", "1", "--", "bash", "-c", write)
     assert "nets.py" not in hosts.call("exec", "2", "--", "bash", "-c", "ls /root/mine 2>&1 || true")
-    sweep = own_network.commands()[-1]
+    sweep = own_network.commands()[1]
     out = hosts.ssh(1, f"cd ~/mine && {sweep} --name own --seeds 4 --no-race", timeout=600)
     assert "Best: sgd + " in out
     arms = {trial.arm for trial in finished(cluster, "own").values()}
