@@ -92,12 +92,14 @@ def best_of_search(state: State) -> dict[str, Any] | None:
 
 def confirmed_winner(state: State) -> dict[str, Any] | None:
     winner = (state.summary or {}).get("winner") or {}
-    test = winner.get("test", {}).get(level_name(state.goal.target_sparsity))
+    level = state.goal.target_sparsity
+    test = winner.get("test", {}).get(level_name(level))
     if not test:
         return None
     names = ("arm", "optimizer", "regularizer", *HYPERPARAMETERS)
     found = {name: winner[name] for name in names} | {"trial": winner["checkpoint_trial"]}
-    return {**found, "metric": state.summary["objective"], "value": test["value"], "num_seeds": test["n"]}  # type: ignore[index]
+    found |= {"metric": state.summary["objective"], "sparsity": level}  # type: ignore[index]
+    return {**found, "value": test["value"], "num_seeds": test["n"]}
 
 
 def epochs_done(folder: Path, keys: Collection[str]) -> dict[str, int]:
@@ -168,8 +170,8 @@ def best_line(best: dict[str, Any]) -> str:
 
 def confirmed_line(confirmed: dict[str, Any]) -> str:
     return (
-        f"  result   {configuration(confirmed)}: {confirmed['metric']} {confirmed['value']:.4f} on test "
-        f"({num_seeds(confirmed['num_seeds'], 'unseen ')}, trial {confirmed['trial']})"
+        f"  result   {configuration(confirmed)}: {confirmed['metric']} {confirmed['value']:.4f} at sparsity "
+        f"{level_name(confirmed['sparsity'])} on test ({num_seeds(confirmed['num_seeds'], 'unseen ')}, trial {confirmed['trial']})"
     )
 
 

@@ -90,7 +90,10 @@ def test_a_complete_sweep_has_its_result_on_test_beside_the_best_of_the_search(t
     assert confirmed["value"] == pytest.approx((0.70 + 0.74 + 0.72) / 3)
     shown = printed(toy)
     assert "best     sam + wcr, lam 1e-05, rho 0.1, lr 0.1: acc_pruned 0.9000 on validation (1 seed of" in shown
-    assert "result   sam + wcr, lam 1e-05, rho 0.1, lr 0.1: acc 0.7200 on test (3 unseen seeds, trial" in shown
+    assert (
+        "result   sam + wcr, lam 1e-05, rho 0.1, lr 0.1: acc 0.7200 at sparsity 0.9 on test (3 unseen seeds, trial"
+        in shown
+    )
     assert "test acc 0.720" in headline(summary)
 
 
