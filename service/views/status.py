@@ -169,9 +169,10 @@ def best_line(best: dict[str, Any]) -> str:
 
 
 def confirmed_line(confirmed: dict[str, Any]) -> str:
+    seeds = num_seeds(confirmed["num_seeds"], "unseen ")
     return (
         f"  result   {configuration(confirmed)}: {confirmed['metric']} {confirmed['value']:.4f} at sparsity "
-        f"{level_name(confirmed['sparsity'])} on test ({num_seeds(confirmed['num_seeds'], 'unseen ')}, trial {confirmed['trial']})"
+        f"{level_name(confirmed['sparsity'])} on test ({seeds}, trial {confirmed['trial']})"
     )
 
 
