@@ -34,6 +34,7 @@ class Trial(tune.Trainable):
         data: Any = None,
         folder: str = "",
         keep: str = "target",
+        sizes: bool = True,
         train: bool = True,
     ) -> None:
         """Prepare the first configuration.
@@ -43,9 +44,10 @@ class Trial(tune.Trainable):
             data: The task's arrays, shared read-only in the node's memory by `tune.with_parameters`.
             folder: The folder of the sweep's trials; each trial has its own in it.
             keep: See `TrialRunner`.
+            sizes: See `TrialRunner`.
             train: See `TrialRunner`.
         """
-        self.shared: dict[str, Any] = {"data": data, "folder": folder, "keep": keep, "train": train}
+        self.shared: dict[str, Any] = {"data": data, "folder": folder, "keep": keep, "sizes": sizes, "train": train}
         if not Path(folder).is_dir():  # on a host that joined after the sweep's checks
             raise RuntimeError(
                 f"{platform.node()} does not see the trials' folder {folder}: mount the shared storage there"

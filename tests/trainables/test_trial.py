@@ -25,9 +25,10 @@ def local_ray():
 
 
 def start(config, data, folder):
-    """An actor as Tune creates it."""
+    """An actor as Tune creates it, with the options that `service.driver` passes."""
     folder.mkdir()
-    shared = tune.with_parameters(Trial, data=data, folder=str(folder), keep="none")
+    options = {"keep": "none", "sizes": False, "train": True}
+    shared = tune.with_parameters(Trial, data=data, folder=str(folder), **options)
     return ray.remote(shared).options(num_cpus=1).remote(config=config)
 
 
@@ -78,6 +79,7 @@ def test_reused_actor_computes_what_a_fresh_one_does(local_ray, tiny, digits_dat
             sent = {**without_seconds(report["evaluation"]), "status": report["status"], "reason": report["reason"]}
             assert sent == expected
             assert (report["key"], report["epoch"], report["done"]) == (config.key, expected["epoch"], False)
+        assert "macs" not in read_result(folder / config.key)["pruned"][0]["curve"][0]
         ended = fresh.advance()
         assert without_seconds(read_result(folder / config.key)["report"]) == without_seconds(ended)
 
