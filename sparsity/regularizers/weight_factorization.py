@@ -14,7 +14,7 @@ ZERO = torch.finfo(torch.float32).eps
 
 
 class WeightFactorization(Gated):
-    """Deep weight factorization: w = product of D factors, with an L2 penalty on each.
+    """Deep weight factorization: w = product of D factors, with L2 penalties.
 
     The model computes with w = f_1 f_2 ... f_D, elementwise, and R = (|f_1|^2 + ... + |f_D|^2) / D, summed over all
     weights. Of all factors with the product w, those of equal magnitude have the smallest R, which is
