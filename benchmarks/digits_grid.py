@@ -28,7 +28,8 @@ from trainables.config import TrialConfig
 from trainables.loop import Diverged, Training, load_task
 from trainables.pruning import evaluate_pruned
 
-__all__ = ["ARMS", "EPOCHS", "FULL_EPOCHS", "LABELS", "SEEDS", "TABLE", "Point", "configure", "grid", "make_arm"]
+__all__ = ["ARMS", "EPOCHS", "FULL_EPOCHS", "LABELS", "SEEDS", "TABLE"]
+__all__ += ["GridJob", "Point", "configure", "grid", "make_arm"]
 
 TABLE = RESULTS / "digits-grid.csv.gz"
 LINES = Path("build/digits-grid.jsonl")
@@ -57,7 +58,10 @@ class GridJob(ConfigJob):
     """One training of a grid point; its labels are the methods, epochs, hyperparameters and seed."""
 
     def run(self) -> dict[str, Any]:
-        """Accuracy on both splits at each of the sweep's sparsities; `diverged` has the reason where there is none."""
+        """Accuracy on both splits at each sparsity, and the shares of the penalty.
+
+        `diverged` has the reason where there are no accuracies.
+        """
         begin = time.process_time()
         task = load_task(self.config)
         training = Training(task, self.config)
@@ -67,7 +71,10 @@ class GridJob(ConfigJob):
         except Diverged as error:
             return {"diverged": str(error), "cpu_s": round(time.process_time() - begin, 1)}
         model = training.trained_model().eval()
-        result: dict[str, Any] = {}
+        shares = training.penalty_ratio.describe()
+        result: dict[str, Any] = {
+            name: float(f"{value:.4g}") for name, value in shares.items() if name.startswith("penalty_share")
+        }
         for split in ("validation", "test"):
             metrics = evaluate_pruned(task, model, self.config, self.config.levels, split).metrics
             result[split] = {f"{level:g}": round(values["acc"], 6) for level, values in metrics.items()}

@@ -11,27 +11,29 @@ from torch import Tensor, nn
 __all__ = ["PENALTY_RATIO_LIMIT", "PenaltyRatio", "is_measured", "penalized"]
 
 PENALTY_RATIO_LIMIT = 10.0
+NUM_SHARE_STEPS = 8  # the penalty share is a mean over so many steps, because that of one batch varies
 LARGEST = 1e9  # stands for division by zero and overflowing norms, because records hold finite numbers
 
 
 class PenaltyRatio:
     """lam |dR/dw| / |dL/dw|, with L2 norms over the weights that the penalty acts on, at selected steps.
 
-    Measured steps are 0, 1, 2, 4, 8, ... of a phase and the last step of each epoch. The first ones are close together
-    because weights can leave their initial values within a few steps. A measured step copies the gradients once and
-    reads them twice. It does not change the training and does not wait for the device; only `collect`, called once per
-    epoch, waits. The penalty's gradient is measured as the change of the accumulated gradient, so in float32 ratios
-    below about 1e-6 are rounding errors.
+    Measured steps are the first 8 of a phase, the steps 8, 16, 32, ..., the last step of each epoch, and the last 8 of
+    a phase. The first ones are close together because weights can leave their initial values within a few steps. A
+    measured step copies the gradients once and reads them twice. It does not change the training and does not wait for
+    the device; only `collect`, called once per epoch, waits. The penalty's gradient is measured as the change of the
+    accumulated gradient, so in float32 ratios below about 1e-6 are rounding errors.
 
     Attributes:
         values: Empty until something is measured. `start` and `end` are the ratios at the first and the latest measured
             step. `max`, at step `max_step`, is the largest ratio of the penalty's gradient to the loss's gradient at
             that step or at the first one (`first_loss`), whichever is larger: as a network fits its data, the loss's
-            gradient vanishes, and the plain ratio would grow under any penalty.
+            gradient vanishes, and the plain ratio would grow under any penalty. `first` and `latest` are the pairs of
+            norms (penalty's, loss's) of the first and the latest 8 measured steps.
     """
 
     def __init__(self) -> None:
-        self.values: dict[str, float] = {}
+        self.values: dict[str, Any] = {}
         self._pending: list[tuple[int, Tensor]] = []
 
     @contextlib.contextmanager
@@ -59,14 +61,27 @@ class PenaltyRatio:
                 start = ratio_of(penalty, loss)
                 self.values = {"first_loss": min(loss, LARGEST), "start": start, "max": start, "max_step": step}
             self.values["end"] = ratio_of(penalty, loss)
+            self.values["first"] = [*self.values.get("first", ()), [penalty, loss]][:NUM_SHARE_STEPS]
+            self.values["latest"] = [*self.values.get("latest", ()), [penalty, loss]][-NUM_SHARE_STEPS:]
             ratio = ratio_of(penalty, max(loss, self.values["first_loss"]))
             if ratio > self.values["max"]:
                 self.values |= {"max": ratio, "max_step": step}
         self._pending.clear()
 
     def describe(self) -> dict[str, float]:
-        """`penalty_ratio_start`, `penalty_ratio_end` and `penalty_ratio_max`; empty if nothing was measured."""
-        return {f"penalty_ratio_{name}": self.values[name] for name in ("start", "end", "max") if name in self.values}
+        """What the records hold; empty if nothing was measured.
+
+        Returns:
+            `penalty_ratio_start`, `penalty_ratio_end` and `penalty_ratio_max`, each of one step. `penalty_share_start`
+            and `penalty_share_end` are the mean norm of the penalty's gradient over that of the loss's, at the first
+            and the latest 8 measured steps.
+        """
+        found = {f"penalty_ratio_{name}": self.values[name] for name in ("start", "end", "max") if name in self.values}
+        for name, steps in (("start", "first"), ("end", "latest")):
+            if pairs := self.values.get(steps):
+                penalty, loss = (sum(norms) / len(pairs) for norms in zip(*pairs, strict=True))
+                found[f"penalty_share_{name}"] = ratio_of(penalty, loss)
+        return found
 
     def warning(self, lam: float) -> str:
         """A line if `max` exceeds PENALTY_RATIO_LIMIT, else ""."""
@@ -81,8 +96,10 @@ class PenaltyRatio:
 
 def is_measured(step: int, steps_per_epoch: int, max_epochs: int) -> bool:
     """Whether `step` is measured. Steps count from 0 over all phases, each of `max_epochs` epochs."""
-    in_phase = step % (steps_per_epoch * max_epochs)
-    return in_phase & (in_phase - 1) == 0 or (step + 1) % steps_per_epoch == 0
+    num_steps = steps_per_epoch * max_epochs
+    in_phase = step % num_steps
+    at_an_end = in_phase < NUM_SHARE_STEPS or in_phase >= num_steps - NUM_SHARE_STEPS
+    return at_an_end or in_phase & (in_phase - 1) == 0 or (step + 1) % steps_per_epoch == 0
 
 
 def ratio_of(penalty: float, loss: float) -> float:

@@ -29,7 +29,8 @@ def test_start_end_and_max_by_hand():
     for step, of_loss, of_penalty in ((0, 4.0, 1.0), (1, 8.0, 16.0), (2, 0.5, 1.0), (4, 2.0, 0.0)):
         measured(ratio, step, of_loss, of_penalty)
     ratio.collect()
-    assert ratio.describe() == {"penalty_ratio_start": 0.25, "penalty_ratio_end": 0.0, "penalty_ratio_max": 2.0}
+    found = ratio.describe()
+    assert [found[f"penalty_ratio_{name}"] for name in ("start", "end", "max")] == [0.25, 0.0, 2.0]
     assert ratio.values["max_step"] == 1
     measured(ratio, 8, 1e-3, 10.0)  # the loss has been fitted, so its first gradient counts
     ratio.collect()
@@ -48,10 +49,21 @@ def test_recorded_ratios_are_finite(of_loss, of_penalty, expected):
     assert set(ratio.describe().values()) == {expected}
 
 
-def test_first_steps_of_a_phase_and_last_steps_of_epochs_are_measured():
-    steps = [step for step in range(60) if is_measured(step, steps_per_epoch=10, max_epochs=3)]
-    phase = [0, 1, 2, 4, 8, 9, 16, 19, 29]
-    assert steps == phase + [30 + step for step in phase]
+def test_shares_are_ratios_of_the_means_of_the_first_and_the_latest_eight_steps():
+    ratio = PenaltyRatio()
+    for step in range(20):  # the loss's gradient is 1 + step, the penalty's 2 at first and 6 later
+        measured(ratio, step, 1.0 + step, 2.0 if step < 10 else 6.0)
+        ratio.collect()
+    found = ratio.describe()
+    assert found["penalty_share_start"] == pytest.approx(2.0 / 4.5)  # the mean of 1, ..., 8
+    assert found["penalty_share_end"] == pytest.approx(6.0 / 16.5)  # the mean of 13, ..., 20
+
+
+def test_first_and_last_steps_of_a_phase_and_last_steps_of_epochs_are_measured():
+    steps = [step for step in range(120) if is_measured(step, steps_per_epoch=20, max_epochs=3)]
+    phase = [*range(9), 16, 19, 32, 39, *range(52, 60)]
+    assert steps == phase + [60 + step for step in phase]
+    assert all(is_measured(step, steps_per_epoch=3, max_epochs=2) for step in range(12))
 
 
 @pytest.mark.parametrize("regularizer", ["wcr", "l1", "hoyer_square"])
