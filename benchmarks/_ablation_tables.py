@@ -18,7 +18,7 @@ from sweeps.digits_methods import SWEEP
 from trainables.config import TrialConfig, hyperparameters
 
 __all__ = ["comparison_table", "curvature_comparisons", "fit_exponents", "placement_comparisons", "scope_comparisons"]
-__all__ += ["logistic_comparisons", "section"]
+__all__ += ["ALPHA", "logistic_comparisons", "paragraph", "section"]
 
 Entries = Sequence[Mapping[str, Any]]
 Values = dict[int, float]  # by seed

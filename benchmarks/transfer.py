@@ -29,6 +29,8 @@ __all__ = ["DEPTH", "EPOCHS", "LAMS", "LEVELS", "SEEDS", "SETTINGS", "TABLE", "S
 TABLE = RESULTS / "transfer.csv.gz"
 LINES = Path("build/transfer.jsonl")
 PAGE = Path("docs/transfer.md")
+START = "<!-- contest: written by python -m benchmarks.transfer --write -->"
+END = "<!-- contest end -->"
 
 
 class Setting(NamedTuple):
@@ -104,7 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"epochs of a training (default: {EPOCHS})")
     parser.add_argument("--lines", type=Path, default=LINES, help=f"file with a line for each training ({LINES})")
     parser.add_argument("--export", action="store_true", help=f"write {TABLE.name} from the lines; train nothing")
+    parser.add_argument(
+        "--write", type=Path, nargs="?", const=PAGE, help=f"write a page ({PAGE}) from {TABLE.name}; train nothing"
+    )
     args = parser.parse_args(arguments)
+    if args.write:
+        from benchmarks._transfer_page import write  # these import this module
+        from benchmarks._transfer_rules import read_curves
+
+        write(read_curves(TABLE), args.write, START, END)
+        return 0
     if args.export:
         print(f"{export(args.lines, TABLE)} trainings in {TABLE}")
         return 0
