@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.transfer import DEPTH, LEVELS, Setting
+from service.search import carrying
+from service.search.carrying import SCALES, SHARE_RULE
 from trainables.architectures.small_resnet import small_resnet
 
 __all__ = ["PREDICTIONS", "RAW", "REFERENCES", "RULES", "Curve", "bootstrap_interval", "read_curves", "regrets"]
 
 ENOUGH = 0.9  # the target sparsity keeps this share of the dense accuracy with the best lam
 NUM_CANDIDATES = 401  # values of lam among which a rule chooses
-NUM_RESAMPLES = 10_000
+NUM_RESAMPLES = 4_000
+UNIT = carrying.Setting(1.0, 1.0, 1)
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,17 @@ class Curve:
 
 RAW = "lam"
 
+
+def scaled(rule: str, curve: Curve) -> np.ndarray:
+    """lam over what the best lam is in proportion to."""
+    setting = carrying.Setting(curve.setting.lr, curve.setting.weight_decay, curve.num_weights)
+    return np.log10(curve.lams / carrying.factor(rule, UNIT, setting))
+
+
 # Each rule says which quantity has the same best value in all settings: its decimal logarithm for each lam of a curve.
 RULES: Mapping[str, Callable[[Curve], np.ndarray]] = {
-    RAW: lambda curve: np.log10(curve.lams),
-    "lam / weight_decay": lambda curve: np.log10(curve.lams / curve.setting.weight_decay),
-    "lam / lr": lambda curve: np.log10(curve.lams / curve.setting.lr),
-    "lam / (lr weight_decay)": lambda curve: np.log10(curve.lams / (curve.setting.lr * curve.setting.weight_decay)),
-    "lam num_weights": lambda curve: np.log10(curve.lams * curve.num_weights),
-    "penalty share at the start": lambda curve: np.log10(curve.share_start),
+    **{rule: functools.partial(scaled, rule) for rule in SCALES},
+    SHARE_RULE: lambda curve: np.log10(curve.share_start),
     "penalty share at the end": lambda curve: np.log10(curve.share_end),
 }
 

@@ -75,7 +75,7 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None, *, quiet: b
         if not records.state.search_state:
             _, resources = start_ray()
             records.search_started(
-                initial_points=points_from_other_sweeps(spec) if spec.reuse_best else {},
+                initial_points=points_from_other_sweeps(spec, checked.arms) if spec.reuse_best else {},
                 num_parallel=resources.num_parallel,
                 adopted=adopted_points(spec, checked.arms, (records.state, *others)) if adopts else {},
                 adopted_from=[state.folder.name for state in others],

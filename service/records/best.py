@@ -14,7 +14,7 @@ from trainables.config import EVALUATED, PruningMethod, hyperparameters
 from trainables.paths import expanded
 from trainables.result import Status
 
-__all__ = ["PRUNING_DEFAULTS", "TRAINING_FIELDS", "best", "without_seed"]
+__all__ = ["PRUNING_DEFAULTS", "TRAINING_FIELDS", "best", "is_named", "near_best", "without_seed"]
 
 # The fields that say what is trained, on which data and for how long. Values that differ in one are not comparable.
 TRAINING_FIELDS = (
@@ -26,6 +26,8 @@ PRUNING_DEFAULTS = {
     "pruning_schedule": "one_shot",
     **{name: field.default for name, field in PruningMethod.model_fields.items()},
 }
+
+CLOSE = 0.01  # metrics that differ by less count as equal
 
 
 def best(
@@ -57,6 +59,8 @@ def best(
 
         - value, spread, n: mean of the objective on validation after pruning, its sample standard deviation (None for
           n = 1), and the number of seeds
+        - num_prunable: number of weights that pruning may remove; None if it was not recorded
+        - penalty_share: mean penalty share at the start of the training; None if it was not recorded
         - macs_left: mean fraction of the multiply-accumulate operations after shrinking, None if it was not recorded
         - seeds: "unseen" if the mean is over the seeds of the confirmation, else "search"
         - metric: the name of the objective
@@ -94,6 +98,28 @@ def configurations(
     return (list(group.values()) for group in groups.values())
 
 
+def near_best(runs: str | Path, row: Mapping[str, Any]) -> list[float]:
+    """The lowest and the highest lam that did about as well as that of a row of `best`, in the same sweep and arm.
+
+    They are those of the search whose mean is at most one standard error, or `CLOSE`, below the highest one; the
+    standard error is the larger of both configurations' where they have several seeds.
+    """
+    groups: dict[str, list[TrialRecord]] = {}
+    for trial in State.read(expanded(runs, "runs") / row["sweep"], evaluations=False).finished("search"):
+        if trial.arm == row["arm"]:
+            groups.setdefault(without_seed(trial.config), []).append(trial)
+    label = PruningMethod(**{name: row[name] for name in PruningMethod.model_fields}).label
+    found: list[tuple[float, float, float]] = []  # mean, standard error, lam
+    for trials in groups.values():
+        values = [value for t in trials if (value := t.at(row["sparsity"], row["metric"], "curve", label)) is not None]
+        if values:
+            cell = mean_and_spread(values)
+            found.append((cell["value"], (cell["spread"] or 0.0) / len(values) ** 0.5, trials[0].config["lam"]))
+    highest = max(found, default=(0.0, 0.0, 0.0))
+    close = [lam for mean, error, lam in found if mean >= highest[0] - max(CLOSE, error, highest[1])]
+    return [min(row["lam"], *close), max(row["lam"], *close)] if close else [row["lam"], row["lam"]]
+
+
 def joined(pruned: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The pruning results of two records of one trial; of a method that both have, those at more sparsities."""
     return {
@@ -108,6 +134,7 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
     counted = confirmed or trials
     sweep, first = min(counted, key=lambda item: item[1].config["seed"])
     config, metric = first.config, first.objective
+    shares = [t.diagnostics["penalty_share_start"] for _, t in counted if "penalty_share_start" in t.diagnostics]
     for label, entry in first.pruned.items():
         for level in [row["sparsity"] for row in entry["curve"]]:
             found = [trial.at(level, metric, "curve", label) for _, trial in counted]
@@ -131,6 +158,8 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
                 "metric": metric,
                 **mean_and_spread([value for value in found if value is not None]),
                 "macs_left": fmean(known) if known else None,
+                "num_prunable": first.num_prunable,
+                "penalty_share": fmean(shares) if shares else None,
                 "seeds": "unseen" if confirmed else "search",
                 **{name: config.get(name) for name in TRAINING_FIELDS},
                 "sweep": sweep,

@@ -188,6 +188,7 @@ class Recorder:
             report=result["report"],
             pruned=result.get("pruned", []),
             diagnostics=result.get("diagnostics", {}),
+            num_prunable=sum(layer["num_weights"] for layer in result.get("layers") or ()) or None,
             notes=result["notes"],
             warnings=result.get("warnings", []),
             objective=result.get("objective", "acc"),

@@ -45,6 +45,8 @@ class TrialRecord:
     objective: str = "acc"  # the metric that the search maximizes
     target_sparsity: float | None = None  # of the network in its pruned checkpoint
     unmeasured: str = ""  # why a pruning method that was asked for later could not be evaluated
+    diagnostics: dict[str, float] = field(default_factory=dict)  # of its training, such as the penalty's share
+    num_prunable: int | None = None  # weights that the first pruning method may remove
     left_out: bool = False  # it does not fit the sweep any more, which has been changed
 
     @property
@@ -148,6 +150,8 @@ class State:
             trial = self.trials[event["trial"]]
             for name in END_FIELDS:
                 setattr(trial, name, event[name])
+            trial.diagnostics = event.get("diagnostics", {})
+            trial.num_prunable = event.get("num_prunable")  # earlier versions recorded none
             trial.pruned = {entry["label"]: entry for entry in event["pruned"]}
             trial.unmeasured = ""
             self.ended.append(event["trial"])

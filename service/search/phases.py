@@ -1,24 +1,26 @@
 """Which trials a sweep makes, in which order, and how many are left."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from service.records.best import TRAINING_FIELDS, best
+from service.records.best import is_named
 from service.records.goal import excess
 from service.records.recorder import Recorder
 from service.search.adoption import Adoptable
+from service.search.known import ATTRIBUTES, NAMES, Asked, all_known, carried, different_points, ranked
 from service.search.proposals import Next, Proposal, Search, open_storage
 from service.search.queue import TrialQueue
 from service.search.race import next_stage
 from service.search.space import Arm, is_baseline, make_config
 from service.search.wanted import Wanted
 from service.spec import SweepSpec
-from sparsity.import_strings import short_name
+from trainables.config import TrialConfig
 from trainables.result import Status
 
-__all__ = ["Phases", "points_from_other_sweeps"]
+__all__ = ["Phases", "asked_of", "points_from_other_sweeps"]
+
+NUM_REUSED = 3  # points from elsewhere that an arm starts with: the far ones say little
 
 
 class Phases(TrialQueue):
@@ -209,29 +211,39 @@ class Phases(TrialQueue):
         return self.search.ended() and self.confirmed()
 
 
-def points_from_other_sweeps(spec: SweepSpec) -> dict[str, list[dict[str, float]]]:
-    """For each arm, the best values that other sweeps recorded for this architecture at this sparsity.
+def points_from_other_sweeps(spec: SweepSpec, arms: Sequence[Arm]) -> dict[str, list[dict[str, float]]]:
+    """For each arm, good values of the nearest settings that other sweeps recorded, or that are published.
 
-    They are ordered by dataset (this sweep's first), then by the number of `TRAINING_FIELDS` that differ from this
-    sweep's, then by training length (longest first).
+    lam is carried over by its rule (see `service.search.carrying`). Each arm gets `NUM_REUSED` points at most.
     """
-    trial = spec.trial
-    method = spec.pruning[0]
-    pruning = {"pruning_schedule": trial.pruning_schedule, "criterion": method.criterion, "scope": method.scope}
-    rows = [
-        row
-        for row in best(spec.runs, architecture=trial.architecture, skip_sweep=spec.name)
-        if row["sparsity"] == trial.target_sparsity and pruning.items() <= row.items()
-    ]
-
-    def distance(row: Mapping[str, Any]) -> tuple:
-        differing = sum(row[name] != getattr(trial, name) for name in TRAINING_FIELDS)
-        return row["dataset"] != trial.dataset, differing, -row["max_epochs"]
-
+    known = all_known(spec.folder.parent, skip_sweep=spec.name)
     points: dict[str, list[dict[str, float]]] = {}
-    for row in sorted(rows, key=distance):
-        point = {"lam": row["lam"], **{f"opt/{name}": row[name] for name in ("rho", "lr", "weight_decay")}}
-        point = {name: value for name, value in point.items() if value is not None}
-        if point:
-            points.setdefault(f"{short_name(row['optimizer'])} + {short_name(row['regularizer'])}", []).append(point)
+    for arm in arms:
+        own = make_config(spec, arm.choices, arm.initial_point)
+        asked = asked_of(own)
+        found = []
+        for one in ranked(known, asked):
+            if not is_named(one.optimizer or "", own.optimizer):
+                continue
+            searched = {"lr": one.lr, "weight_decay": one.weight_decay}  # carried over with lam, if they are searched
+            taken = {name: value for name, value in searched.items() if f"opt/{name}" in arm.space and value}
+            values = carried(one, asked.model_copy(update=taken))
+            point = {
+                "lam": values.lam,
+                "opt/rho": one.rho,
+                **{f"opt/{name}": value for name, value in searched.items()},
+            }
+            found.append({name: value for name, value in point.items() if value is not None})
+        if unequal := different_points(found, NUM_REUSED):
+            points[arm.name] = unequal
     return points
+
+
+def asked_of(config: TrialConfig) -> Asked:
+    """The setting of a configuration."""
+    return Asked(
+        **{name: getattr(config, name) for name in (*NAMES, "regularizer", "model", *ATTRIBUTES)},
+        **{name: config.opt.get(name) or None for name in ("lr", "weight_decay")},
+        max_epochs=config.max_epochs,
+        target_sparsity=config.target_sparsity,
+    )

@@ -82,10 +82,10 @@ def test_references_are_the_own_search_and_no_knowledge():
 def test_the_bootstrap_interval_covers_the_mean():
     generator = np.random.default_rng(1)
     covered = 0
-    for _ in range(200):
+    for _ in range(150):
         low, high = rules.bootstrap_interval(generator.exponential(0.02, size=18))
         covered += low <= 0.02 <= high
-    assert 0.84 <= covered / 200 <= 0.98  # a percentile interval of 18 skewed values covers about 0.91
+    assert 0.83 <= covered / 150 <= 0.98  # a percentile interval of 18 skewed values covers about 0.91
 
 
 def test_a_setting_without_effect_of_lam_has_no_regret():
@@ -146,19 +146,22 @@ def test_diverged_trainings_count_as_zero_and_their_share_follows_lam(tmp_path):
 
 
 def test_the_page_names_the_best_rule_and_keeps_what_people_wrote(tmp_path):
-    curves = {"wcr": peaked(QUANTITIES["lam / weight_decay"], noise=0.001), "hoyer_square": peaked(QUANTITIES["lam"])}
+    curves = {  # with two of three widths, so that the permutation tests are fast
+        "wcr": peaked(QUANTITIES["lam / weight_decay"], noise=0.001)[:12],
+        "hoyer_square": peaked(QUANTITIES["lam"])[:12],
+    }
     page = tmp_path / "transfer.md"
     page.write_text("above\n<!-- a -->\nold\n<!-- b -->\nbelow\n")
     _transfer_page.write(curves, page, "<!-- a -->", "<!-- b -->")
     text = page.read_text()
-    assert text.startswith("above\n<!-- a -->\n\n**Not complete:** 432 of 1296 trainings. ")
+    assert text.startswith("above\n<!-- a -->\n\n**Not complete:** 288 of 1296 trainings. ")
     assert text.endswith("<!-- b -->\nbelow\n")
     assert "old" not in text
     assert "- **wcr**: `lam / weight_decay` has the least regret" in text
     assert "and the difference is established" in text
     assert "- **hoyer_square**: raw lam has the least regret (" in text
     row = next(line for line in text.splitlines() if line.startswith("| wcr: (lam / weight_decay) - (lam) |"))
-    assert row.split("|")[2].strip() == "18"
+    assert row.split("|")[2].strip() == "12"
     assert row.endswith("| lower |")
     assert (tmp_path / "transfer.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="must have <!-- c --> behind <!-- a -->, got none"):

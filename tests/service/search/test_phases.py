@@ -11,6 +11,7 @@ from optuna.distributions import FloatDistribution as Float
 from search_spaces import by_regularizer, small_cnn
 from service.records.best import best
 from service.records.recorder import Recorder
+from service.search import carrying
 from service.search.phases import Phases, points_from_other_sweeps
 from service.search.proposals import Next
 from service.search.space import make_arms
@@ -116,16 +117,33 @@ def test_a_arm_without_a_finished_configuration_is_not_confirmed(tmp_path, play)
 
 
 def test_values_of_the_nearest_setting_come_first(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.search.known.published", list)
     toy.trial((0.9, 0.8), lam=1e-6, max_epochs=9)
     toy.trial((0.9, 0.7), lam=1e-5, rho=0.2, max_epochs=1)
     sweep = make(tmp_path / "runs", ranges=small_cnn.SEARCH_SPACE.ranges, target_sparsity=0.9, batch_size=8, name="new")
-    points = points_from_other_sweeps(sweep)
-    assert points["sam + wcr"] == [
+    expected = [
         {"lam": 1e-5, "opt/rho": 0.2, "opt/lr": 0.1},  # of one epoch, as this sweep's
         {"lam": 1e-6, "opt/rho": 0.1, "opt/lr": 0.1},
     ]
-    assert points_from_other_sweeps(make(tmp_path / "runs", target_sparsity=0.5, name="new")) == {}
+    points = points_from_other_sweeps(sweep, make_arms(sweep))
+    assert points["sam + wcr"] == expected
+    assert "sam + hoyer_square" not in points
+    other = make(tmp_path / "runs", ranges=small_cnn.SEARCH_SPACE.ranges, target_sparsity=0.5, name="new")
+    assert points_from_other_sweeps(other, make_arms(other))["sam + wcr"] == expected  # the sparsity need not be equal
     assert best(tmp_path / "runs", skip_sweep="toy") == []
+
+
+def test_published_values_follow_those_of_sweeps_and_lam_is_carried_over_by_its_rule(toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(carrying.RULES, "wcr", "lam / lr")
+    toy.trial((0.9, 0.8), lam=1e-5, rho=0.2)
+    fields = {"ranges": small_cnn.SEARCH_SPACE.ranges, "target_sparsity": 0.9, "name": "new"}
+    sweep = make(tmp_path / "runs", **fields, opt={"lr": 0.4}, tuning="paper")
+    point, *published = points_from_other_sweeps(sweep, make_arms(sweep))["sam + wcr"]
+    assert point["lam"] == pytest.approx(4e-5)
+    assert len(published) == 2
+    searched = make(tmp_path / "runs", **fields, opt={"lr": 0.4})  # the learning rate comes along
+    point, *_ = points_from_other_sweeps(searched, make_arms(searched))["sam + wcr"]
+    assert (point["lam"], point["opt/lr"]) == (pytest.approx(1e-5), 0.1)
 
 
 # ---- results that lack something ---------------------------------------------------------------------------------

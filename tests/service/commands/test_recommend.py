@@ -1,0 +1,70 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from service.commands import app
+from service.search import carrying
+
+
+def invoke(*words, runs):
+    return CliRunner().invoke(app, ["recommend", *map(str, words), "--runs", str(runs)])
+
+
+def test_values_interval_source_and_distance(tmp_path):
+    words = ("resnet18", "--regularizer", "wcr", "--dataset", "cifar10", "--optimizer", "sam")
+    words += ("--target-sparsity", "0.96", "--weight-decay", "5e-4")
+    shown = invoke(*words, runs=tmp_path)
+    assert shown.exit_code == 0
+    assert shown.output.startswith("lam 5e-05   (1.6e-06 to 0.00032)   rho 0.5\nrule: lam stays the same")
+    assert "source: arXiv 2511.14282, table 9: sam + wcr, lam 5e-05, 0.925 at sparsity 0.96 (n = 1)" in shown.output
+    assert "differs in: weight_decay not stated there, 0.0005 here\ndistance: 0.5" in shown.output
+    entry = json.loads(invoke(*words, "--json", runs=tmp_path).output)
+    assert (entry["lam"], entry["rho"], entry["rule"], entry["distance"]) == (5e-5, 0.5, "lam", 0.5)
+    assert entry["differs"] == {"weight_decay": {"there": None, "here": 5e-4}}
+    assert entry["source"]["target_sparsity"] == 0.96
+    assert len(entry["others"]) == 3
+
+
+def test_an_own_sweep_is_nearer(toy):
+    toy.trial((0.9, 0.8), lam=3e-6, rho=0.2)
+    words = ("small_resnet", "--regularizer", "wcr", "--optimizer", "sam", "--target-sparsity", "0.9", "--json")
+    entry = json.loads(invoke(*words, runs=toy.folder.parent).output)
+    assert (entry["lam"], entry["rho"], entry["distance"]) == (3e-6, 0.2, 0.0)
+    assert entry["source"]["source"].startswith("sweep toy, trial ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("resnet81", "--regularizer", "wcr"), "architecture: must be one of"),
+        (("resnet18", "--regularizer", "none"), "regularizer: must have a lam to recommend, got none"),
+        (("resnet18", "--regularizer", "wcr", "--lr", "-1"), "lr: input should be greater than 0, got -1.0"),
+        (
+            ("resnet18", "--regularizer", "wcr", "--target-sparsity", "1"),
+            "target_sparsity: input should be less",
+        ),
+        (("resnet18", "--regularizer", "wcr", "--model", "width"), "model: must be KEY=VALUE"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, words, message):
+    shown = invoke(*words, runs=tmp_path)
+    assert shown.exit_code == 2
+    assert message in shown.output
+    assert shown.output.count("\n") == 1
+
+
+def test_the_share_rule_measures_the_network(toy, monkeypatch):
+    """The share is in proportion to lam, so a network with the same share per lam gets the recorded lam."""
+    monkeypatch.setitem(carrying.RULES, "wcr", carrying.SHARE_RULE)
+    words = ("small_resnet", "--regularizer", "wcr", "--optimizer", "sam", "--model", "width=2", "--json")
+    toy.trial((0.9, 0.8), lam=1e-5, rho=0.2, marks={"diagnostics": {"penalty_share_start": 0.05}})
+    shown = invoke(*words, runs=toy.folder.parent)
+    assert "dataset: must be given, as --dataset (the rule penalty share at the start measures" in shown.output
+    entry = json.loads(invoke(*words, "--dataset", "digits", runs=toy.folder.parent).output)
+    assert entry["rule"] == carrying.SHARE_RULE
+    share = 0.05 * 1e-5 / entry["lam"]  # measured with lam 1e-5
+    assert share > 0
+    toy.trial((0.9, 0.9), lam=1e-5, rho=0.3, marks={"diagnostics": {"penalty_share_start": share}})
+    again = json.loads(invoke(*words, "--dataset", "digits", runs=toy.folder.parent).output)
+    assert (again["rho"], again["lam"]) == (0.3, pytest.approx(1e-5))
