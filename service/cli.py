@@ -39,7 +39,8 @@ PANELS = {
         *("pruning_schedule", "pruning_sched", "num_sharpness_batches"),
     ),
     "Search and confirmation": (
-        *("objective", "max_dense_drop", "max_macs_left", "bounds", "tuning", "hold", "reuse_best", "adopt"),
+        *("objective", "max_dense_drop", "max_macs_left", "bounds", "range_from", "tuning", "hold"),
+        *("reuse_best", "adopt"),
         *("num_search_seeds", "num_confirm", "num_seeds", "race", "seed"),
     ),
     "Where it runs": (

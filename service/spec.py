@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 import sparsity
 from search_spaces import SearchSpace
 from service.process import default_runs
+from service.range_file import read_range
 from sparsity.import_strings import is_import_string, short_name, source_of
 from sparsity.registry import name_of
 from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name
@@ -97,7 +98,13 @@ class SweepSpec(BaseModel):
         description="search between these bounds instead of the search space's, e.g. lam=1e-7:1e-3 or opt/rho=0.01:1; "
         "METHOD.NAME=LOW:HIGH applies to one optimizer or regularizer, e.g. wcr.lam=1e-7:1e-3",
     )
-    reuse_best: bool = Field(default=False, description="start from the best values recorded for this architecture")
+    range_from: tuple[Path, ...] = Field(
+        default=(), description="search lam in the range that `sweeps range` wrote to this file; --range overrides it"
+    )
+    reuse_best: bool = Field(
+        default=False,
+        description="start from the best values of the nearest settings that other sweeps recorded or papers state",
+    )
     adopt: tuple[str, ...] = Field(
         default=(),
         description="name of another sweep in --runs: reuse its trials that fit instead of training them again",
@@ -150,6 +157,19 @@ class SweepSpec(BaseModel):
     study_uri: str = Field(
         default="", description="Optuna storage such as postgresql://...; default: a file of the sweep"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounds_from_files(cls, given: Any) -> Any:
+        """Add the ranges of `range_from` to `bounds`, which identify the sweep; bounds that are given stay."""
+        files = given.get("range_from") if isinstance(given, dict) else None
+        if not files:
+            return given
+        bounds = cls._bounds_as_typed(given.get("bounds", {}))
+        if not isinstance(bounds, Mapping):
+            return given
+        ranges = {f"{name}.lam": found for name, found in map(read_range, files)}
+        return {**given, "bounds": {**(ranges if "lam" not in bounds else {}), **bounds}}
 
     @field_validator("optimizer", "regularizer", "criterion", mode="before")
     @classmethod

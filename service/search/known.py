@@ -146,7 +146,12 @@ def ranked(known: Iterable[Known], asked: Asked) -> list[Known]:
         if is_named(one.regularizer, asked.regularizer)
         and all(getattr(one, name) == getattr(asked, name) for name in ATTRIBUTES)
     ]
-    return sorted(alike, key=lambda one: difference(one, asked)[0])
+
+    def order(one: Known) -> tuple[float, bool, float]:
+        """Of equally near ones, those at the target sparsity of their sweep come first, then the best."""
+        return difference(one, asked)[0], not one._row.get("is_target", True), -(one.value or 0.0)
+
+    return sorted(alike, key=order)
 
 
 def difference(known: Known, asked: Asked) -> tuple[float, dict[str, tuple[Any, Any]]]:

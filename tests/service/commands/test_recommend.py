@@ -58,6 +58,7 @@ def test_the_share_rule_measures_the_network(toy, monkeypatch):
     """The share is in proportion to lam, so a network with the same share per lam gets the recorded lam."""
     monkeypatch.setitem(carrying.RULES, "wcr", carrying.SHARE_RULE)
     words = ("small_resnet", "--regularizer", "wcr", "--optimizer", "sam", "--model", "width=2", "--json")
+    words += ("--target-sparsity", "0.9")
     toy.trial((0.9, 0.8), lam=1e-5, rho=0.2, marks={"diagnostics": {"penalty_share_start": 0.05}})
     shown = invoke(*words, runs=toy.folder.parent)
     assert "dataset: must be given, as --dataset (the rule penalty share at the start measures" in shown.output

@@ -154,7 +154,19 @@ CHANGES = {
     "num_sharpness_batches": ({"num_sharpness_batches": 1}, None),
 }
 UNRELATED = {"name", "runs", "data_root", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "tracking_uri"} | {
-    *("study_uri", "reuse_best", "adopt", "hold", "tuning", "search", "trial", "crit", "more_pruning", "read_test"),
+    *(
+        "study_uri",
+        "reuse_best",
+        "range_from",
+        "adopt",
+        "hold",
+        "tuning",
+        "search",
+        "trial",
+        "crit",
+        "more_pruning",
+        "read_test",
+    ),
     "export",
     *("sources", "criterion_source"),  # of import strings: tests/trainables/test_own_code.py
 }

@@ -95,6 +95,7 @@ def test_sweeps_come_before_what_is_published_and_know_which_lam_did_as_well(toy
     assert [one.source.partition(",")[0] for one in found] == ["sweep toy", "sweep toy", "a paper"]  # dense and 0.9
     (best,) = [one for one in found if one.target_sparsity == 0.9 and one.source != "a paper"]
     assert (best.lam, best.value, best.n) == (1e-4, 0.855, 1)
+    assert ranked(found, asked())[0].target_sparsity == 0.9  # the sweep's target, not the dense network
     values = carried(best, asked(), runs=toy.folder.parent)
     assert values.lam_interval == pytest.approx((1e-5, 1e-4))  # within 0.01 of the best
     assert all_known(toy.folder.parent, "wcr", skip_sweep="toy")[0].source == "a paper"

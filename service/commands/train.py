@@ -1,0 +1,147 @@
+"""`sweeps train`: one network, trained with values that are known to be good, and taken away."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.commands._shared import DEFAULT_RUNS, Runs, one_line_errors, sweep_folder
+
+__all__ = ["train"]
+
+SETTINGS = {  # all other options are the sweep's
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+}
+
+
+def train(
+    context: typer.Context,
+    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. digits, or its file; not with --best")] = "",
+    best: Annotated[
+        str, typer.Option(help="name of a recorded sweep: train its winner's configuration again", metavar="NAME")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="seed of the training; default: one that no trial has used")] = None,
+    epochs: Annotated[int | None, typer.Option(help="epochs; default: the sweep's", min=1)] = None,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", help="safetensors, onnx, torch-export; repeatable; default: safetensors", metavar="NAME"
+        ),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="folder to create; default: trained-NAME")] = None,
+    measure: Annotated[bool, typer.Option(help="measure sizes and latencies, dense, pruned and shrunk")] = True,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Train one network and export it, pruned: sweeps train --best digits, or sweeps train digits --lam 1e-5
+
+    With a sweep's name or file, any further option is the sweep's. Without --lam, lam and rho are those that `sweeps
+    recommend` finds.
+    """
+    if not best and (not sweep or sweep.startswith("-")):
+        typer.echo(context.get_help())
+        raise typer.Exit(0 if sweep == "--help" else 2)
+    options: dict[str, Any] = {"formats": form or ["safetensors"], "num_runs": 200 if measure else 0}
+    if best:
+        with one_line_errors():
+            if sweep or context.args:
+                extra = " ".join([sweep, *context.args]).strip()
+                raise ValueError(f"best: must be given without a sweep and its options, got {extra} too")
+            config, folder, data_root = winner_of(best, runs, seed=seed, max_epochs=epochs)
+            train_and_export(config, to or Path(f"trained-{best}"), data_root, folder, **options)
+        return
+    from service.cli import make_command
+    from service.inspection import find_sweep
+
+    with one_line_errors():
+        found = find_sweep(sweep)
+
+    def run(spec: Any) -> None:
+        with one_line_errors():
+            config = config_of(spec)
+            root = str(spec.data_root) if spec.data_root else None
+            train_and_export(config, to or Path(f"trained-{spec.name}"), root, None, **options)
+
+    command = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    command.command(name=f"train {sweep}", help="Options of the sweep.")(make_command(found, run))
+    given = [("--seed", seed), ("--epochs", epochs), ("--runs", runs if runs != DEFAULT_RUNS else None)]
+    more = [word for flag, value in given if value is not None for word in (flag, str(value))]
+    command(args=[*context.args, *more], prog_name=f"sweeps train {sweep}")
+
+
+def winner_of(name: str, runs: Path, **given: int | None) -> tuple[Any, Path, str | None]:
+    """The configuration of a sweep's winner with an unused seed, the sweep's folder, and the folder of its dataset.
+
+    Args:
+        given: Fields of the configuration that replace the winner's, unless they are None.
+    """
+    from service.records.state import State
+    from trainables.config import TrialConfig
+
+    state = State.read(sweep_folder(runs, name), evaluations=False)
+    winner = (state.summary or {}).get("winner")
+    if not winner:
+        raise ValueError(f"best: must be a sweep with a winner, and {name} has none yet")
+    recorded = state.trials[winner["checkpoint_trial"]].config
+    unused = {"seed": 1 + max(trial.config["seed"] for trial in state.trials.values())}
+    changes = unused | {field: value for field, value in given.items() if value is not None}
+    config = TrialConfig.model_validate({**recorded, "read_test": False, **changes})
+    return config, state.folder, state.last_run.get("data_root")
+
+
+def config_of(spec: Any) -> Any:
+    """The configuration of a sweep with one arm: with its lam and rho, else those of the nearest known setting."""
+    from service.search.phases import points_from_other_sweeps
+    from service.search.space import make_arms, make_config
+
+    arms = make_arms(spec)
+    if len(arms) != 1:
+        names = ", ".join(arm.name for arm in arms)
+        raise ValueError(f"train: must have one arm (give --optimizer and --regularizer), got {names}")
+    arm = arms[0]
+    known = points_from_other_sweeps(spec, arms).get(arm.name, [{}])[0]
+    values = {name: known.get(name, value) for name, value in arm.initial_point.items()}
+    if values:
+        shown = ", ".join(f"{name.removeprefix('opt/')} {value:.3g}" for name, value in values.items())
+        where = "from the nearest known setting" if known else "the initial values of the search space"
+        typer.echo(f"{arm.name}: {shown} ({where})")
+    return make_config(spec, arm.choices, values)
+
+
+def train_and_export(config: Any, to: Path, data_root: str | None, sources: Path | None, **options: Any) -> None:
+    """Train a configuration, prune it to its target sparsity and export that network.
+
+    Args:
+        sources: The folder of the sweep whose copies of one's own code are used.
+    """
+    if to.exists():
+        raise ValueError(f"to: must be a folder that does not exist yet, got {to}: remove it or choose another")
+    from service.commands.export import show
+    from trainables.loop import load_task
+    from trainables.own_code import sources_of, use_sources
+    from trainables.pruning.exporting import export as export_checkpoint
+    from trainables.pruning.exporting import format_names
+    from trainables.runner import TrialRunner
+
+    for form in options["formats"]:
+        if form not in format_names():
+            raise ValueError(f"format: must be one of {', '.join(format_names())}, got {form!r}")
+    if sources is not None:
+        use_sources(sources_of(config), sources)
+    level = config.target_sparsity
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        runner = TrialRunner(config, folder, lambda: load_task(config, root=data_root), keep="target")
+        report = runner.advance()
+        while report["status"] == "running":
+            typer.echo(f"epoch {report['epoch']} of {config.max_epochs}: loss {report['loss']:.3f}")
+            report = runner.advance()
+        if report["status"] != "finished":
+            raise ValueError(f"train: the training must finish, it {report['status']} ({report['reason']})")
+        ends = ("_dense", "_pruned")
+        dense, pruned = (next(value for name, value in report.items() if name.endswith(end)) for end in ends)
+        typer.echo(f"validation: {dense:.4f} dense, {pruned:.4f} at sparsity {level:g}")
+        origin = {"trial": config.key, "sparsity": level}
+        options |= {"architecture": config.architecture, "dense": folder / "trained", "origin": origin}
+        entry = export_checkpoint(folder / "pruned" / f"{level:g}", to, **options)
+    show(to.name, config.key, level, to, entry)
