@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from trainables.config import expanded
+from trainables.paths import expanded
 
 __all__ = ["read_range"]
 
