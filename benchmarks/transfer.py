@@ -4,15 +4,12 @@ Every setting, a width with a weight decay and a learning rate, trains a small r
 values of lam, three seeds, SGD and one of two regularizers: 648 trainings for each. Each rule then predicts lam for one
 setting from the results of all others (see benchmarks/_transfer_rules.py).
 
-Every training writes its result as a line of build/transfer.jsonl. Trainings with a line are not repeated, so the same
-command continues after an interruption. --export writes the compact table benchmarks/results/transfer.csv.gz, and
---write makes docs/transfer.md from that table.
+Every training writes its result as a line of build/transfer.jsonl. --export writes the compact table
+benchmarks/results/transfer.csv.gz, and --write makes docs/transfer.md from that table. Trainings with a line or a row of
+the table are not repeated, so the same command continues after an interruption.
 """
 
 import argparse
-import csv
-import gzip
-import io
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,10 +18,10 @@ from typing import NamedTuple
 
 from benchmarks._jobs import run
 from benchmarks._measure import RESULTS
+from benchmarks._result_table import export, restore
 from benchmarks.digits_grid import GridJob, configure, make_arm
-from service.records.events import EventLog
 
-__all__ = ["DEPTH", "EPOCHS", "LAMS", "LEVELS", "SEEDS", "SETTINGS", "TABLE", "Setting", "all_jobs", "export"]
+__all__ = ["DEPTH", "EPOCHS", "LAMS", "LEVELS", "SEEDS", "SETTINGS", "TABLE", "Setting", "all_jobs"]
 
 TABLE = RESULTS / "transfer.csv.gz"
 LINES = Path("build/transfer.jsonl")
@@ -52,7 +49,7 @@ EPOCHS = 15  # 648 trainings of 15 epochs take about a core hour
 DEPTH = 3
 # How much pruning a network tolerates depends on the setting more than on lam, so the contest needs many sparsities.
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.96, 0.98)
-LABELS = ("regularizer", "width", "weight_decay", "lr", "lam", "seed")
+LABELS = ("regularizer", "width", "weight_decay", "lr", "lam", "epochs", "seed")
 SHARES = ("penalty_share_start", "penalty_share_end")
 
 
@@ -73,31 +70,8 @@ def make_job(regularizer: str, setting: Setting, lam: float, seed: int, epochs: 
     model = {"width": setting.width, "depth": DEPTH}
     config = config.model_copy(update={"model": model, "sparsities": LEVELS})
     labels = {"regularizer": regularizer, **setting._asdict(), "lam": lam, "epochs": epochs, "seed": seed}
-    name = "/".join([f"sgd + {regularizer}", *(f"{label}={labels[label]:g}" for label in (*LABELS[1:], "epochs"))])
+    name = "/".join([f"sgd + {regularizer}", *(f"{label}={labels[label]:g}" for label in LABELS[1:])])
     return GridJob(name, labels, config)
-
-
-# ---- the compact table ---------------------------------------------------------------------------------------------
-
-
-def export(lines: Path, table: Path) -> int:
-    """Write the table of all lines, ordered by their labels, and return its number of rows.
-
-    The same lines give the same bytes.
-    """
-    levels = ["0", *(f"{level:g}" for level in LEVELS)]
-    columns = [(split, level) for split in ("validation", "test") for level in levels]
-    entries = [entry for entry, _ in EventLog.read(lines)]
-    entries.sort(key=lambda entry: [entry[name] for name in LABELS])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*LABELS, "epochs", *SHARES, *(f"{split} {level}" for split, level in columns), "cpu_s"])
-    for entry in entries:
-        accuracies = [entry.get(split, {}).get(level, "") for split, level in columns]
-        shares = [entry.get(name, "") for name in SHARES]
-        writer.writerow([*(entry[name] for name in (*LABELS, "epochs")), *shares, *accuracies, entry["cpu_s"]])
-    table.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
-    return len(entries)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,9 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(read_curves(TABLE), args.write, START, END)
         return 0
     if args.export:
-        print(f"{export(args.lines, TABLE)} trainings in {TABLE}")
+        print(f"{export(args.lines, TABLE, LABELS, (0.0, *LEVELS), SHARES)} trainings in {TABLE}")
         return 0
     args.lines.parent.mkdir(parents=True, exist_ok=True)
+    if num := restore(all_jobs(args.epochs), TABLE, args.lines, LABELS):
+        print(f"{num} trainings from {TABLE}")
     failures = run(all_jobs(args.epochs), args.lines, num_processes=args.processes)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
