@@ -5,8 +5,8 @@ values of lam, three seeds, SGD and one of two regularizers: 648 trainings for e
 setting from the results of all others (see benchmarks/_transfer_rules.py).
 
 Every training writes its result as a line of build/transfer.jsonl. --export writes the compact table
-benchmarks/results/transfer.csv.gz, and --write makes docs/transfer.md from that table. Trainings with a line or a row of
-the table are not repeated, so the same command continues after an interruption.
+benchmarks/results/transfer.csv.gz, and --write makes docs/transfer.md from that table. Trainings that have a line or a
+row are not repeated, so the same command continues after an interruption.
 """
 
 import argparse
