@@ -28,19 +28,8 @@ from trainables.config import TrialConfig
 from trainables.loop import Diverged, Training, load_task
 from trainables.pruning import evaluate_pruned
 
-__all__ = [
-    "ARMS",
-    "EPOCHS",
-    "FULL_EPOCHS",
-    "LABELS",
-    "SEEDS",
-    "TABLE",
-    "GridJob",
-    "Point",
-    "configure",
-    "grid",
-    "make_arm",
-]
+__all__ = ["ARMS", "EPOCHS", "FULL_EPOCHS", "LABELS", "SEEDS", "TABLE"]
+__all__ += ["GridJob", "Point", "configure", "grid", "make_arm"]
 
 TABLE = RESULTS / "digits-grid.csv.gz"
 LINES = Path("build/digits-grid.jsonl")

@@ -4,9 +4,9 @@ Every setting, a width with a weight decay and a learning rate, trains a small r
 values of lam, three seeds, SGD and one of two regularizers: 648 trainings for each. Each rule then predicts lam for one
 setting from the results of all others (see benchmarks/_transfer_rules.py).
 
-Every training writes its result as a line of build/transfer.jsonl. Trainings with a line are not repeated, so the same
-command continues after an interruption. --export writes the compact table benchmarks/results/transfer.csv.gz, and
---write makes docs/transfer.md from that table. Trainings that are in the table are not repeated either.
+Every training writes its result as a line of build/transfer.jsonl. --export writes the compact table
+benchmarks/results/transfer.csv.gz, and --write makes docs/transfer.md from that table. Trainings that have a line or a
+row are not repeated, so the same command continues after an interruption.
 """
 
 import argparse
@@ -49,7 +49,7 @@ EPOCHS = 15  # 648 trainings of 15 epochs take about a core hour
 DEPTH = 3
 # How much pruning a network tolerates depends on the setting more than on lam, so the contest needs many sparsities.
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.96, 0.98)
-LABELS = ("regularizer", "width", "weight_decay", "lr", "lam", "seed", "epochs")
+LABELS = ("regularizer", "width", "weight_decay", "lr", "lam", "epochs", "seed")
 SHARES = ("penalty_share_start", "penalty_share_end")
 
 
@@ -93,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.export:
         print(f"{export(args.lines, TABLE, LABELS, (0.0, *LEVELS), SHARES)} trainings in {TABLE}")
         return 0
+    args.lines.parent.mkdir(parents=True, exist_ok=True)
     if num := restore(all_jobs(args.epochs), TABLE, args.lines, LABELS):
         print(f"{num} trainings from {TABLE}")
     failures = run(all_jobs(args.epochs), args.lines, num_processes=args.processes)

@@ -144,7 +144,11 @@ def find_range(config: TrialConfig, baseline: Point, points: Sequence[Point]) ->
         dataset=short_name(config.dataset),
         optimizer=short_name(config.optimizer),
         max_epochs=config.max_epochs,
-        **{"low": low, "high": high, "baseline": baseline, "points": list(points), "notes": notes},
+        low=low,
+        high=high,
+        baseline=baseline,
+        points=list(points),
+        notes=notes,
     )
 
 

@@ -72,6 +72,11 @@ def command_options():
     return {name: options_in(text) for name, text in {"": result.output, **helps}.items()}
 
 
+def passing_on():
+    """The commands whose further options are those of a sweep."""
+    return {c.name for c in app.registered_commands if (c.context_settings or {}).get("allow_extra_args")}
+
+
 def options_in(text):
     return set(re.findall(r"--[a-z][a-z-]*", text))
 
@@ -94,7 +99,7 @@ def test_commands_have_the_options_that_they_are_given(page, sweep_options, comm
             assert made_here or (ROOT / "sweeps" / f"{sweep[1]}.py").exists(), line
         elif command := re.match(r"(?:python -m )?sweeps(?: ([a-z]+))?(?= |$)", line):
             known = command_options[command[1] or ""]
-            if "--" in words:  # what follows is for the sweep
+            if "--" in words or command[1] in passing_on():  # the others are for the sweep
                 known = known | sweep_options
         else:
             continue

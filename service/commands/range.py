@@ -1,12 +1,11 @@
 """`sweeps range`: the values of lam that matter for a network."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from service.commands._shared import one_line_errors
+from service.commands._shared import AsJson, one_line_errors, print_json, stdout_for_json
 
 __all__ = ["find"]
 
@@ -24,7 +23,7 @@ def find(
     to: Annotated[
         Path | None, typer.Option(help="file to write, with a figure of the same name; default: range-REGULARIZER.json")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs: one object")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the range of lam for a network: sweeps range digits --regularizer wcr --architecture my_nets.py:build
 
@@ -82,12 +81,13 @@ def measure_range(spec: Any, lams: list[float], epochs: int, to: Path | None, as
     path = to or Path(f"range-{names[0].rpartition(':')[2]}.json")
     if not path.parent.is_dir():
         raise ValueError(f"to: must be in a folder that exists, got {path}")
-    task = load_task(config, root=str(spec.data_root) if spec.data_root else None)
-    found = find_range(config, *measure(task, config, lams, say=lambda line: typer.echo(line, err=as_json)))
+    with stdout_for_json(as_json):
+        task = load_task(config, root=str(spec.data_root) if spec.data_root else None)
+        found = find_range(config, *measure(task, config, lams, say=typer.echo))
     write_range(found, path)
     draw(found).savefig(path.with_suffix(".png"), dpi=110)
     if as_json:
-        typer.echo(json.dumps(found.model_dump(), indent=2))
+        print_json({"file": str(path), **found.model_dump()})
         return
     for note in found.notes:
         typer.echo(f"note: {note}")

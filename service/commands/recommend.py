@@ -1,12 +1,19 @@
 """`sweeps recommend`: which lam and rho to start with."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from service.commands._shared import DEFAULT_RUNS, Runs, mention_unreadable, one_line_errors
+from service.commands._shared import (
+    DEFAULT_RUNS,
+    AsJson,
+    Runs,
+    mention_unreadable,
+    one_line_errors,
+    print_json,
+    stdout_for_json,
+)
 
 __all__ = ["recommend"]
 
@@ -32,7 +39,7 @@ def recommend(
     data_root: Annotated[
         Path | None, typer.Option(help="folder of the dataset, if the rule has to measure the network")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs: one object")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Recommend lam and rho from the nearest settings that sweeps recorded or papers state; nothing is searched."""
     from service.cli import parse_arguments
@@ -40,7 +47,7 @@ def recommend(
     from trainables.config import check_name
 
     mention_unreadable(runs)
-    with one_line_errors():
+    with one_line_errors(), stdout_for_json(as_json):
         asked = Asked(
             architecture=check_name("trainables.architectures", architecture, "architecture"),
             regularizer=check_name("sparsity.regularizers", regularizer, "regularizer"),
@@ -61,7 +68,10 @@ def recommend(
                 else "regularizer: must have a lam to recommend, got none"
             )
         entry = recommendation(found, asked, runs, task, data_root)
-    typer.echo(json.dumps(entry, indent=2)) if as_json else show(entry)
+    if as_json:
+        print_json(entry)
+    else:
+        show(entry)
 
 
 def recommendation(found: list[Any], asked: Any, runs: Path, task: str, data_root: Path | None) -> dict[str, Any]:

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from service.commands._shared import DEFAULT_RUNS, Runs, one_line_errors, sweep_folder
+from service.commands._shared import (
+    DEFAULT_RUNS,
+    AsJson,
+    Runs,
+    one_line_errors,
+    print_json,
+    stdout_for_json,
+    sweep_folder,
+)
 
 __all__ = ["train"]
 
@@ -32,6 +40,7 @@ def train(
     to: Annotated[Path | None, typer.Option(help="folder to create; default: trained-NAME")] = None,
     measure: Annotated[bool, typer.Option(help="measure sizes and latencies, dense, pruned and shrunk")] = True,
     runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
 ) -> None:
     """Train one network and export it, pruned: sweeps train --best digits, or sweeps train digits --lam 1e-5
 
@@ -41,7 +50,11 @@ def train(
     if not best and (not sweep or sweep.startswith("-")):
         typer.echo(context.get_help())
         raise typer.Exit(0 if sweep == "--help" else 2)
-    options: dict[str, Any] = {"formats": form or ["safetensors"], "num_runs": 200 if measure else 0}
+    options: dict[str, Any] = {
+        "as_json": as_json,
+        "formats": form or ["safetensors"],
+        "num_runs": 200 if measure else 0,
+    }
     if best:
         with one_line_errors():
             if sweep or context.args:
@@ -58,7 +71,8 @@ def train(
 
     def run(spec: Any) -> None:
         with one_line_errors():
-            config = config_of(spec)
+            with stdout_for_json(as_json):
+                config = config_of(spec)
             root = str(spec.data_root) if spec.data_root else None
             train_and_export(config, to or Path(f"trained-{spec.name}"), root, None, **options)
 
@@ -108,7 +122,9 @@ def config_of(spec: Any) -> Any:
     return make_config(spec, arm.choices, values)
 
 
-def train_and_export(config: Any, to: Path, data_root: str | None, sources: Path | None, **options: Any) -> None:
+def train_and_export(
+    config: Any, to: Path, data_root: str | None, sources: Path | None, *, as_json: bool, **options: Any
+) -> None:
     """Train a configuration, prune it to its target sparsity and export that network.
 
     Args:
@@ -129,7 +145,7 @@ def train_and_export(config: Any, to: Path, data_root: str | None, sources: Path
     if sources is not None:
         use_sources(sources_of(config), sources)
     level = config.target_sparsity
-    with tempfile.TemporaryDirectory() as scratch:
+    with stdout_for_json(as_json), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         runner = TrialRunner(config, folder, lambda: load_task(config, root=data_root), keep="target")
         report = runner.advance()
@@ -139,9 +155,13 @@ def train_and_export(config: Any, to: Path, data_root: str | None, sources: Path
         if report["status"] != "finished":
             raise ValueError(f"train: the training must finish, it {report['status']} ({report['reason']})")
         ends = ("_dense", "_pruned")
-        dense, pruned = (next(value for name, value in report.items() if name.endswith(end)) for end in ends)
+        accuracies = {name: value for name, value in report.items() if name.endswith(ends)}
+        dense, pruned = accuracies.values()
         typer.echo(f"validation: {dense:.4f} dense, {pruned:.4f} at sparsity {level:g}")
         origin = {"trial": config.key, "sparsity": level}
         options |= {"architecture": config.architecture, "dense": folder / "trained", "origin": origin}
         entry = export_checkpoint(folder / "pruned" / f"{level:g}", to, **options)
-    show(to.name, config.key, level, to, entry)
+    if as_json:
+        print_json({"folder": str(to), "config": config.model_dump(mode="json"), "validation": accuracies, **entry})
+    else:
+        show(to.name, config.key, level, to, entry)

@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,16 +123,14 @@ def all_known(runs: Path, regularizer: str | None = None, *, skip_sweep: str | N
         regularizer: Only this one.
         skip_sweep: Leave out the sweep of this name.
     """
-    found = []
+    found: list[Known] = []
     for row in best(runs, regularizer=regularizer, skip_sweep=skip_sweep):
         if row["lam"] or row["regularizer"] == "none":
-            known = Known(
-                source=f"sweep {row['sweep']}, trial {row['trial']}",
-                target_sparsity=row["sparsity"],
-                **{name: row[name] or None for name in ("lam", "rho", "lr", "num_prunable", "penalty_share")},
-                **{name: row[name] for name in (*NAMES, "regularizer", "model", *ATTRIBUTES)},
-                **{name: row[name] for name in ("weight_decay", "max_epochs", "value", "n")},
-            )
+            fields = {name: row[name] or None for name in ("lam", "rho", "lr", "num_prunable", "penalty_share")}
+            fields |= {name: row[name] for name in (*NAMES, "regularizer", "model", *ATTRIBUTES)}
+            fields |= {name: row[name] for name in ("weight_decay", "max_epochs", "value", "n")}
+            source = f"sweep {row['sweep']}, trial {row['trial']}"
+            known = Known.model_validate(fields | {"source": source, "target_sparsity": row["sparsity"]})
             known._row = row
             found.append(known)
     return found + [known for known in published() if regularizer is None or is_named(known.regularizer, regularizer)]
@@ -156,7 +154,7 @@ def ranked(known: Iterable[Known], asked: Asked) -> list[Known]:
 
 def difference(known: Known, asked: Asked) -> tuple[float, dict[str, tuple[Any, Any]]]:
     """How far a known setting is from the one asked for, and what differs: name -> (value there, value here)."""
-    total, differs = 0.0, {}
+    total, differs = 0.0, dict[str, tuple[Any, Any]]()
     for name, weight in NAMES.items():
         there, here = getattr(known, name), getattr(asked, name)
         if here is not None and (there is None or not is_named(there, here)):
@@ -206,7 +204,7 @@ def carried(known: Known, asked: Asked, *, times: float | None = None, runs: Pat
     )
 
 
-def different_points(points: Iterable[dict[str, float]], most: int) -> Sequence[dict[str, float]]:
+def different_points(points: Iterable[dict[str, float]], most: int) -> list[dict[str, float]]:
     """The first `most` points, without those that repeat an earlier one."""
     found: list[dict[str, float]] = []
     for point in points:

@@ -225,14 +225,10 @@ def points_from_other_sweeps(spec: SweepSpec, arms: Sequence[Arm]) -> dict[str, 
         for one in ranked(known, asked):
             if not is_named(one.optimizer or "", own.optimizer):
                 continue
-            searched = {"lr": one.lr, "weight_decay": one.weight_decay}  # carried over with lam, if they are searched
-            taken = {name: value for name, value in searched.items() if f"opt/{name}" in arm.space and value}
-            values = carried(one, asked.model_copy(update=taken))
-            point = {
-                "lam": values.lam,
-                "opt/rho": one.rho,
-                **{f"opt/{name}": value for name, value in searched.items()},
-            }
+            taken = {"lr": one.lr, "weight_decay": one.weight_decay}
+            point = {"opt/rho": one.rho, **{f"opt/{name}": value for name, value in taken.items()}}
+            moved = {name: value for name, value in taken.items() if f"opt/{name}" in arm.space and value}
+            point["lam"] = carried(one, asked.model_copy(update=moved)).lam  # those that are searched come with lam
             found.append({name: value for name, value in point.items() if value is not None})
         if unequal := different_points(found, NUM_REUSED):
             points[arm.name] = unequal
@@ -241,9 +237,6 @@ def points_from_other_sweeps(spec: SweepSpec, arms: Sequence[Arm]) -> dict[str, 
 
 def asked_of(config: TrialConfig) -> Asked:
     """The setting of a configuration."""
-    return Asked(
-        **{name: getattr(config, name) for name in (*NAMES, "regularizer", "model", *ATTRIBUTES)},
-        **{name: config.opt.get(name) or None for name in ("lr", "weight_decay")},
-        max_epochs=config.max_epochs,
-        target_sparsity=config.target_sparsity,
-    )
+    fields = {name: getattr(config, name) for name in (*NAMES, "regularizer", "model", "max_epochs", *ATTRIBUTES)}
+    fields |= {name: config.opt.get(name) or None for name in ("lr", "weight_decay")}
+    return Asked.model_validate(fields | {"target_sparsity": config.target_sparsity})
