@@ -166,6 +166,7 @@ UNRELATED = {"name", "runs", "data_root", "cpus_per_trial", "gpus_per_trial", "m
         "crit",
         "more_pruning",
         "read_test",
+        "sizes",
     ),
     "export",
     *("sources", "criterion_source"),  # of import strings: tests/trainables/test_own_code.py
