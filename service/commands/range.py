@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.commands._shared import AsJson, one_line_errors, print_json, stdout_for_json
+from service.commands._shared import AsJson, complete_file, one_line_errors, print_json, stdout_for_json
 
 __all__ = ["find"]
 
@@ -16,7 +16,9 @@ SETTINGS = {  # all other options are the sweep's
 
 def find(
     context: typer.Context,
-    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. digits, or its file")] = "",
+    sweep: Annotated[
+        str, typer.Argument(help="a sweep's name, e.g. digits, or its file", autocompletion=complete_file)
+    ] = "",
     lams: Annotated[str, typer.Option(help="smallest and largest lam", metavar="LOW:HIGH")] = "1e-8:10",
     per_decade: Annotated[int, typer.Option(help="trainings for each factor of 10 in lam", min=1)] = 1,
     short_epochs: Annotated[int, typer.Option(help="epochs of each training", min=1)] = 2,

@@ -10,6 +10,8 @@ from service.commands._shared import (
     DEFAULT_RUNS,
     AsJson,
     Runs,
+    complete_file,
+    complete_recorded,
     one_line_errors,
     print_json,
     stdout_for_json,
@@ -25,9 +27,17 @@ SETTINGS = {  # all other options are the sweep's
 
 def train(
     context: typer.Context,
-    sweep: Annotated[str, typer.Argument(help="a sweep's name, e.g. digits, or its file; not with --best")] = "",
+    sweep: Annotated[
+        str,
+        typer.Argument(help="a sweep's name, e.g. digits, or its file; not with --best", autocompletion=complete_file),
+    ] = "",
     best: Annotated[
-        str, typer.Option(help="name of a recorded sweep: train its winner's configuration again", metavar="NAME")
+        str,
+        typer.Option(
+            help="name of a recorded sweep: train its winner's configuration again",
+            metavar="NAME",
+            autocompletion=complete_recorded,
+        ),
     ] = "",
     seed: Annotated[int | None, typer.Option(help="seed of the training; default: one that no trial has used")] = None,
     epochs: Annotated[int | None, typer.Option(help="epochs; default: the sweep's", min=1)] = None,

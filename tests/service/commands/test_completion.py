@@ -64,3 +64,10 @@ def test_every_name_of_a_recorded_sweep_completes():
     ]
     assert len(arguments) >= 9
     assert [command for command, argument in arguments if argument.autocompletion is None] == []
+
+
+@pytest.mark.parametrize("command", ["inspect", "range", "train", "submit"])
+def test_every_name_of_a_sweep_s_file_completes(command):
+    (callback,) = [found.callback for found in app.registered_commands if found.name == command]
+    (argument,) = callback.__annotations__["sweep"].__metadata__
+    assert "digits" in argument.autocompletion("")
