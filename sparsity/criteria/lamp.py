@@ -11,6 +11,9 @@ def lamp(weights: list[Tensor]) -> list[Tensor]:
     no tensor loses all its weights before every tensor is down to one. Within a tensor the order is that of the
     magnitudes, so scope "uniform" gives the masks of `magnitude`, rounding aside.
 
+    On scikit-learn's digits, magnitude at sparsity 0.99 emptied 6 of 54 convolutions (9 in each of 6 networks trained
+    with SAM) and LAMP none. The accuracy was no higher: 0.35 with LAMP, 0.39 with magnitude.
+
     Among weights of equal magnitude, the one at the earlier position has the larger sum and the lower score. It is
     removed first, as in `sparsity.masks`. In the paper, too, each weight's sum has only the weights that are removed
     after it.

@@ -115,4 +115,4 @@ def test_steps_of_pytorch_optimizer(sigma):
         closure()
         oracle.step(closure)
         for p, other in zip(params, others, strict=True):
-            torch.testing.assert_close(p, other, rtol=1e-7, atol=0)  # its norm is in float32
+            torch.testing.assert_close(p, other, rtol=1e-6, atol=0)  # its norm is in float32
