@@ -8,7 +8,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks._ablation_tables import ALPHA, comparison_table, paragraph
-from benchmarks._transfer_rules import PREDICTIONS, RAW, REFERENCES, RULES, Curve, bootstrap_interval, regrets
+from benchmarks._transfer_rules import (
+    PREDICTIONS,
+    RAW,
+    REFERENCES,
+    RULES,
+    Curve,
+    bootstrap_interval,
+    decades_off,
+    regrets,
+)
 from benchmarks.digits_methods import table
 from benchmarks.transfer import LAMS, SEEDS, SETTINGS
 from service.statistics import holm, sign_flip_p
@@ -41,6 +50,11 @@ def section(curves: Curves, figure: str) -> str:
             ),
             regret_table(curves),
             f"![best lam of each setting, and the regret of each rule]({figure})",
+            paragraph(
+                "How far the lam that is carried over from one other setting is from the setting's own best lam, in "
+                "decades: the median and the 90% quantile over all pairs of settings."
+            ),
+            decades_table(curves),
             "### Comparisons with raw lam",
             paragraph(
                 f"Paired differences of the regret (`{PREDICTION}`) over settings, with sign-flip permutation tests "
@@ -88,6 +102,14 @@ def regret_table(curves: Curves) -> str:
             cells.append(f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]")
         rows.append([rule, *cells])
     return table(header, rows)
+
+
+def decades_table(curves: Curves) -> str:
+    rows = []
+    for rule in RULES:
+        quantiles = [np.quantile(decades_off(own, rule), [0.5, 0.9]) for own in curves.values()]
+        rows.append([rule, *(f"{median:.2f}, {high:.2f}" for median, high in quantiles)])
+    return table(["rule", *curves], rows)
 
 
 def comparisons(curves: Curves) -> list[Comparison]:

@@ -16,7 +16,17 @@ from service.search import carrying
 from service.search.carrying import SCALES, SHARE_RULE
 from trainables.architectures.small_resnet import small_resnet
 
-__all__ = ["PREDICTIONS", "RAW", "REFERENCES", "RULES", "Curve", "bootstrap_interval", "read_curves", "regrets"]
+__all__ = [
+    "PREDICTIONS",
+    "RAW",
+    "REFERENCES",
+    "RULES",
+    "Curve",
+    "bootstrap_interval",
+    "decades_off",
+    "read_curves",
+    "regrets",
+]
 
 ENOUGH = 0.9  # the target sparsity keeps this share of the dense accuracy with the best lam
 NUM_CANDIDATES = 401  # values of lam among which a rule chooses
@@ -120,6 +130,15 @@ def regrets(curves: Sequence[Curve], rule: str, prediction: str = "all others") 
         reached = np.interp(predict(rule, curve, others), np.log10(curve.lams), curve.test)
         found[index] = float(curve.test.max() - reached.mean())
     return found
+
+
+def decades_off(curves: Sequence[Curve], rule: str) -> np.ndarray:
+    """For each pair of settings, how many decades the lam carried over from one is from the best lam of the other."""
+    found = []
+    for curve in curves:
+        others = [other for other in curves if other is not curve]
+        found.append(np.abs(one_source(rule, curve, others) - own_best(rule, curve, others)))
+    return np.concatenate(found)
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:

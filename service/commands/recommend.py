@@ -18,7 +18,6 @@ from service.commands._shared import (
 __all__ = ["recommend"]
 
 NUM_OTHERS = 3  # further sources that are shown
-MEASURING = ("penalty share at the start", "lam num_weights")  # rules that measure the network
 RULE_TEXTS = {"lam": "lam stays the same"}
 
 
@@ -76,7 +75,7 @@ def recommend(
 
 def recommendation(found: list[Any], asked: Any, runs: Path, task: str, data_root: Path | None) -> dict[str, Any]:
     """What is printed: the values of the nearest known setting, and the next ones."""
-    from service.search.carrying import rule_of
+    from service.search.carrying import MEASURING, rule_of
     from service.search.known import carried
 
     times = None

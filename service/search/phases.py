@@ -220,15 +220,14 @@ def points_from_other_sweeps(spec: SweepSpec, arms: Sequence[Arm]) -> dict[str, 
     points: dict[str, list[dict[str, float]]] = {}
     for arm in arms:
         own = make_config(spec, arm.choices, arm.initial_point)
-        asked = asked_of(own)
+        searched = {name for name in ("lr", "weight_decay") if f"opt/{name}" in arm.space}  # these come with lam
+        asked = asked_of(own).model_copy(update=dict.fromkeys(searched))
         found = []
         for one in ranked(known, asked):
             if not is_named(one.optimizer or "", own.optimizer):
                 continue
-            taken = {"lr": one.lr, "weight_decay": one.weight_decay}
-            point = {"opt/rho": one.rho, **{f"opt/{name}": value for name, value in taken.items()}}
-            moved = {name: value for name, value in taken.items() if f"opt/{name}" in arm.space and value}
-            point["lam"] = carried(one, asked.model_copy(update=moved)).lam  # those that are searched come with lam
+            point = {"lam": carried(one, asked).lam, "opt/rho": one.rho}
+            point |= {"opt/lr": one.lr, "opt/weight_decay": one.weight_decay}
             found.append({name: value for name, value in point.items() if value is not None})
         if unequal := different_points(found, NUM_REUSED):
             points[arm.name] = unequal

@@ -59,6 +59,19 @@ def test_regrets_by_hand():
         assert list(rules.regrets(curves, "lam / lr", prediction).values()) == pytest.approx([0.0] * 3, abs=1e-3)
 
 
+def test_decades_by_hand():
+    """The best lam is 10 and 100 times that of the first setting: pairs are 1, 2, 1, 1, 2 and 1 decades apart."""
+    lams = np.logspace(-6, 0, 7)
+    curves = [
+        rules.Curve(
+            rules.Setting(8, 0.01, lr), 0.9, lams, *[-np.abs(np.log10(lams) - best)] * 2, *[lams] * 2, num_weights=10
+        )
+        for lr, best in ((0.01, -4), (0.1, -3), (1.0, -2))
+    ]
+    assert sorted(rules.decades_off(curves, rules.RAW)) == pytest.approx([1, 1, 1, 1, 2, 2], abs=1e-6)
+    assert rules.decades_off(curves, "lam / lr") == pytest.approx(np.zeros(6), abs=1e-6)
+
+
 def test_a_measured_share_finds_what_no_setting_says():
     def share(lam, setting):
         return lam * (1 + setting.width) ** 2 / setting.lr**3

@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from service.records.best import best
+from service.records.state import State
 from tests.service.conftest import ToySweep
 
 
@@ -97,3 +98,17 @@ def test_two_records_of_a_trial_are_joined(tmp_path):
     rows = {(row["criterion"], row["sparsity"]): (row["value"], row["n"]) for row in best(tmp_path)}
     assert rows[("snip", 0.9)] == (0.75, 1)
     assert rows[("magnitude", 0.9)] == (0.6, 1)
+
+
+def test_a_row_has_the_penalty_share_and_the_number_of_prunable_weights(toy):
+    layers = [{"num_weights": 36}, {"num_weights": 64}]
+    for seed, share in ((0, 0.02), (1, 0.04)):
+        marks = {"diagnostics": {"penalty_share_start": share}, "layers": layers}
+        toy.trial((0.9, 0.8), seed=seed, marks=marks)
+    row = best(toy.folder.parent)[-1]
+    assert (row["num_prunable"], row["penalty_share"]) == (100, pytest.approx(0.03))
+    reread = next(iter(State.read(toy.folder).trials.values()))
+    assert (reread.num_prunable, reread.diagnostics) == (100, {"penalty_share_start": 0.02})
+    toy.trial((0.9, 0.85), lam=1e-7, marks={"layers": []})  # as earlier versions recorded it
+    row = best(toy.folder.parent)[-1]
+    assert (row["lam"], row["num_prunable"], row["penalty_share"]) == (1e-7, None, None)
