@@ -232,7 +232,8 @@ def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
                     "test_values": cells.values(trials, "test"),
                     "metrics": cells.others(trials, "test"),
                     "value": cells.value(trials),
-                    "checkpoint_trial": trials[0].key,
+                    # Selected on validation. The first of several equal ones.
+                    "checkpoint_trial": max(trials, key=state.goal.value).key,  # type: ignore[arg-type]
                 }
             )
     rows.sort(key=lambda row: (not row["feasible"], -len(row["seeds"]), -row["value"]))

@@ -126,3 +126,10 @@ def test_a_confirmed_configuration_that_lost_too_much_before_pruning_does_not_wi
     assert [(row["lam"], row["feasible"]) for row in summary["confirmed"]] == [(1e-5, True), (2e-5, False)]
     assert summary["winner"]["lam"] == 1e-5
     toy.recorder.close()
+
+
+def test_the_winners_network_is_that_of_its_best_seed_on_validation(toy):
+    fill(toy)
+    winner = toy.summary()["winner"]
+    assert winner["seeds"] == [1, 2, 3]
+    assert toy.state.trials[winner["checkpoint_trial"]].config["seed"] == 2  # 0.80, 0.90, 0.85
