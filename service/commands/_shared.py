@@ -17,6 +17,7 @@ from trainables.paths import expanded
 
 __all__ = [
     "DEFAULT_RUNS",
+    "TAKES_OPTIONS_OF_A_SWEEP",
     "AsJson",
     "Name",
     "Runs",
@@ -30,6 +31,11 @@ __all__ = [
     "stdout_for_json",
     "sweep_folder",
 ]
+
+# The settings of a command whose further options are those of the sweep that it names.
+TAKES_OPTIONS_OF_A_SWEEP = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+}
 
 
 def expand_runs(context: typer.Context, runs: Path) -> Path:

@@ -5,13 +5,11 @@ from typing import Annotated
 
 import typer
 
-from service.commands._shared import AsJson, complete_file, one_line_errors
+from service.commands._shared import TAKES_OPTIONS_OF_A_SWEEP, AsJson, complete_file, one_line_errors
 
 __all__ = ["inspect"]
 
-SETTINGS = {  # all options are the sweep's
-    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-}
+SETTINGS = TAKES_OPTIONS_OF_A_SWEEP
 
 
 def inspect(

@@ -5,13 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from service.commands._shared import AsJson, complete_file, one_line_errors, print_json, stdout_for_json
+from service.commands._shared import (
+    TAKES_OPTIONS_OF_A_SWEEP,
+    AsJson,
+    complete_file,
+    one_line_errors,
+    print_json,
+    stdout_for_json,
+)
 
 __all__ = ["find"]
 
-SETTINGS = {  # all other options are the sweep's
-    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-}
+SETTINGS = TAKES_OPTIONS_OF_A_SWEEP
 
 
 def find(

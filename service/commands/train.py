@@ -8,6 +8,7 @@ import typer
 
 from service.commands._shared import (
     DEFAULT_RUNS,
+    TAKES_OPTIONS_OF_A_SWEEP,
     AsJson,
     Runs,
     complete_file,
@@ -20,9 +21,7 @@ from service.commands._shared import (
 
 __all__ = ["train"]
 
-SETTINGS = {  # all other options are the sweep's
-    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-}
+SETTINGS = TAKES_OPTIONS_OF_A_SWEEP
 
 
 def train(
