@@ -12,7 +12,7 @@ sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py --no-export
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not extras and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extras and not slow"
 
 # What takes tens of seconds and seldom changes: measured memory, every format of an exported folder.
 test-slow: $(VENV)/.installed

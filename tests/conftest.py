@@ -44,6 +44,11 @@ def pytest_addoption(parser):
     parser.addoption("--table", type=Path, help="page whose tables get the rows of fault_row and environment_row")
 
 
+def pytest_collection_modifyitems(items):
+    """Whole sweeps come first, so that no process runs them alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("sweep") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
     """Ctrl-C is a signal to these processes, also where a shell started them in the background and had it ignored."""

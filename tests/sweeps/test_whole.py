@@ -101,7 +101,8 @@ def test_nothing_that_had_finished_was_repeated(killed):
 
 
 def test_a_quiet_sweep_prints_the_headline_only(killed):
-    *warnings, last = killed[1].splitlines()
+    first, *warnings, last = killed[1].splitlines()
+    assert first == "nothing to search, so one configuration: sgd + none"
     summary = State.read(killed[0] / "digits").summary
     assert last == headline(summary)
     assert len(warnings) == len(summary["warnings"])
