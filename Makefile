@@ -14,7 +14,8 @@ sweep: $(VENV)/.installed
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extras and not slow"
 
-# What takes tens of seconds and seldom changes: measured memory, every format of an exported folder.
+# What takes tens of seconds and seldom changes: measured memory, every format of an exported folder, all pairs of methods
+# on the meta device.
 test-slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
