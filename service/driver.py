@@ -17,15 +17,14 @@ from service.cluster.ray_start import Cluster, Resources, connect  # first: sets
 from ray import tune
 from rich.console import Console
 
+from service.announcements import announce, announce_memory, announce_network, announce_reprune, report
 from service.checks import check
 from service.cluster.preflight import check_cluster
 from service.cluster.tune_adapter import NoReporter, TrialRecorder, TrialSource
 from service.cluster.tune_patches import find_internals, patched_tune
 from service.export_winner import export_winner
-from service.process import sweeps_command
 from service.records.bundle import save_code_diff
 from service.records.lock import stop_requested
-from service.records.passwords import hide_passwords
 from service.records.recorder import Recorder
 from service.records.state import State, find_sweeps
 from service.records.summary import summarize
@@ -36,13 +35,10 @@ from service.search.reprune import Reprune
 from service.spec import SweepSpec
 from service.tracking.connection import default_tracking_uri, warm_up
 from service.tracking.shipper import Shipper
-from service.views.console import make_console, print_whole, warn
+from service.views.console import make_console, warn
 from service.views.progress import Progress
-from service.views.tables import as_tables
-from sparsity.import_strings import pinned_sources, short_name
+from sparsity.import_strings import pinned_sources
 from trainables.config import PruningMethod
-from trainables.files import write_atomically
-from trainables.network_summary import in_words
 from trainables.own_code import OwnCode, WithOwnCode, criterion_sources, write_sources
 from trainables.trial import Trial
 
@@ -82,9 +78,8 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None, *, quiet: b
             )
         adoptable = Adoptable(spec.folder / "trials", records.state, others) if adopts else None
         phases = Phases(spec, checked.arms, records, adoptable)
-        announce(spec, phases, records, tracking_uri, console)
-        for line in in_words(checked.network, short_name(spec.trial.architecture)):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        announce(spec, phases, tracking_uri, console)
+        announce_network(checked.network, spec.trial.architecture, console)
         shipper = Shipper(spec.folder, tracking_uri, warn=functools.partial(warn, console))
         if not phases.complete():
             cluster, resources = start_ray()
@@ -111,12 +106,7 @@ def run_sweep(spec: SweepSpec, command: Sequence[str] | None = None, *, quiet: b
                 run_trials(spec, checked.data, phases, records, resources, progress)
         finally:
             complete = phases.complete()
-            say = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
-            export = (
-                functools.partial(export_winner, spec.folder, say=say, warn=functools.partial(warn, console))
-                if spec.export
-                else None
-            )
+            export = functools.partial(export_winner, spec.folder, console=console) if spec.export else None
             summary = record_summary(records, phases, objective=checked.objective, complete=complete, export=export)
             num_waiting = shipper.finish(SHIP_TIMEOUT)
     raise_if_interrupted(phases, complete, console)
@@ -219,24 +209,6 @@ def run_reprune(
     return summary
 
 
-def announce_reprune(spec: SweepSpec, queue: Reprune, methods: Sequence[PruningMethod], console: Console) -> None:
-    labels = ", ".join(method.label for method in methods)
-    measured = f"; {queue.num_measured} already have all results" if queue.num_measured else ""
-    console.print(
-        f"{spec.name}: {queue.num_left} of {queue.num_finished} finished trials are evaluated, without training "
-        f"({labels}){measured}",
-        soft_wrap=True,
-    )
-    if queue.not_kept:
-        warn(
-            console,
-            f"skipped: {len(queue.not_kept)} whose trained weights were not kept (--keep) or were "
-            f"removed: {', '.join(queue.not_kept[:4])}{', ...' if len(queue.not_kept) > 4 else ''}",
-        )
-    if queue.of_rounds:
-        warn(console, f"skipped: {len(queue.of_rounds)} whose pruning schedule prunes during training")
-
-
 def own_sources(spec: SweepSpec) -> dict[str, str]:
     """The digest of each import string of a sweep."""
     return {**spec.sources(), **criterion_sources(spec.pruning)}
@@ -311,65 +283,3 @@ def interrupted_on_request(folder: Path) -> Iterator[None]:
         watcher.join()
         if main:
             signal.signal(signal.SIGTERM, before)
-
-
-def announce(spec: SweepSpec, phases: Phases, records: Recorder, tracking_uri: str, console: Console) -> None:
-    """Print what is about to run and where its records are."""
-    trial, done = spec.trial, phases.num_done
-    num_configurations = max(number for _, number in phases.search.slots) + 1
-    plural = "s" if num_configurations > 1 else ""
-    seeds = f" on {spec.num_search_seeds} seeds" if spec.num_search_seeds > 1 else ""
-    console.print(
-        f"{spec.name}: {short_name(trial.architecture)} on {short_name(trial.dataset)}, {trial.max_epochs} epochs a "
-        "trial; "
-        f"{phases.num_search} trials to search {len(phases.arms)} arms ({num_configurations} configuration{plural} each"
-        f"{seeds}), then up to {phases.num_confirm} on unseen seeds"
-        + (f"; {done} are done already" if done else "")
-        + (f"; {phases.num_trained} are already trained and only need pruning" if phases.num_trained else ""),
-        soft_wrap=True,
-    )
-    names = ", ".join(arm.name for arm in phases.arms)
-    console.print(f"arms (an optimizer with a regularizer): {names}", soft_wrap=True)
-    console.print(f"records: {spec.folder}    MLflow: {hide_passwords(tracking_uri)}", soft_wrap=True)
-    single = [arm.name for arm in phases.arms if not arm.space]
-    if single and spec.num_trials > 1:
-        warn(console, f"nothing to search, so one configuration: {', '.join(single)}")
-
-
-def announce_memory(memory: int | None, resources: Resources, console: Console) -> None:
-    """Print a trial's memory on a CPU; in yellow, with advice, if it limits the number of trials at once."""
-    if not memory or "gpu" in resources.reserved:
-        return
-    text = f"memory: about {memory / 1e9:.1f} GB a trial, {resources.num_parallel} at once"
-    advice = "for less, --accumulate 4 or a smaller --batch-size"
-    reserved = resources.reserved.get("memory", memory)
-    if reserved < memory:
-        warn(console, f"{text}; this machine has {reserved / 1e9:.1f} GB: {advice}")
-    elif resources.num_parallel < resources.num_fitting:
-        warn(console, f"{text} instead of {resources.num_fitting}, as there is no more memory; {advice}")
-    else:
-        console.print(text)
-
-
-def report(spec: SweepSpec, summary: dict, tracking_uri: str, num_waiting: int, console: Console) -> None:
-    """Print the tables, draw the figure, and say where to look next."""
-    console.print()
-    print_whole(console, as_tables(summary))
-    if console.quiet:
-        print_whole(make_console(), as_tables(summary, tables=False))
-    figure = spec.folder / "curve.png"
-    if summary["winner"] and summary["complete"]:
-        from service.views.figures import draw_summary  # imports matplotlib
-
-        write_atomically(figure, lambda path: draw_summary(summary).savefig(path, format="png", dpi=150))
-        console.print(f"Accuracy against sparsity: {figure}", soft_wrap=True)
-    if num_waiting:
-        command = sweeps_command("sync", spec.name, runs=spec.runs)
-        warn(console, f"{num_waiting} events are not in MLflow yet: {command}")
-    local = tracking_uri.startswith("sqlite:")
-    browse = sweeps_command("ui", runs=spec.runs) if local else hide_passwords(tracking_uri)
-    console.print(
-        f"Browse the runs: {browse}        best lam and rho: {sweeps_command('best', runs=spec.runs)}",
-        soft_wrap=True,
-        markup=False,
-    )

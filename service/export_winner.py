@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from service.process import sweeps_command
 from service.records.exported import exported_folder, read_export
+from service.views.console import say, warn
 
 __all__ = ["export_winner"]
 
@@ -16,16 +19,13 @@ TIMEOUT = 600.0  # seconds
 LARGEST = 1e9  # bytes of weights; the export needs several times as much memory
 
 
-def export_winner(
-    folder: Path, summary: Mapping[str, Any], say: Callable[[str], Any], warn: Callable[[str], Any]
-) -> dict[str, Any]:
+def export_winner(folder: Path, summary: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Export the network of a complete sweep's winner, if it was kept and is not exported yet.
 
     Args:
         folder: The sweep's folder.
         summary: The sweep's summary.
-        say: Called with one line before the export, which takes a while.
-        warn: Called with one line if the network cannot be exported.
+        console: Gets a line before the export, which takes a while, and one if the network cannot be exported.
 
     Returns:
         `exported` for the summary: the trial and the rows of `costs`; empty if nothing is exported.
@@ -41,15 +41,18 @@ def export_winner(
     if not to.exists():
         size = sum(file.stat().st_size for file in kept.glob("*.safetensors"))
         if size > LARGEST:
-            warn(f"the winner is not exported as ONNX, as it has {size / 1e9:.1f} GB of weights: {again}")
+            warn(console, f"the winner is not exported as ONNX, as it has {size / 1e9:.1f} GB of weights: {again}")
             return {}
-        say(f"exporting the winner's network as ONNX to {to} (--no-export leaves this out)")
+        say(console, f"exporting the winner's network as ONNX to {to} (--no-export leaves this out)")
         try:
             if reason := run_export(folder, key, level, to):
-                warn(f"the winner could not be exported as ONNX ({reason}); its checkpoint is registered: {again}")
+                warn(
+                    console,
+                    f"the winner could not be exported as ONNX ({reason}); its checkpoint is registered: {again}",
+                )
                 return {}
         except KeyboardInterrupt:
-            warn(f"the export of the winner was stopped: {again}")
+            warn(console, f"the export of the winner was stopped: {again}")
             return {}
     entry = read_export(to)
     return {"exported": {"trial": key, "costs": entry["costs"]}} if entry and "costs" in entry else {}

@@ -1,25 +1,17 @@
-"""`sweeps inspect`: the network of a sweep, and what is pruned of it, without running anything."""
+"""The sweep of a file, and the weights of its network as a table."""
 
-import contextlib
-import json
 import runpy
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from service.checks import check
 from service.cluster.submit import sweep_file
-from service.errors import fail
 from service.spec import SweepSpec
-from service.views.console import make_console, print_whole
-from sparsity.import_strings import short_name
-from trainables.network_summary import Weight, in_words
+from trainables.network_summary import Weight
 
-__all__ = ["find_sweep", "inspect_network", "network_table"]
+__all__ = ["find_sweep", "network_table"]
 
 
 def find_sweep(sweep: str) -> SweepSpec:
@@ -37,27 +29,6 @@ def find_sweep(sweep: str) -> SweepSpec:
 
 def load_values(path: Path) -> Mapping[str, Any]:
     return runpy.run_path(str(path))
-
-
-def inspect_network(sweep: SweepSpec, *, as_json: bool = False) -> None:
-    """Print every parameter of a sweep's network, with why pruning leaves it out."""
-    console = make_console()
-    try:
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            weights = check(sweep, writes=False).network
-    except (ValueError, OSError) as error:
-        fail(error)
-    if as_json:
-        print(
-            json.dumps(
-                {"sweep": sweep.name, "architecture": sweep.trial.architecture, "weights": list(map(asdict, weights))},
-                indent=2,
-            )
-        )
-        return
-    print_whole(console, network_table(weights))
-    for line in in_words(weights, short_name(sweep.trial.architecture), hint=False):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def network_table(weights: list[Weight]) -> Table:

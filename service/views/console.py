@@ -5,7 +5,7 @@ import shutil
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 
-__all__ = ["make_console", "print_whole", "warn"]
+__all__ = ["make_console", "print_whole", "say", "warn"]
 
 
 def make_console(*, quiet: bool = False) -> Console:
@@ -25,6 +25,11 @@ def make_console(*, quiet: bool = False) -> Console:
         console.width = 160
     console.quiet = quiet
     return console
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: without markup, colours or breaks."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def warn(console: Console, text: str, *, style: str = "yellow") -> None:

@@ -1,8 +1,10 @@
+import io
 import json
 import shutil
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from service import export_winner as module
@@ -150,38 +152,41 @@ def test_a_network_of_ones_own_is_exported_from_the_sweep_s_copy(toy, export, tm
 # ---- at the end of a sweep ---------------------------------------------------------------------------------------
 
 
-def test_a_failed_export_is_one_line_and_nothing_else(toy, winner):
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), highlight=False)
+
+
+def test_a_failed_export_is_one_line_and_nothing_else(toy, winner, console):
     (toy.state.trial_folder(winner) / "pruned" / "0.9" / "config.json").write_text("{}")
-    said, warnings = [], []
-    assert export_winner(toy.folder, toy.summary(), said.append, warnings.append) == {}
-    assert len(said) == 1
-    (warning,) = warnings
+    assert export_winner(toy.folder, toy.summary(), console) == {}
+    _, warning = console.file.getvalue().splitlines()
     assert "the winner could not be exported as ONNX (" in warning
     assert "config.json must be JSON with architecture and model" in warning
     assert f"sweeps export toy --trial {winner} --format onnx" in warning
-    assert "\n" not in warning
 
 
-def test_an_earlier_export_is_used_again(toy, winner, monkeypatch):
+def test_an_earlier_export_is_used_again(toy, winner, console, monkeypatch):
     folder = exported_folder(toy.folder, winner, 0.9)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"export": {"costs": [{"network": "pruned"}]}}))
     monkeypatch.setattr(module, "run_export", None)
     expected = {"exported": {"trial": winner, "costs": [{"network": "pruned"}]}}
-    assert export_winner(toy.folder, toy.summary(), pytest.fail, pytest.fail) == expected
+    assert export_winner(toy.folder, toy.summary(), console) == expected
+    assert console.file.getvalue() == ""
 
 
 @pytest.mark.parametrize("reason", ["incomplete", "not kept", "large", "Ctrl-C"])
-def test_what_is_not_exported(toy, winner, monkeypatch, reason):
+def test_what_is_not_exported(toy, winner, console, monkeypatch, reason):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    warnings = []
+    console.quiet = True  # warnings are printed nevertheless
     monkeypatch.setattr(module, "run_export", interrupted if reason == "Ctrl-C" else None)
     if reason == "not kept":
         shutil.rmtree(toy.state.trial_folder(winner) / "pruned")
     if reason == "large":
         monkeypatch.setattr(module, "LARGEST", 10)
     summary = toy.summary(complete=reason != "incomplete")
-    assert export_winner(toy.folder, summary, lambda line: None, warnings.append) == {}
-    assert len(warnings) == (reason in ("large", "Ctrl-C"))
+    assert export_winner(toy.folder, summary, console) == {}
+    assert len(console.file.getvalue().splitlines()) == (reason in ("large", "Ctrl-C"))
