@@ -3,7 +3,6 @@ import json
 import pytest
 from mlflow import MlflowClient
 
-from service.tracking.connection import default_tracking_uri
 from service.tracking.mlflow_writer import MlflowWriter, metrics_of, sweep_params
 from tests._tracking import assert_as_the_events_say, runs_of
 from tests.service._sweeps import SWEEPS, load_sweep, make
@@ -69,8 +68,7 @@ def test_levels_in_the_same_thousandth_are_one_point_of_the_curve():
     assert [(value, step) for name, value, step in points if name == "dice_by_sparsity"] == [(0.0, 0), (0.49995, 1000)]
 
 
-def test_a_trials_run_has_its_arm_and_its_status_as_tags(toy, tmp_path):
-    uri = default_tracking_uri(tmp_path / "runs")
+def test_a_trials_run_has_its_arm_and_its_status_as_tags(toy, uri):
     finished, diverged = toy.trial((0.9, 2 / 3)), toy.trial(None, status="diverged", lam=0.1)
     write(toy, uri)
     runs = runs_of(MlflowClient(uri), toy.folder)
@@ -82,8 +80,8 @@ def test_a_trials_run_has_its_arm_and_its_status_as_tags(toy, tmp_path):
     assert (tags[diverged]["status"], tags[diverged]["reason"]) == ("diverged", "it diverged")
 
 
-def test_a_collapsed_trial_has_a_tag_instead_of_a_metric(toy, tmp_path):
-    uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
+def test_a_collapsed_trial_has_a_tag_instead_of_a_metric(toy, uri):
+    folder = toy.folder
     marks = {"warnings": ["collapsed: constant"], "diagnostics": {"penalty_ratio_max": 12.5}}
     one = toy.trial((0.1, 0.1), more={"collapsed": 1.0}, marks=marks)
     other = toy.trial((0.9, 0.8), lam=1e-4, more={"collapsed": 0.0})
@@ -95,8 +93,8 @@ def test_a_collapsed_trial_has_a_tag_instead_of_a_metric(toy, tmp_path):
     assert runs[one].data.metrics["penalty_ratio_max"] == 12.5
 
 
-def test_a_trial_that_runs_again_has_the_same_run_with_each_point_once(toy, tmp_path):
-    uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
+def test_a_trial_that_runs_again_has_the_same_run_with_each_point_once(toy, uri):
+    folder = toy.folder
     again = toy.trial(None, status="diverged", lam=1e-1, evaluations=2)
     write(toy, uri)
     client = MlflowClient(uri)
@@ -132,8 +130,7 @@ def test_the_params_of_every_sweep_fit_into_one_request(name):
     assert len(sweep_params(load_sweep(name).identity())) < 100
 
 
-def test_later_pruning_is_recorded_in_the_same_run(toy, tmp_path):
-    uri = default_tracking_uri(tmp_path / "runs")
+def test_later_pruning_is_recorded_in_the_same_run(toy, uri):
     key = toy.trial((0.9, 0.8))
     write(toy, uri)
     before = runs_of(MlflowClient(uri), toy.folder)[key]
@@ -151,8 +148,7 @@ def test_later_pruning_is_recorded_in_the_same_run(toy, tmp_path):
         assert len(client.get_metric_history(before.info.run_id, "acc_pruned")) == 2  # an evaluation, and the end
 
 
-def test_a_pruning_that_failed_is_a_tag(toy, tmp_path):
-    uri = default_tracking_uri(tmp_path / "runs")
+def test_a_pruning_that_failed_is_a_tag(toy, uri):
     key = toy.trial((0.9, 0.8))
     toy.recorder.trial_ended(key, failure=("error", "no memory"), is_complete=lambda result: False)
     write(toy, uri)

@@ -10,7 +10,6 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from service.records.exported import exported_folder
-from service.tracking.connection import default_tracking_uri
 from service.tracking.mlflow_writer import MlflowWriter
 from tests._tracking import runs_of
 from tests.service.tracking._exported import COSTS, PIXELS, outputs_of, write_exported
@@ -26,11 +25,6 @@ def winner(toy):
     write_exported(exported_folder(toy.folder, key, 0.9))
     toy.recorder.summarized(toy.summary() | {"exported": {"trial": key, "costs": COSTS}})
     return key
-
-
-@pytest.fixture
-def uri(tmp_path):
-    return default_tracking_uri(tmp_path / "runs")
 
 
 @pytest.fixture

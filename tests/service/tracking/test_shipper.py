@@ -12,7 +12,6 @@ from mlflow.entities import ViewType
 from benchmarks._servers import LOST, MlflowServer, Proxy
 from service.records.events import EventLog
 from service.tracking import shipper
-from service.tracking.connection import default_tracking_uri
 from service.tracking.mlflow_writer import metrics_of
 from service.tracking.saved_views import TAG
 from service.tracking.shipper import Shipper
@@ -39,9 +38,8 @@ def fill(toy):
     return keys
 
 
-def test_mlflow_has_everything_once_however_often_it_is_sent(toy, tmp_path):
+def test_mlflow_has_everything_once_however_often_it_is_sent(toy, tmp_path, uri):
     runs = tmp_path / "runs"
-    uri = default_tracking_uri(runs)
     keys = fill(toy)
     folder = toy.folder
     assert ship(folder, uri) == (0, [])
@@ -95,8 +93,7 @@ def test_mlflow_has_everything_once_however_often_it_is_sent(toy, tmp_path):
     assert len({row[1] for row in once[1]}) < 40
 
 
-def test_a_chunk_that_fails_half_way_is_sent_again_without_duplicates(toy, tmp_path, monkeypatch):
-    uri = default_tracking_uri(tmp_path / "runs")
+def test_a_chunk_that_fails_half_way_is_sent_again_without_duplicates(toy, uri, monkeypatch):
     fill(toy)
     real, calls = MlflowClient.log_batch, []
 
@@ -124,9 +121,9 @@ def test_a_chunk_that_fails_half_way_is_sent_again_without_duplicates(toy, tmp_p
     assert len(found) == expected + 1  # and the parent's own
 
 
-def test_events_of_a_running_sweep_are_sent_together(toy, tmp_path, monkeypatch):
+def test_events_of_a_running_sweep_are_sent_together(toy, uri, monkeypatch):
     monkeypatch.setattr(shipper, "INTERVAL", 3600.0)
-    one = Shipper(toy.folder, default_tracking_uri(tmp_path / "runs"))
+    one = Shipper(toy.folder, uri)
     one.start()
     outlast(one)
     toy.trial((0.9, 0.8))
@@ -165,8 +162,8 @@ def purge(uri):
 
 
 @pytest.mark.parametrize("created_again", [False, True])
-def test_an_emptied_server_receives_everything_again(toy, tmp_path, created_again):
-    uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
+def test_an_emptied_server_receives_everything_again(toy, tmp_path, uri, created_again):
+    folder = toy.folder
     fill(toy)
     assert ship(folder, uri) == (0, [])
     client = MlflowClient(uri)
@@ -180,8 +177,8 @@ def test_an_emptied_server_receives_everything_again(toy, tmp_path, created_agai
     assert_as_the_events_say(client, folder)
 
 
-def test_a_deleted_experiment_is_restored_when_the_sweep_continues(toy, tmp_path):
-    uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
+def test_a_deleted_experiment_is_restored_when_the_sweep_continues(toy, uri):
+    folder = toy.folder
     fill(toy)
     ship(folder, uri)
     client = MlflowClient(uri)
@@ -191,8 +188,8 @@ def test_a_deleted_experiment_is_restored_when_the_sweep_continues(toy, tmp_path
     assert_as_the_events_say(client, folder)
 
 
-def test_a_deleted_run_stays_deleted_and_the_others_are_sent(toy, tmp_path):
-    uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
+def test_a_deleted_run_stays_deleted_and_the_others_are_sent(toy, uri):
+    folder = toy.folder
     records = toy.recorder
     gone = toy.trial(None, status="diverged", lam=1e-1)
     ship(folder, uri)
@@ -208,8 +205,8 @@ def test_a_deleted_run_stays_deleted_and_the_others_are_sent(toy, tmp_path):
     assert_as_the_events_say(client, folder, without=[gone])
 
 
-def test_two_shippers_of_the_same_sweep_make_no_duplicates(toy, tmp_path):
-    uri, folder = default_tracking_uri(tmp_path / "runs"), toy.folder
+def test_two_shippers_of_the_same_sweep_make_no_duplicates(toy, uri):
+    folder = toy.folder
     fill(toy)
     shippers = [Shipper(folder, uri) for _ in range(2)]
     for one in shippers:
