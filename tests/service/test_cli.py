@@ -1,5 +1,5 @@
-import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +18,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_help_shows_every_knob_with_its_default(name):
-    script = REPOSITORY / "sweeps" / f"{name}.py"
-    shown = subprocess.run(
-        [sys.executable, script, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "200"},
-    ).stdout
+def test_help_shows_every_knob_with_its_default(name, monkeypatch, capsys):
+    script = str(REPOSITORY / "sweeps" / f"{name}.py")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(script, run_name="__main__")
+    shown = capsys.readouterr().out
     for flag in ("--trials", "--epochs", "--optimizer", "--regularizer", "--lam", "--rho", "--data-root", "--runs"):
         assert f" {flag} " in shown
     sweep = load_sweep(name)

@@ -166,6 +166,7 @@ def test_best_and_report_read_the_same_records(undisturbed):
     assert f"{summary['winner']['optimizer']} + {summary['winner']['regularizer']}" in shown
 
 
+@pytest.mark.slow
 def test_reuse_best_starts_from_what_another_sweep_found_and_divergence_is_a_result(undisturbed):
     runs = undisturbed[0]
     known = {

@@ -52,8 +52,20 @@ def trained(architecture):
     )  # after two steps the running statistics are far off
 
 
-@pytest.mark.parametrize("criterion", sparsity.names("criteria"))
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+# Every criterion with one network of each task, and every network by magnitude; the other pairs are slow tests.
+NETWORKS = {"cnn": "small_resnet", "vit": "vit", "unet": "unet", "lora": "causal_lm"}
+CHECKPOINTS = [
+    pytest.param(
+        architecture,
+        criterion,
+        marks=() if architecture in NETWORKS.values() or criterion == "magnitude" else pytest.mark.slow,
+    )
+    for architecture in ARCHITECTURES
+    for criterion in sparsity.names("criteria")
+]
+
+
+@pytest.mark.parametrize(("architecture", "criterion"), CHECKPOINTS)
 def test_checkpoint_is_the_evaluated_network(architecture, criterion, tmp_path):
     config = tiny_config(architecture, criterion=criterion, crit=arguments(architecture, criterion))
     if message := REFUSED.get((architecture, criterion)):
@@ -121,8 +133,6 @@ def test_all_pruning_schedules_are_tried():
 
 
 # ---- steps -------------------------------------------------------------------------------------------------------
-
-NETWORKS = {"cnn": "small_resnet", "vit": "vit", "unet": "unet", "lora": "causal_lm"}
 
 
 @functools.cache

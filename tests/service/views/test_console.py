@@ -1,6 +1,7 @@
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -70,12 +71,14 @@ def test_a_dumb_terminal_shows_every_number(toy, variables, environment_row):
 def test_tables_are_printed_in_an_encoding_without_plus_minus(toy):
     fill(toy)
     toy.recorder.summarized(toy.summary())
-    for command in (["report", "toy"], ["report", "toy", "--format", "text"], ["best"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "sweeps", *command, "--runs", str(toy.folder.parent)],
-            capture_output=True,
-            env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        )
-        assert done.returncode == 0, done.stderr
-        assert b" +- 0.0" in done.stdout
+    commands = [["report", "toy"], ["report", "toy", "--format", "text"], ["best"]]
+    code = "from service.commands import app\n" + "".join(
+        f"print({number})\napp({[*command, '--runs', str(toy.folder.parent)]}, standalone_mode=False)\n"
+        for number, command in enumerate(commands)
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    for shown in re.split(rb"^\d$", done.stdout, flags=re.MULTILINE)[1:]:
+        assert b" +- 0.0" in shown
         assert done.stdout.isascii()
