@@ -190,6 +190,22 @@ def strategies_by_arm(record: Mapping[str, Any]) -> str:
     return by_case(last, lambda case: ["strategy", *(f"{arm}, {budget}" for budget, arm in cells(case))], rows)
 
 
+def warm_starts(record: Mapping[str, Any]) -> str:
+    """The last run of `python -m benchmarks.warm_starts`."""
+    last = last_record("*-warm-starts.json")
+    if last is None:
+        return "Not measured yet.\n"
+    head = ["search", *(f"{n} trained" for n in last["shown"]), "trained until close to the best", "more than cold"]
+
+    def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+        for kind, row in case.items():
+            regrets = (f"{mean:.4f} ± {error:.4f}" for mean, error in row["regret"])
+            until, more = (f"{row[name][0]:.1f} ± {row[name][1]:.1f}" for name in ("num_until", "more"))
+            yield (kind, *regrets, until, "-" if kind == "cold" else more)
+
+    return by_case(last, lambda _: head, rows)
+
+
 def by_case(
     last: Mapping[str, Any],
     head: Callable[[Mapping[str, Any]], Sequence[str]],
@@ -275,6 +291,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "strategies": strategies,
     "strategies by arm": strategies_by_arm,
     "short schedules": short_schedules,
+    "warm starts": warm_starts,
     "driver": driver,
     "commands": commands,
     "reprune": reprune,

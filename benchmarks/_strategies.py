@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.distributions import FloatDistribution
@@ -14,7 +15,7 @@ from benchmarks.digits_grid import FULL_EPOCHS, Point, configure
 from service.search.proposals import Proposal, Search
 from service.search.space import Arm
 
-__all__ = ["STRATEGIES", "TODAY", "Strategy", "halving_sizes", "scaled_point"]
+__all__ = ["STRATEGIES", "TODAY", "Strategy", "halving_sizes", "order", "scaled_point", "search"]
 
 TODAY = "today: Halton, then TPE"
 SCALED = ("lam", "opt/weight_decay")  # what shrinks the weights in proportion to the number of steps
@@ -45,11 +46,18 @@ def search(
     epochs: int = FULL_EPOCHS,
     num_seeds: int = 1,
     first: Sequence[Point] = (),
+    kind: type[Search] = Search,
+    **more: Any,
 ) -> list[tuple[float, Point]]:
-    """The sweep's own search, with one trial at a time: (accuracy, configuration) of every training."""
+    """The sweep's own search, with one trial at a time: (accuracy, configuration) of every training.
+
+    Args:
+        kind: The class of the search.
+        more: Further arguments of that class.
+    """
     values: dict[str, float] = {}
     found: list[tuple[float, Point]] = []
-    proposals = Search(
+    proposals = kind(
         "table",
         [arm],
         storage=optuna.storages.InMemoryStorage(),
@@ -59,6 +67,7 @@ def search(
         value_of=values.get,
         first={arm.name: list(first)},
         num_seeds=num_seeds,
+        **more,
     )
     while isinstance(proposal := proposals.next(), Proposal):
         params = {name: proposal.config.get(name) for name in arm.space}

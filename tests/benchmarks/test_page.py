@@ -9,7 +9,8 @@ from benchmarks import _page
 
 ROOT = Path(__file__).parents[2]
 RECORD = {"date": "2026-11-21", "device": "a machine", "torch": "2.15"}
-FROM_FILES = ("searches", "strategies", "strategies by arm", "short schedules", "gpu")  # written by other commands
+# written by other commands
+FROM_FILES = ("searches", "strategies", "strategies by arm", "short schedules", "warm starts", "gpu")
 TIMES = {"median_s": 0.2, "min_s": 0.1, "ratio": 1.5, "min_ratio": 1.25}
 PAGE = "Before.\n<!-- table: steps -->\n\n| old |\n\n<!-- end -->\nAfter.\n"
 
