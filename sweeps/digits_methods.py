@@ -1,6 +1,6 @@
 """Digits: every optimizer with every regularizer at equal budgets. Which keeps the most accuracy at 96% sparsity?
 
-Eight configurations of two seeds for each of 36 arms, then twelve unseen seeds for the best of each: hours.
+Eight configurations of two seeds for each of 56 arms, then twelve unseen seeds for the best of each: hours.
 `python -m benchmarks.digits_methods` runs it, resumably, and writes docs/methods-on-digits.md from its records.
 """
 
@@ -23,8 +23,8 @@ SWEEP = Sweep(
         num_evaluations=1,
     ),
     search=small_cnn.SEARCH_SPACE,
-    optimizer=("sgd", "adamw", "sam", "s2sam", "cram", "sfw"),
-    regularizer=("none", "l1", "hoyer_square", "wcr", "l0_hard_concrete", "concave_mask"),
+    optimizer=("sgd", "adamw", "sam", "s2sam", "cram", "sfw", "friendly_sam", "safe"),
+    regularizer=("none", "l1", "hoyer_square", "wcr", "l0_hard_concrete", "concave_mask", "weight_factorization"),
     num_trials=8,
     num_search_seeds=2,
     num_seeds=12,
