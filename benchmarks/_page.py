@@ -195,15 +195,15 @@ def warm_starts(record: Mapping[str, Any]) -> str:
     last = last_record("*-warm-starts.json")
     if last is None:
         return "Not measured yet.\n"
-    head = ["search", *(f"{n} trained" for n in last["shown"]), "trained until close to the best", "more than cold"]
-
-    def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+    head = ["arm and source", "search", *(f"regret after {n}" for n in last["shown"]), "until close to the best"]
+    rows = []
+    for title, case in last["cases"].items():
         for kind, row in case.items():
-            regrets = (f"{mean:.4f} ± {error:.4f}" for mean, error in row["regret"])
-            until, more = (f"{row[name][0]:.1f} ± {row[name][1]:.1f}" for name in ("num_until", "more"))
-            yield (kind, *regrets, until, "-" if kind == "cold" else more)
-
-    return by_case(last, lambda _: head, rows)
+            cells = (f"{mean:.4f} ± {error:.4f}" for mean, error in row["regret"])
+            (until, error), (more, more_error) = row["num_until"], row["more"]
+            change = "" if kind == "cold" else f" ({more:+.1f} ± {more_error:.1f})"
+            rows.append((title, kind, *cells, f"{until:.1f} ± {error:.1f}{change}"))
+    return measured(last, head, rows)
 
 
 def by_case(

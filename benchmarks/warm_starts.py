@@ -39,7 +39,7 @@ from sweeps.digits import SWEEP
 __all__ = ["KINDS", "PriorSearch", "compare", "num_of_prior", "num_until", "ranked_source"]
 
 PAGE = Path("docs/performance.md")
-NUM_REPETITIONS = 50
+NUM_REPETITIONS = 40
 NUM_SOURCE, NUM_TRIALS, NUM_POINTS = 24, 16, 3
 SHOWN = (1, 4, 8, 16)  # numbers of configurations
 # Results of the source that an arm begins with, and the number of its own results at which none of them is left.

@@ -72,5 +72,5 @@ def test_the_command_writes_the_numbers_and_the_table(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["cases"].keys() == result.keys()
     mean, error = result["an arm, from 15 epochs"]["cold"]["regret"][0]
     assert np.isfinite(error)
-    assert f"| cold | {mean:.4f} ± {error:.4f} |" in page.read_text()
+    assert f"| an arm, from 15 epochs | cold | {mean:.4f} ± {error:.4f} |" in page.read_text()
     assert page.read_text().endswith("after\n")
