@@ -20,6 +20,15 @@ docstrings (see the API reference).
 A cost such as "2 x the weights" is memory beside the weights and their gradients. The search uses the ranges in these
 tables, unless the search space has its own.
 
+Criteria that need data see the first 512 training examples, without augmentation. If these have more than 65,536
+tokens, a language model uses only the first ones, up to this number. `snip` and `gradient_magnitude` sum gradients over
+parts of the examples, so that autograd keeps about 4 GiB at a time. `grasp` and `compensation` need all examples at
+once, and use only as many as fit in 4 GiB. The sharpness at the end of a trial (`--sharpness`) has the same limits with
+batches of 1,024 examples.
+
+SAM and its relatives perturb the trained parameters: with LoRA, the factors. `cram`, `sfw` and `safe` make all trained
+tensors of more than one dimension sparse, except position embeddings and class tokens.
+
 `python docs/make_methods.py` writes this page from the docstrings: the first line, and the sections "Reference" and
 "Cost". Do not edit it by hand.
 """

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from service.records.events import EventLog
-from service.tracking.mlflow_writer import metrics_of
+from service.tracking.metrics import metrics_of
 
 
 def runs_of(client, folder):

@@ -18,6 +18,7 @@ __all__ = [
     "ARGUMENT_GROUPS",
     "EVALUATED",
     "HYPERPARAMETERS",
+    "TEST_ARGUMENTS",
     "Arguments",
     "Lam",
     "PruningMethod",
@@ -234,7 +235,7 @@ class TrialConfig(PruningMethod):
     num_sharpness_batches: int = Field(
         default=0,
         ge=0,
-        description="batches of 1024 to estimate the largest Hessian eigenvalue on, at the end of a trial",
+        description="batches of 1024 examples to estimate the largest Hessian eigenvalue on, at the end of a trial",
     )
     target_sparsity: Sparsity = Field(
         description="fraction of prunable weights removed, in [0, 1); by default, the search maximizes the accuracy "
@@ -319,6 +320,11 @@ class TrialConfig(PruningMethod):
         if self.patience is None:  # evaluations then only report
             left_out = left_out | {"num_evaluations"}
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={*left_out, "sources"})
+        for name, default in TEST_ARGUMENTS.get(self.task, {}).items():
+            if name in self.task_args and ("read_test" not in fields or self.task_args[name] == default):
+                del fields["task_args"][name]
+        if fields.get("task_args") == {}:
+            del fields["task_args"]
         if "criterion" in fields:
             fields["criterion"] = short_name(self.criterion)
         if self.sources:
@@ -371,6 +377,10 @@ NAMED = ("task", "dataset", "architecture", "optimizer", "regularizer", "lr_sche
 
 # The fields that decide how a trained network is pruned and evaluated.
 EVALUATED = {*PruningMethod.model_fields, "more_pruning", "target_sparsity", "sparsities"}
+
+# The arguments of tasks, with their defaults, that decide only how the test split is evaluated. They are part of a
+# trial's key if it reads this split, and never of its training key.
+TEST_ARGUMENTS: dict[str, dict[str, str]] = {"lora": {"answer": "choose"}}
 
 # TrialConfig's fields that hold keyword arguments: the `opt` of `opt/rho` and `--opt rho=0.1`.
 ARGUMENT_GROUPS = tuple(

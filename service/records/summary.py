@@ -111,12 +111,12 @@ class Cells:
 
     def __init__(self, objective: str, goal: Goal, trials: Sequence[TrialRecord]):
         self.objective, self.goal = objective, goal
-        rows = [row for trial in trials for split in ("curve", "test") for row in trial.rows(goal.method, split)]
-        # those of all trials: earlier versions recorded no macs_left, and not every network can be traced for it
-        shared = set(rows[0]).intersection(*rows) if rows else set()
-        self.other_metrics = [
-            name for name in (rows[0] if rows else ()) if name in shared - {*NOT_IN_TABLES, objective}
-        ]
+        self.other_metrics: dict[str, list[str]] = {}
+        for split in ("curve", "test"):  # a task may measure more on the test split
+            rows = [row for trial in trials for row in trial.rows(goal.method, split)]
+            # those of all trials: earlier versions recorded no macs_left, and not every network can be traced for it
+            shared = set(rows[0]).intersection(*rows) - {*NOT_IN_TABLES, objective} if rows else set()
+            self.other_metrics[split] = [name for name in (rows[0] if rows else ()) if name in shared]
         self.levels: dict[str, list[float]] = {}
         for label in dict.fromkeys((goal.method, *(label for trial in trials for label in trial.pruned))):
             measured = [{row["sparsity"] for row in trial.rows(label)} for trial in trials]
@@ -135,7 +135,8 @@ class Cells:
     def others(self, trials: Sequence[TrialRecord], split: str) -> dict[str, Any]:
         """The other metrics, each dense and at the target sparsity."""
         levels = list(dict.fromkeys((0.0, self.goal.target_sparsity)))
-        return {name: self._by_level(trials, name, split, levels, self.goal.method) for name in self.other_metrics}
+        names = self.other_metrics[split]
+        return {name: self._by_level(trials, name, split, levels, self.goal.method) for name in names}
 
     def value(self, trials: Sequence[TrialRecord], split: str = "curve") -> float:
         """The mean of the goal."""

@@ -3,9 +3,8 @@
 import contextlib
 import getpass
 import json
-import math
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,15 @@ from service.records.events import EventLog
 from service.records.exported import exported_folder
 from service.records.state import EVENTS, flatten
 from service.tracking.connection import connect, first_line, is_refusal
+from service.tracking.metrics import metrics_left_out, metrics_of, rounded
 from service.tracking.onnx_models import log_onnx_model
 from service.tracking.saved_views import note, run_colour, views
 from service.views.costs import COST_COLUMNS
 from sparsity.import_strings import short_name
 from trainables.config import HYPERPARAMETERS, PruningMethod, hyperparameters
-from trainables.result import SIZES, Status, read_result
+from trainables.result import Status, read_result
 
-__all__ = ["MlflowWriter", "metrics_of"]
+__all__ = ["MlflowWriter"]
 
 PARENT = "all"  # the tag `trial` of the parent run, which stands for the whole sweep
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that MLflow keeps
@@ -269,6 +269,8 @@ class MlflowWriter:
                 self.client.log_artifacts(run, str(folder / name), name)
         if result:
             self.client.log_dict(run, {"layers": result["layers"]}, "layers.json")
+            if metrics_left_out(end):
+                self.client.log_dict(run, {"pruned": result["pruned"]}, "metrics.json")
 
     # ---- the sweep -------------------------------------------------------------------------------------------------
 
@@ -423,75 +425,6 @@ def tags_of(last: Mapping[str, Any]) -> dict[str, str]:
     if last["event"] == "pruned":  # what an earlier result said does not hold any more
         return tags | {"not_pruned": ""}
     return {name: text for name, text in tags.items() if text}
-
-
-def rounded(value: float) -> float:
-    """A measured value with 6 significant digits; a count as it is."""
-    return value if isinstance(value, int) else float(f"{value:.6g}")
-
-
-def metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """The metric points of an event, with 6 significant digits: MLflow's tables show every digit.
-
-    Yields:
-        Name, value and step: the number of epochs done, for curves the sparsity in thousandths.
-    """
-    return ((name, rounded(value), step) for name, value, step in exact_metrics_of(event))
-
-
-def exact_metrics_of(event: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """`metrics_of` with all digits.
-
-    lam, its logarithm and rho are metrics as well as parameters, because MLflow compares parameters as text. At the end
-    of a trial there is one metric for each sparsity, e.g. "acc_pruned/0.96", unless it failed. The size after shrinking
-    is recorded at the target sparsity: `macs`, `macs_left` and `parameters`. The objective is also
-    one metric over all sparsities, e.g. "acc_by_sparsity", which MLflow draws as a curve and overlays for several runs.
-    """
-    if event["event"] == "start":
-        config = event["config"]
-        yield "lam", config["lam"], 0
-        if config["lam"] > 0:
-            yield "log10_lam", math.log10(config["lam"]), 0
-        yield "rho", config["opt"].get("rho", 0.0), 0  # parallel coordinates leave out runs without a value
-    elif event["event"] == "evaluation":
-        yield from metrics_of_report(event["report"])
-    elif event["event"] in ("end", "pruned") and event["status"] == Status.FINISHED:
-        yield from metrics_of_report(event["report"])
-        epoch = event["report"]["epoch"]
-        for name, value in event["diagnostics"].items():
-            yield name, value, epoch
-        first = event["pruned"][0]
-        for split, rows in (("", first["curve"]), ("test_", first["test"] or ())):
-            for row in rows:
-                for name, value in row.items():
-                    if name in SIZES:  # of the target alone: few names keep MLflow fast
-                        if not split and row["sparsity"] == event.get("target_sparsity"):
-                            yield name, value, epoch
-                    elif name not in ("sparsity", "loss", "collapsed"):
-                        yield f"{split}{name}_pruned/{row['sparsity']:g}", value, epoch
-        yield from curve_metrics(event)
-
-
-def curve_metrics(end: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """The objective against sparsity, and the sparsity itself, which MLflow's charts offer as the horizontal axis.
-
-    The first pruning method's is "acc_by_sparsity". The others' names end with their label.
-    """
-    objective = end["objective"]
-    for index, entry in enumerate(end["pruned"]):
-        label = f"/{re.sub('[^-a-zA-Z0-9_./ ]', '_', entry['label'])}" if index else ""
-        for split, rows in (("", entry["curve"]), ("test_", entry["test"] or ())):
-            by_step = {round(1000 * row["sparsity"]): row for row in rows}  # one point a step, however close they are
-            for step, row in by_step.items():
-                if not split and not index:
-                    yield "sparsity", row["sparsity"], step
-                yield f"{split}{objective}_by_sparsity{label}", row[objective], step
-
-
-def metrics_of_report(report: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    for name, value in report.items():
-        if name != "epoch" and isinstance(value, int | float):
-            yield name, value, report["epoch"]
 
 
 def sweep_params(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ Class attributes:
     ranges: Search range of each argument that is worth searching, by name: `SAM.ranges["rho"]`. A search space
         overrides it. Empty where only `lr` and `weight_decay` matter, whose ranges depend on the task.
     is_base: False for an optimizer that cannot be the `base` of another one.
+    makes_sparse: True for an optimizer that makes weights sparse during training. It leaves a parameter group with
+        `dense` = True as it is; the training loop puts position embeddings into such a group.
 
 The section "Cost" of a docstring counts gradient evaluations per step, and memory beside the weights and their
 gradients in multiples of the weights' own.

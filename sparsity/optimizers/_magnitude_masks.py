@@ -1,9 +1,11 @@
-"""Masks of the largest weights, fast enough for every step.
+"""Which weights an optimizer makes sparse, and masks of the largest ones, fast enough for every step.
 
 A selection replaces the sort. On an accelerator nothing here waits for the device.
 """
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from sparsity.masks import n_of_m
 
-__all__ = ["keep_largest", "parse_scope"]
+__all__ = ["keep_largest", "parse_scope", "sparse_weights"]
 
 
 def parse_scope(scope: str) -> list[tuple[int, int]]:
@@ -48,6 +50,14 @@ def keep_largest(weights: list[Tensor], scope: str, sparsity: float | None = Non
         return [_keep(weight.abs().flatten(), sparsity).view(weight.shape) for weight in weights]
     ((n, m),) = parse_scope(scope)
     return [n_of_m(weight.abs(), n, m) for weight in weights]
+
+
+def sparse_weights(params: Sequence[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
+    """Return the parameters of a group that its optimizer makes sparse: tensors of more than one dimension.
+
+    There are none in a group with `dense` = True.
+    """
+    return [] if group.get("dense") else [p for p in params if p.dim() > 1]
 
 
 def _keep(flat: Tensor, sparsity: float | None) -> Tensor:

@@ -122,17 +122,19 @@ class OptimizerWithBase(Optimizer):
 
     @contextmanager
     def displaced(self, vectors: dict[Tensor, Tensor]) -> Iterator[None]:
-        """Move the parameters to w + rho v / |v| during the block; the norm is joint over all vectors.
+        """Move the parameters to w + e during the block.
 
         Args:
-            vectors: The vector v of each parameter. The dictionary is emptied, because the block needs the memory.
+            vectors: The vector of each parameter, from which `displace` computes e. The dictionary is emptied, because
+                the block needs the memory.
         """
         with self.restored(vectors):
-            self._displace(vectors)
+            self.displace(vectors)
             vectors.clear()
             yield
 
-    def _displace(self, vectors: dict[Tensor, Tensor]) -> None:
+    def displace(self, vectors: dict[Tensor, Tensor]) -> None:
+        """Add e = rho v / |v| to the parameters, in place; the norm is joint over all vectors."""
         norm = joint_norm(vectors.values())
         for group, params, group_vectors in self.by_group(vectors):
             add_scaled(params, group_vectors, group["rho"] / norm)

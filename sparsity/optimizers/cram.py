@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsity.optimizers._magnitude_masks import keep_largest, parse_scope
+from sparsity.optimizers._magnitude_masks import keep_largest, parse_scope, sparse_weights
 from sparsity.optimizers._with_base import OptimizerWithBase, add_scaled, joint_norm
 from sparsity.ranges import Range
 
@@ -28,8 +28,9 @@ class CrAM(OptimizerWithBase):
     the closure differentiates, a penalty included. rho = 0 does not turn the compression off: w' is then TopK_s(w).
 
     Args:
-        params: Parameters or parameter groups. Tensors of more than one dimension are compressed. Biases, normalization
-            scales and gates move to w + rho g0 and stay dense.
+        params: Parameters or parameter groups. Tensors of more than one dimension are compressed, except those of a
+            group with `dense` = True, which is for position embeddings. These, biases, normalization scales and gates
+            move to w + rho g0 and stay dense.
         lr: Learning rate of the base.
         rho: Multiplies the gradient g0, >= 0, in units of w^2 / loss.
         sparsities: One or several fractions removed, each in [0, 1), drawn with equal probability. Text such as
@@ -63,6 +64,7 @@ class CrAM(OptimizerWithBase):
         during the second gradient.
     """
 
+    makes_sparse = True
     ranges: ClassVar = {"rho": Range(0.01, 0.2, 0.05)}  # search_spaces/cnn.py and small_cnn.py
 
     def __init__(
@@ -109,11 +111,8 @@ class CrAM(OptimizerWithBase):
         for p in g0:
             p.grad = None  # so that a closure that clears gradients in place leaves g0
         shared = self.param_groups[0]  # for the arguments that concern all groups together
-        with self.restored(g0):
-            norm = joint_norm(g0.values()) if shared["normalize"] else 1.0
-            for group, w, g in self.by_group(g0):
-                add_scaled(w, g, group["rho"] / norm)  # w + rho g0
-            masks = self._masks([p for p in g0 if p.dim() > 1])
+        with self.displaced(dict(g0)):
+            masks = self._masks([p for group, params, _ in self.by_group(g0) for p in sparse_weights(params, group)])
             for p, mask in masks.items():
                 p.mul_(mask)  # TopK_s
             evaluate()
@@ -127,6 +126,11 @@ class CrAM(OptimizerWithBase):
         self.base.step()
         shared["num_steps"] += 1
         return loss
+
+    def displace(self, vectors: dict[Tensor, Tensor]) -> None:
+        norm = joint_norm(vectors.values()) if self.param_groups[0]["normalize"] else 1.0
+        for group, w, g in self.by_group(vectors):
+            add_scaled(w, g, group["rho"] / norm)  # w + rho g0
 
     def _masks(self, weights: list[Tensor]) -> dict[Tensor, Tensor]:
         """Masks of the largest weights, 1 = kept, at a sparsity drawn for this step.

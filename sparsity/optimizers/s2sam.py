@@ -2,7 +2,7 @@ from typing import ClassVar
 
 import torch
 
-from sparsity.optimizers._with_base import OptimizerWithBase, add_scaled, joint_norm
+from sparsity.optimizers._with_base import OptimizerWithBase
 from sparsity.ranges import Range
 
 __all__ = ["S2SAM"]
@@ -47,15 +47,11 @@ class S2SAM(OptimizerWithBase):
     @torch.no_grad()
     def step(self, closure=None):
         evaluate = self.evaluation(closure)
-        previous = {p: state["previous_grad"] for p, state in self.state.items() if "previous_grad" in state}
-        groups = self.by_group(previous) if self.is_on else []
-        with self.restored(p for _, w, _ in groups for p in w):
-            norm = joint_norm(g for _, _, gradients in groups for g in gradients)
-            for group, w, g in groups:
-                add_scaled(w, g, group["rho"] / norm)  # e = rho g_{t-1} / |g_{t-1}|
+        held = [p for group in self.param_groups for p in group["params"] if "previous_grad" in self.state.get(p, ())]
+        with self.displaced({p: self.state[p]["previous_grad"] for p in held} if self.is_on else {}):
             loss = evaluate()
         gradients = self.gradients()
-        for p in previous:
+        for p in held:
             del self.state[p]["previous_grad"]  # AdamW initializes its own state only where the state is empty
         self.base.step()
         for p, gradient in gradients.items():

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sparsity.optimizers._arguments import check_nonnegative
-from sparsity.optimizers._magnitude_masks import keep_largest, parse_scope
+from sparsity.optimizers._magnitude_masks import keep_largest, parse_scope, sparse_weights
 from sparsity.optimizers._with_base import OptimizerWithBase
 from sparsity.ranges import Range
 
@@ -40,7 +40,8 @@ class SAFE(OptimizerWithBase):
 
     Args:
         params: Parameters or parameter groups; a group can have its own rho. Tensors of more than one dimension are
-            made sparse. Biases, normalization scales and gates are updated as by SAM.
+            made sparse, except those of a group with `dense` = True, which is for position embeddings. These, biases,
+            normalization scales and gates are updated as by SAM.
         lr: Learning rate of the base.
         rho: L2 radius in units of w, >= 0.
         sparsity: Fraction of zeros in z, in [0, 1): the sparsity at which the network will be pruned.
@@ -65,6 +66,7 @@ class SAFE(OptimizerWithBase):
         the weights (z and u) and, within the step, 1 x the weights (w), or 3 x in the steps that update z and u.
     """
 
+    makes_sparse = True
     # search_spaces/cnn.py: admm_lam 1e-5 to 1e-2, initial 1e-4; small_cnn.py: 0.01 to 1, initial 0.1
     ranges: ClassVar = {"rho": Range(0.02, 1.0, 0.1), "admm_lam": Range(1e-5, 1.0, 1e-2)}
 
@@ -105,7 +107,8 @@ class SAFE(OptimizerWithBase):
             with self.displaced(gradients):
                 evaluate()
         shared = self.param_groups[0]  # for the arguments that concern all groups together
-        weights = [p for p in self.gradients() if p.dim() > 1] if shared["admm_lam"] else []
+        groups = self.by_group(self.gradients()) if shared["admm_lam"] else []
+        weights = [p for group, params, _ in groups for p in sparse_weights(params, group)]
         self._pull(weights)
         self.base_step("projection", "dual")
         shared["steps_done"] += 1

@@ -1,6 +1,7 @@
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 from torch import _foreach_add_ as add
 from torch import _foreach_mul as mul
 
@@ -52,15 +53,17 @@ class SAM(OptimizerWithBase):
     def step(self, closure=None):
         evaluate = self.evaluation(closure)
         loss = evaluate()
-        if self.is_on and (groups := self.by_group(self.gradients())):
-            with self.restored(p for _, w, _ in groups for p in w):
-                norm = joint_norm(x for group, w, g in groups for x in (mul(g, w) if group["adaptive"] else g))
-                for group, w, g in groups:
-                    if group["adaptive"]:
-                        add(w, mul(mul(mul(g, w), group["rho"] / norm), w))  # e = rho w^2 g / | |w| g |
-                    else:
-                        add_scaled(w, g, group["rho"] / norm)  # e = rho g / |g|
-                del groups, w, g  # the closure needs their memory
+        if self.is_on and (gradients := self.gradients()):
+            with self.displaced(gradients):
                 evaluate()
         self.base.step()
         return loss
+
+    def displace(self, vectors: dict[Tensor, Tensor]) -> None:
+        groups = self.by_group(vectors)
+        norm = joint_norm(x for group, w, g in groups for x in (mul(g, w) if group["adaptive"] else g))
+        for group, w, g in groups:
+            if group["adaptive"]:
+                add(w, mul(mul(mul(g, w), group["rho"] / norm), w))  # e = rho w^2 g / | |w| g |
+            else:
+                add_scaled(w, g, group["rho"] / norm)  # e = rho g / |g|

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
+from sparsity.optimizers._magnitude_masks import sparse_weights
 from sparsity.optimizers._without_compiler import Optimizer
 from sparsity.ranges import Range
 
@@ -25,9 +26,10 @@ class SFW(Optimizer):
     entries of -r or r. Each tensor has its own K = min(max(min_k, floor(k_fraction n)), n) and r = D / (2 sqrt(K)),
     where n is its number of elements and D the L2 diameter of its polytope. `mode` defines D and `rescale` eta.
 
-    Only tensors of more than one dimension are constrained. Biases, normalization scales and gates take
-    w <- w - lr d instead: pruning leaves them alone, and a tensor does not tell how its layer initialized it, which D
-    depends on. (The authors constrain them too.)
+    Only tensors of more than one dimension are constrained, except those of a parameter group with `dense` = True,
+    which is for position embeddings. These, biases, normalization scales and gates take w <- w - lr d instead: pruning
+    leaves them alone, and a tensor does not tell how its layer initialized it, which D depends on. (The authors
+    constrain them too.)
 
     Build the optimizer after the weights have their initial values. The constructor and `add_param_group` scale weights
     outside of their polytope into it, in place, by the largest factor that suffices. Convexity keeps them inside. (The
@@ -69,6 +71,7 @@ class SFW(Optimizer):
     """
 
     is_base = False
+    makes_sparse = True
     # search_spaces/cnn.py: tau 3 to 50, for 200 epochs; small_cnn.py: 0.5 to 15, initial 1.0, for 640 steps
     ranges: ClassVar = {
         "tau": Range(0.5, 50.0, 1.0),
@@ -100,9 +103,8 @@ class SFW(Optimizer):
         _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        for p in group["params"]:
-            if p.dim() > 1:
-                _scale_inside(p, *polytope(p, group))
+        for p in sparse_weights(group["params"], group):
+            _scale_inside(p, *polytope(p, group))
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -111,11 +113,12 @@ class SFW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            constrained = {id(p) for p in sparse_weights(group["params"], group)}
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 d = self._average(p, p.grad, group["momentum"])
-                if p.dim() > 1:
+                if id(p) in constrained:
                     _move(p, d, group)
                 else:
                     p.add_(d, alpha=-group["lr"])

@@ -62,7 +62,9 @@ class WeightFactorization(Gated):
 
     Cost:
         No extra gradient evaluation. Memory in multiples of the weights: D - 1 for the other factors, plus their
-        gradients and optimizer state; D - 1 in the graph of a forward pass (w and the partial products).
+        gradients and optimizer state; D - 1 in the graph of a forward pass (w and the partial products). Measured on
+        one CPU thread for a ResNet of width 16 on 8 x 8 images, for D = 2 to 4: a step takes 1.8 times as long as
+        without a penalty at batch 64, and 1.4 to 1.7 times at batch 128.
     """
 
     # search_spaces/cnn.py: 1e-6 to 1e-3, initial 1e-4; small_cnn.py: 1e-3 to 0.1, initial 1e-2

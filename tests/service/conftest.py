@@ -64,6 +64,7 @@ class ToySweep:
         test=None,
         evaluations=1,
         more=None,
+        more_test=None,
         marks=None,
         others=None,
         **config,
@@ -77,6 +78,7 @@ class ToySweep:
             test: Test accuracy, dense and at 0.9.
             evaluations: Number of evaluations during training.
             more: Further metrics, the same in every row.
+            more_test: Further metrics of the rows of the test split.
             marks: Further entries of the result, such as `warnings`.
             others: By label of another pruning method, validation and test accuracy at 0.9 (dense as with the first).
             config: Fields of its configuration.
@@ -97,8 +99,8 @@ class ToySweep:
 
             def entry(method, accs, test):
                 curve, tested = (
-                    values and [{"sparsity": s, "acc": a, **more} for s, a in zip(LEVELS, values, strict=True)]
-                    for values in (accs, test)
+                    values and [{"sparsity": s, "acc": a, **own} for s, a in zip(LEVELS, values, strict=True)]
+                    for values, own in ((accs, more), (test, {**more, **(more_test or {})}))
                 )
                 fields = method.model_dump(mode="json")
                 return {"label": method.label, "method": fields, "curve": curve, "test": tested}

@@ -187,3 +187,26 @@ def test_variance_is_energy_times_one_minus_hoyer():
     energy = weight.square().mean().item()
     assert result["abs_variance"] == pytest.approx(energy * (1 - result["hoyer"]))  # the paper's eq. 4
     assert result["energy_kept"] == 1
+
+
+def test_a_batch_in_parts_has_the_eigenvalue_of_the_whole():
+    net, batches = network()
+    graphs = []
+
+    def loss_fn(batch):
+        graphs.append(len(batch[0]))
+        return F.cross_entropy(net(batch[0]), batch[1])
+
+    def parts(batch):
+        cut = ((0, 3), (3, 10), (10, 16))
+        return [((end - begin) / 16, tuple(tensor[begin:end] for tensor in batch)) for begin, end in cut]
+
+    whole = hessian_eigenvalue(loss_fn, net.parameters(), batches, generator=generator())
+    assert graphs == [16, 16, 16]
+    in_parts = hessian_eigenvalue(loss_fn, net.parameters(), batches, parts=parts, generator=generator())
+    assert graphs[3:] == [3, 7, 6] * 3 * 20  # no more than seven examples at once
+    assert in_parts == pytest.approx(whole, rel=1e-12)
+    alone = hessian_eigenvalue(
+        loss_fn, net.parameters(), batches, parts=lambda batch: [(1.0, batch)], generator=generator()
+    )
+    assert alone == whole

@@ -226,6 +226,23 @@ def test_training_key_leaves_out_what_is_measured_once():
     assert len(set(keys(measured, "training_key"))) == 1
 
 
+def test_how_the_test_split_is_answered_is_in_the_key_of_trials_that_read_it_only():
+    def configs(**fields):
+        args = [{"r": 8}, {"r": 8, "answer": "choose"}, {"r": 8, "answer": "generate"}]
+        return [TrialConfig(**FIELDS, task="lora", task_args=arguments, **fields) for arguments in args]
+
+    assert len({config.key for config in configs()}) == 1  # the search
+    plain, choose, generate = (config.key for config in configs(read_test=True))
+    assert plain == choose != generate
+    assert len({config.training_key for config in (*configs(), *configs(read_test=True))}) == 1
+    bare, answered = (TrialConfig(**FIELDS, task="lora", task_args=a) for a in ({}, {"answer": "generate"}))
+    assert bare.key == answered.key
+    trained = [TrialConfig(**FIELDS, task="lora", task_args={"train_on_inputs": on}) for on in (False, True)]
+    assert trained[0].training_key != trained[1].training_key
+    own = [TrialConfig(**FIELDS, task_args={"answer": a}).training_key for a in ("choose", "generate")]
+    assert own[0] != own[1]  # another task's argument of that name
+
+
 def test_evaluations_and_pruning_that_decide_the_training_are_in_its_key():
     assert len(set(keys(["num_evaluations"], patience=2))) == 2  # early stopping looks at each evaluation
     names = PRUNING - {"more_pruning"}

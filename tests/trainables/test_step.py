@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import sparsity
+from tests.trainables._tiny_tasks import make_tiny_task, tiny_config
 from trainables.loop import Training
-from trainables.step import batchnorm_frozen, train_step
+from trainables.step import batchnorm_frozen, position_embeddings, train_step
 
 
 @pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
@@ -90,3 +91,76 @@ def test_gates_are_not_decayed(tiny, make_task, regularizer):
     decays = {p: group["weight_decay"] for group in weights for p in group["params"]}
     self_decayed = set(training.regularizer.weights) if regularizer == "l0_hard_concrete" else set()
     assert decays == {p: 0.0 if p in self_decayed else 0.1 for p in decays}
+
+
+@pytest.mark.parametrize("optimizer", ["cram", "sfw", "safe"])
+def test_position_embeddings_stay_dense(monkeypatch, optimizer):
+    """At sparsity 0.99 and with one entry per vertex, all other tensors are made sparse."""
+    arguments = {
+        "cram": {"lr": 0.1, "rho": 0.0, "sparsities": 0.99, "plus": False},
+        "sfw": {"lr": 10.0, "rescale": "none", "momentum": 0.0, "k_fraction": 1e-9, "min_k": 1},
+        "safe": {"lr": 0.1, "rho": 0.0, "sparsity": 0.99, "admm_lam": 1.0},
+    }[optimizer]
+    config = tiny_config("vit", optimizer=optimizer, opt=arguments)
+    task = make_tiny_task(config)
+    torch.manual_seed(0)
+    training = Training(task, config)
+    kept = dict(training.model.named_parameters())
+    positions = position_embeddings(training.model)
+    assert {name.split(".")[-1] for name, p in kept.items() if p in set(positions)} == {
+        "position_embeddings",
+        "cls_token",
+    }
+    before = {p: p.detach().clone() for p in positions}
+    seen = []
+
+    def loss(model, batch, original=task.loss):
+        seen.append({name: (p == 0).float().mean().item() for name, p in model.named_parameters() if p.ndim > 1})
+        return original(model, batch)
+
+    task.loss = loss
+    training.run_epoch()
+    if optimizer == "cram":  # the second gradient of a step is at the compressed weights
+        zeros = seen[1]
+    elif optimizer == "sfw":  # each step moves to the vertex
+        zeros = {name: (p.detach() == 0).float().mean().item() for name, p in kept.items() if p.ndim > 1}
+    else:
+        state = training.optimizer.state
+        zeros = {
+            n: (state[p]["projection"] == 0).float().mean().item() for n, p in kept.items() if "projection" in state[p]
+        }
+        assert not any("projection" in state[p] for p in positions)
+    for name, fraction in zeros.items():
+        assert (fraction == 0) if kept[name] in set(positions) else (fraction > 0.5), name
+    for p in positions:
+        assert not torch.equal(p, before[p])  # but they are trained
+        assert p.detach().abs().max() < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "is_position"),
+    [
+        *[(name, True) for name in ("pos_embed", "vit.embeddings.position_embeddings", "encoder.pos_embedding")],
+        *[
+            (name, True)
+            for name in ("wpe.weight", "decoder.embed_positions.weight", "positional_embedding", "cls_token")
+        ],
+        *[(name, True) for name in ("embeddings.position_embeddings.weight", "abs_pos_emb", "class_token")],
+        *[(name, False) for name in ("layer.pos_ffn.weight", "embed_tokens.weight", "patch_embed.proj.weight")],
+        *[(name, False) for name in ("position_embeddings.proj.weight", "composer.weight", "token_embedding.weight")],
+    ],
+)
+def test_names_of_position_embeddings(name, is_position):
+    model = torch.nn.Module()
+    module = model
+    *path, last = name.split(".")
+    for part in path:
+        module.add_module(part, torch.nn.Module())
+        module = module.get_submodule(part)
+    module.register_parameter(last, torch.nn.Parameter(torch.zeros(2, 2)))
+    assert bool(position_embeddings(model)) is is_position
+
+
+def test_other_optimizers_have_the_same_groups_as_ever():
+    config = tiny_config("vit", optimizer="sam")
+    assert len(Training(make_tiny_task(config), config).optimizer.param_groups) == 1

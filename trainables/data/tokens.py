@@ -18,6 +18,7 @@ __all__ = [
     "Ragged",
     "Tokenizer",
     "encode_questions",
+    "parse_tokenizer",
     "read_tokenizer",
     "train_tokenizer",
 ]
@@ -116,6 +117,13 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     if not isinstance(end, int):
         raise ValueError(f"model: base must name its end-of-text token (eos_token), got none in {folder}")
     return Tokenizer(tokenizer, end)
+
+
+def parse_tokenizer(text: str, end: int) -> Tokenizer:
+    """Return the tokenizer whose `tokenizer.to_str()` is `text`."""
+    from tokenizers import Tokenizer as Fast
+
+    return Tokenizer(Fast.from_str(text), end)
 
 
 def _json(file: Path) -> dict[str, Any]:

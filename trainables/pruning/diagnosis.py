@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from sparsity.diagnostics import hessian_eigenvalue, layer_statistics
 from trainables.config import TrialConfig
+from trainables.pruning.calibration import num_calibration_examples, parts_in_memory
 from trainables.pruning.evaluation import Evaluation
 from trainables.task import Task
 
 __all__ = ["describe_layers", "diagnose"]
 
 HISTOGRAM_BINS = 60
-SHARPNESS_BATCH = 1024
+SHARPNESS_BATCH = 1024  # examples
 
 
 def describe_layers(task: Task, model: nn.Module, kept: Mapping[str, Tensor]) -> list[dict[str, Any]]:
@@ -45,7 +46,9 @@ def diagnose(task: Task, model: nn.Module, config: TrialConfig, evaluation: Eval
     Returns:
         `loss_gap`: the loss after pruning at the target sparsity minus the dense loss, on the evaluated split.
         `sharpness`, if `config.num_sharpness_batches` > 0: the largest eigenvalue of the Hessian of the training loss
-        in all trained parameters, averaged over that many batches of 1024 examples without augmentation.
+        in all trained parameters, averaged over that many batches of 1024 examples without augmentation. For a language
+        model, a batch is as many examples as have 2^16 tokens, if these are fewer. A batch whose graph takes more than
+        4 GiB is computed in parts, which takes about three times as long.
 
     Reference: the WCR paper measures sharpness on 12 batches with 20 power iterations.
     """
@@ -53,10 +56,15 @@ def diagnose(task: Task, model: nn.Module, config: TrialConfig, evaluation: Eval
     found = {"loss_gap": pruned - dense}
     if config.num_sharpness_batches:
         model = copy.deepcopy(model).eval()
-        batches = itertools.islice(task.batches("train", SHARPNESS_BATCH), config.num_sharpness_batches)
+        num = num_calibration_examples(task, SHARPNESS_BATCH)
+        batches = itertools.islice(task.batches("train", num), config.num_sharpness_batches)
         parameters = [p for p in model.parameters() if p.requires_grad]
         generator = torch.Generator(task.device).manual_seed(config.seed)
         found["sharpness"] = hessian_eigenvalue(
-            lambda batch: task.loss(model, batch), parameters, list(batches), generator=generator
+            lambda batch: task.loss(model, batch),
+            parameters,
+            batches,
+            parts=lambda batch: parts_in_memory(task, model, batch, parameters, second_order=True),
+            generator=generator,
         )
     return found

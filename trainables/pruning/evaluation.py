@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import sparsity
 from sparsity import masks
 from trainables.config import TrialConfig, construct
 from trainables.prunable import prunable_weights
+from trainables.pruning.calibration import gradients_in_parts, num_calibration_examples, parts_in_memory
 from trainables.task import Task
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "score",
 ]
 
-CALIBRATION_BATCH = 512  # examples that a data-dependent criterion sees
+CALIBRATION_EXAMPLES = 512  # examples that a data-dependent criterion sees
 CALIBRATION_PART = 32  # of them go through the network at a time, for a criterion that sums over batches
 
 
@@ -55,8 +56,10 @@ class Evaluation:
 def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
     """Score the prunable weights with the configuration's criterion; higher scores are kept longer.
 
-    A criterion gets the keywords that its signature asks for (see sparsity/criteria/__init__.py). Its data is the first
-    batch of 512 training examples in stored order, without augmentation, or the same examples in batches of 32.
+    A criterion gets the keywords that its signature asks for (see sparsity/criteria/__init__.py). Its data are the
+    first 512 training examples in stored order, without augmentation; for a language model, only as many of them as
+    have 2^16 tokens in sum. Gradients are summed over parts that fit in 4 GiB. A criterion that takes all examples at
+    once gets only as many as fit in 4 GiB. `batches` holds the examples in batches of 32.
 
     Args:
         model: In evaluation mode. Some criteria write gradients or hooks; pass a copy if that matters.
@@ -66,21 +69,30 @@ def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
     """
     criterion = sparsity.load("criteria", config.criterion)
     weights = [weight.requires_grad_(True) for weight in prunable_weights(task, model, config).values()]
-    batch = functools.cache(lambda: next(iter(task.batches("train", CALIBRATION_BATCH))))
+    parameters = inspect.signature(criterion).parameters
+    num = functools.cache(lambda: num_calibration_examples(task, CALIBRATION_EXAMPLES))
+    examples = functools.cache(lambda: next(task.batches("train", num())))
+
+    @functools.cache
+    def batch() -> Any:
+        """The first examples, as many as the criterion can take at once; it may differentiate `loss_fn` twice."""
+        return parts_in_memory(task, model, examples(), weights, second_order="loss_fn" in parameters)[0][1]
+
+    def batches() -> Iterator[Any]:
+        size = min(CALIBRATION_PART, num())
+        return itertools.islice(task.batches("train", size), num() // size)
+
     available: dict[str, Callable[[], Any]] = {
         "generator": lambda: torch.Generator().manual_seed(config.seed),
-        "gradients": lambda: torch.autograd.grad(task.loss(model, batch()), weights),
+        "gradients": lambda: gradients_in_parts(task, model, examples(), weights),
         "model": lambda: model,
         "batch": batch,
-        "batches": lambda: itertools.islice(
-            task.batches("train", CALIBRATION_PART), CALIBRATION_BATCH // CALIBRATION_PART
-        ),
+        "batches": batches,
         "token_mask": lambda: task.token_mask,
         "loss_fn": lambda: task.loss,
         "forward": lambda: task.forward,
         "inputs": lambda: task.inputs(batch()),
     }
-    parameters = inspect.signature(criterion).parameters
     given = {name: make() for name, make in available.items() if name in parameters}
     return construct("crit", criterion, weights, arguments=config.crit, **given)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import sparsity
 from sparsity.gates import Gated
 from trainables.architectures.causal_lm import DEFAULT_BASE
-from trainables.config import TrialConfig, construct
+from trainables.config import TEST_ARGUMENTS, TrialConfig, construct
 
 __all__ = ["LoRASettings", "base_of", "check_config"]
 
@@ -34,6 +34,9 @@ class LoRASettings:
             and loses nothing if the checkpoint is in bfloat16. Merged weights are always float32.
         gradient_checkpointing: Whether to recompute the activations of each block in the backward pass instead of
             keeping them.
+        train_on_inputs: Whether the training loss includes the prompt's tokens.
+        answer: How the test split is answered: "choose" (the most probable candidate), or "generate" (also as DoRA
+            does, from a generated text). Only the confirmation of a sweep reads the test split.
 
     Raises:
         ValueError: If a value is out of range.
@@ -46,6 +49,8 @@ class LoRASettings:
     regularize: str = "factors"
     base_dtype: str = "float32"
     gradient_checkpointing: bool = False
+    train_on_inputs: bool = False
+    answer: str = TEST_ARGUMENTS["lora"]["answer"]
 
     def __post_init__(self) -> None:
         if not isinstance(self.r, int) or self.r < 1:
@@ -54,9 +59,15 @@ class LoRASettings:
             raise ValueError(f"task_args: alpha must be > 0 (it scales the adapters), got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"task_args: dropout must be in [0, 1), got {self.dropout}")
-        for name, choices in (("regularize", ("factors", "merged")), ("base_dtype", ("float32", "bfloat16"))):
+        for name, choices in (
+            ("regularize", ("factors", "merged")),
+            ("base_dtype", ("float32", "bfloat16")),
+            ("answer", ("choose", "generate")),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"task_args: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not isinstance(self.train_on_inputs, bool):
+            raise ValueError(f"task_args: train_on_inputs must be true or false, got {self.train_on_inputs!r}")
 
     @property
     def names(self) -> list[str]:

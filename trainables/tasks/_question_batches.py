@@ -18,7 +18,7 @@ class Batch(NamedTuple):
 
     Attributes:
         tokens: int64 (N, T), prompt and response without the end-of-text token, padded with 0.
-        positions: int64 (N, P), the positions whose next token belongs to the response.
+        positions: int64 (N, P), the positions whose next token has a loss: those of the response, or all of them.
         labels: int64 (N, P), these next tokens, padded with IGNORED.
         lengths: int64 (N,), number of tokens of each row. Like `num_labels` a NumPy array on the host, so that using it
             does not wait for the device.
@@ -53,7 +53,9 @@ class Batcher:
         lengths = questions.prompts.lengths[rows] + questions.responses.lengths[questions.correct[rows]]
         return np.maximum(lengths - self.cutoff, 0)
 
-    def batch(self, rows: np.ndarray, responses: np.ndarray, num_cut: np.ndarray) -> Batch:
+    def batch(
+        self, rows: np.ndarray, responses: np.ndarray, num_cut: np.ndarray, *, label_prompts: bool = False
+    ) -> Batch:
         """Assemble a batch.
 
         Only positions and lengths are copied to the device, where the tokens already are.
@@ -62,6 +64,7 @@ class Batcher:
             rows: int64 (N,), the questions whose prompts to use.
             responses: int64 (N,), the response that follows each prompt.
             num_cut: int64 (N,), number of tokens to remove from each prompt, after its first one.
+            label_prompts: Whether the prompts' tokens, except the first one, are labels too.
         """
         questions, device = self.questions, self.device
         prompt, response = questions.prompts.lengths[rows] - num_cut, questions.responses.lengths[responses]
@@ -70,10 +73,17 @@ class Batcher:
         )
         start, place, p, r, skipped = torch.from_numpy(numbers).to(device)[:, :, None].unbind()
         lengths = prompt + response - 1  # the end of text is predicted but predicts nothing
+
+        def tokens_at(t: Tensor) -> Tensor:
+            of_prompt = self.prompts[(start + t + skipped * (t > 0)).clamp_(max=len(self.prompts) - 1)]
+            of_response = self.responses[(place + t - p).clamp_(0, len(self.responses) - 1)]
+            return torch.where(t < p, of_prompt, of_response).long()
+
         t = torch.arange(int(lengths.max()), device=device)
-        of_prompt = self.prompts[(start + t + skipped * (t > 0)).clamp_(max=len(self.prompts) - 1)]
-        of_response = self.responses[(place + t - p).clamp_(0, len(self.responses) - 1)]
-        tokens = torch.where(t < p, of_prompt, of_response).long() * (t < p + r - 1)
+        inside = t < p + r - 1
+        tokens = tokens_at(t) * inside
+        if label_prompts:
+            return Batch(tokens, t.minimum(p + r - 2), tokens_at(t + 1).where(inside, IGNORED), lengths, lengths)
         k = torch.arange(int(response.max()), device=device)
         labels = torch.where(k < r, self.responses[(place + k).clamp_(max=len(self.responses) - 1)].long(), IGNORED)
         return Batch(tokens, (p - 1 + k).minimum(p + r - 2), labels, lengths, response)

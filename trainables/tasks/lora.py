@@ -1,6 +1,7 @@
 """Language models fine-tuned with LoRA on questions with candidate answers."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,17 @@ from trainables.architectures.causal_lm import SIZES, TINY, base_folder, network
 from trainables.config import TrialConfig, check_name, construct
 from trainables.data.questions import Questions
 from trainables.data.splits import split_indices
-from trainables.data.tokens import EncodedQuestions, encode_questions, read_tokenizer, train_tokenizer
+from trainables.data.tokens import (
+    EncodedQuestions,
+    encode_questions,
+    parse_tokenizer,
+    read_tokenizer,
+    train_tokenizer,
+)
 from trainables.task import Task
 from trainables.tasks._adapters import MergedWeights, add_adapters, find_projections, logits_only_at, merge_adapters
 from trainables.tasks._answer_metrics import chance, draw_accuracy, ignores_question, majority
+from trainables.tasks._generation import AnswerGenerator
 from trainables.tasks._lora_settings import base_of, check_config
 from trainables.tasks._question_batches import IGNORED, Batch, Batcher, take_turns
 from trainables.tasks._scoring import CandidateScorer
@@ -60,16 +68,24 @@ class LoRA(Task):
     The adapters are merged into the network before it is pruned, evaluated or saved.
 
     Loss: cross-entropy in nats, the mean over the tokens of the batch's correct responses, end of text included.
-    Prompts have no loss. If prompt and response exceed `cutoff` in training, tokens are removed from the prompt's
-    start, except the first one (LLaMA's begin-of-text).
+    Prompts have no loss, unless train_on_inputs is on; then the training loss is the mean over all tokens but the first
+    of each row, as in DoRA's training. If prompt and response exceed `cutoff` in training, tokens are removed from the
+    prompt's start, except the first one (LLaMA's begin-of-text).
 
     Answer: the candidate with the highest sum of its tokens' log-probabilities after the prompt, end of text left out.
-    No token is sampled. In the commonsense tasks the candidates differ in their last token only, so one forward pass
-    scores all of them. Any other candidate needs its own row of the batch.
+    No token is sampled. With answer=generate, the test split is also answered as the WCR paper's numbers are, in a
+    generated text (see `AnswerGenerator`). This takes 5 to 20 times as long. The search never reads the test split. In
+    the commonsense tasks the candidates differ in their last token only, so one forward pass scores all of them. Any
+    other candidate needs its own row of the batch.
 
     Metrics:
         - `acc`: the mean over tasks of their accuracies, `acc_TASK`.
-        - `loss`: as above, over the split.
+        - `acc_greedy`: the same for the answers that are right and that greedy decoding gives. Every such answer is
+          also right in the text that greedy decoding writes, up to its 32 tokens. So this is a lower bound of the
+          accuracy of answers generated with one beam. Four beams may find another text, in rare cases.
+        - `acc_generated`, on the test split with answer=generate: the mean over tasks of `acc_generated_TASK`, the
+          accuracies of the generated answers.
+        - `loss`: nats per token of the correct responses, over the split.
         - `chance`: the expected accuracy of a random guess, the mean over tasks of 1 / number of candidates.
         - `greedy_agreement`: the fraction of questions for which greedy decoding gives the chosen candidate.
         - `collapsed`: 1 if the choice depends on the candidates only, never on the question.
@@ -205,7 +221,12 @@ class LoRA(Task):
         for chosen in chunks if seed is None else chunks[: self.steps_per_epoch(batch_size)]:
             if seed is not None:
                 chosen = chosen[np.argsort(-self.questions.prompts.lengths[chosen], kind="stable")]
-            yield self.batcher.batch(chosen, self.questions.correct[chosen], self.batcher.num_cut(chosen))
+            yield self.batcher.batch(
+                chosen,
+                self.questions.correct[chosen],
+                self.batcher.num_cut(chosen),
+                label_prompts=self.settings.train_on_inputs,
+            )
 
     def parts(self, batch: Batch, num: int) -> list[tuple[float, Batch]]:
         return self.batcher.parts(batch, num)
@@ -215,7 +236,7 @@ class LoRA(Task):
         return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
 
     def forward(self, model: Any, batch: Batch) -> Tensor:
-        """Logits (N, P, vocabulary) at the positions that predict the response."""
+        """Logits (N, P, vocabulary) at the batch's positions."""
         # In evaluation mode, a pruning criterion or the measurement of the loss's sharpness may need second
         # derivatives, which the fused attention kernels do not have.
         second = torch.is_grad_enabled() and not model.training
@@ -236,14 +257,23 @@ class LoRA(Task):
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         rows, tasks = self.rows[split], self._tasks(split)
         predictions = self.scorer.predict(model, rows)
-        acc = {task: float(predictions.correct[of_task].mean()) for task, of_task in tasks.items()}
         guessing = chance(self.questions, rows)
         collapsed = ignores_question(self.questions.candidates[rows], predictions.chosen, self.questions.answers[rows])
+
+        def by_task(values: np.ndarray) -> dict[str, float]:
+            return {task: float(values[of_task].mean()) for task, of_task in tasks.items()}
+
+        acc = {"acc": by_task(predictions.correct)}
+        if split == "test" and self.settings.answer == "generate":
+            with self.autocast():
+                acc["acc_generated"] = by_task(self.generator.correct(model, rows))
+        means = {name: float(np.mean(list(values.values()))) for name, values in acc.items()}
         return {
-            "acc": float(np.mean(list(acc.values()))),
+            **means,
+            "acc_greedy": float(np.mean(list(by_task(predictions.correct & predictions.greedy).values()))),
             "loss": predictions.loss,
-            **{f"acc_{task}": value for task, value in acc.items()},
-            "chance": float(np.mean([guessing[of_task].mean() for of_task in tasks.values()])),
+            **{f"{name}_{task}": value for name, values in acc.items() for task, value in values.items()},
+            "chance": float(np.mean(list(by_task(guessing).values()))),
             "greedy_agreement": float(predictions.greedy.mean()),
             "collapsed": float(collapsed),
         }
@@ -265,6 +295,15 @@ class LoRA(Task):
                     metrics[split][task][level] = {"acc": acc, "standard_error": error}
         (folder / "accuracy.json").write_text(json.dumps(metrics, indent=2))
         draw_accuracy(metrics, [f"{level:g}" for level in models]).savefig(folder / "accuracy.png", dpi=120)
+
+    @functools.cached_property
+    def generator(self) -> AnswerGenerator:
+        """Answers questions in generated texts."""
+        if self.data.tokenizer:
+            tokenizer = parse_tokenizer(self.data.tokenizer, self.data.end)
+        else:
+            tokenizer = read_tokenizer(base_folder(base_of(self.config)))
+        return AnswerGenerator(self.questions, tokenizer, self.device)
 
     def _tasks(self, split: str) -> dict[str, np.ndarray]:
         """A bool mask for each task of a split: which of the split's questions belong to it."""

@@ -54,6 +54,17 @@ def test_other_metrics_are_means_over_the_unseen_seeds(toy):
     assert (cell["value"], cell["n"]) == (5.0, 2)
 
 
+def test_metrics_of_the_test_split_alone_are_in_the_rows_of_the_confirmation(toy):
+    for seed, acc in ((1, 0.25), (2, 0.75)):
+        measured = {"more": {"acc_greedy": 0.1}, "more_test": {"acc_generated": acc}}
+        toy.trial((0.9, 0.8), phase="confirm", test=(0.9, 0.7), seed=seed, **measured)
+    toy.trial((0.9, 0.8), more={"acc_greedy": 0.1})
+    summary = toy.summary()
+    assert list(summary["arms"][0]["metrics"]) == ["acc_greedy"]
+    assert list(summary["confirmed"][0]["metrics"]) == ["acc_greedy", "acc_generated"]
+    assert summary["confirmed"][0]["metrics"]["acc_generated"]["0.9"]["value"] == 0.5
+
+
 def test_metrics_that_some_records_lack_are_left_out(toy):
     toy.trial((0.9, 0.8), more={"macs_left": 0.5, "macs": 100})
     assert list(toy.summary()["arms"][0]["metrics"]) == ["macs_left"]

@@ -12,7 +12,7 @@ from mlflow.entities import ViewType
 from benchmarks._servers import LOST, MlflowServer, Proxy
 from service.records.events import EventLog
 from service.tracking import shipper
-from service.tracking.mlflow_writer import metrics_of
+from service.tracking.metrics import metrics_of
 from service.tracking.saved_views import TAG
 from service.tracking.shipper import Shipper
 from tests._tracking import assert_as_the_events_say, runs_of

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import sparsity
 from search_spaces import lora as lora_space
 from sparsity.regularizers.wcr import WCR
 from trainables.config import TrialConfig
@@ -201,9 +202,10 @@ def test_eval_size_and_train_size(data):
 # ---- loss and gradients ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("on_inputs", [False, True])
 @pytest.mark.parametrize("base", ["tiny-qwen2", "tiny-llama"])
-def test_the_loss_is_that_of_transformers(make, base):
-    task, model = make(model={"base": base})
+def test_the_loss_is_that_of_transformers(make, base, on_inputs):
+    task, model = make(model={"base": base}, task_args={"train_on_inputs": on_inputs})
     with_factors(model).eval()
     batch = next(task.batches("train", 24, seed=0))
     tokens = torch.cat([batch.tokens, torch.zeros(24, 1, dtype=torch.long)], 1)
@@ -211,10 +213,25 @@ def test_the_loss_is_that_of_transformers(make, base):
     mask = torch.zeros_like(tokens)
     for i, (length, count) in enumerate(zip(batch.lengths, batch.num_labels, strict=True)):
         tokens[i, length] = batch.labels[i, count - 1]  # the end of text, which a batch leaves out
-        labels[i, length + 1 - count : length + 1] = batch.labels[i, :count]
+        begin = 0 if on_inputs else length + 1 - count
+        labels[i, begin : length + 1] = tokens[i, begin : length + 1]
         mask[i, : length + 1] = 1
     expected = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
     assert task.loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_prompts_are_labels_if_asked_for_in_training_batches(folder):
+    """Rows, cut ones too, are as without; each position has the next token, and the last one the end of text."""
+    args = {"train_on_inputs": True}
+    config = configuration(data={"cutoff": 120}, task_args=args)
+    data = LoRA.load(config, str(folder))
+    with_prompts, without = (LoRA(c, data) for c in (config, config.model_copy(update={"task_args": {}})))
+    batch, other = (next(task.batches("train", 40, seed=3)) for task in (with_prompts, without))
+    assert torch.equal(batch.tokens, other.tokens)
+    assert batch.lengths.max() == 119
+    for i, (length, row) in enumerate(zip(batch.lengths, texts(without, other)[0], strict=True)):
+        assert batch.labels[i].tolist() == [*row[1:], data.end] + [IGNORED] * (batch.tokens.shape[1] - length)
+        assert batch.positions[i, :length].tolist() == list(range(length))
 
 
 def test_padding_changes_nothing(make):
@@ -228,9 +245,9 @@ def test_padding_changes_nothing(make):
         torch.testing.assert_close(task.forward(model, alone)[0, :count], together[i, :count], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("num", [1, 3, 4, 16, 99])
-def test_parts_add_up_to_the_whole_batch(make, num):
-    task, model = make(task_args={"dropout": 0.0})
+@pytest.mark.parametrize(("num", "on_inputs"), [(1, False), (3, True), (3, False), (4, False), (16, True), (99, False)])
+def test_parts_add_up_to_the_whole_batch(make, num, on_inputs):
+    task, model = make(task_args={"dropout": 0.0, "train_on_inputs": on_inputs})
     with_factors(model)
     batch = next(task.batches("train", 16, seed=0))
     parts = task.parts(batch, num)
@@ -331,7 +348,10 @@ def test_the_penalty_of_merged_weights_follows_the_chain_rule(make):
 
 @pytest.mark.parametrize(
     ("optimizer", "regularize"),
-    [("adamw", "factors"), ("sam", "factors"), ("s2sam", "factors"), ("cram", "factors"), ("sam", "merged")],
+    [
+        *[(optimizer, "factors") for optimizer in ("adamw", "sam", "s2sam", "friendly_sam", "cram")],
+        *[(optimizer, "merged") for optimizer in ("sam", "s2sam", "friendly_sam")],
+    ],
 )
 def test_works_with_the_sam_family(make, optimizer, regularize):
     base = {} if optimizer == "adamw" else {"base": "adamw", "rho": 0.05}
@@ -339,7 +359,8 @@ def test_works_with_the_sam_family(make, optimizer, regularize):
         task_args={"regularize": regularize},
         optimizer=optimizer,
         opt=base,
-        regularizer="hoyer_square",
+        regularizer="wcr",
+        reg={"eps": 1e-4},
         lam=1e-6,
         accumulate=2,
         train_size=32,
@@ -351,6 +372,45 @@ def test_works_with_the_sam_family(make, optimizer, regularize):
     assert terms["penalty"] > 0
     for name, parameter in training.model.named_parameters():
         assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("optimizer", ["sam", "friendly_sam"])
+@pytest.mark.parametrize("regularize", ["factors", "merged"])
+def test_a_sam_step_perturbs_the_factors_as_by_hand(make, optimizer, regularize):
+    """Against autograd through W0 + 2 B A in the plain network. The first step of Friendly-SAM is SAM's."""
+    task, model = make(task_args={"regularize": regularize, "dropout": 0.0}, regularizer="wcr", lam=1e-3)
+    with_factors(model)
+    batch = next(task.batches("train", 16, seed=0))
+    layers = find_projections(model, task.settings.names)
+    plain = task.deployed(copy.deepcopy(model)).eval()
+    factors = [getattr(layer, f"lora_{f}")["default"].weight for f in "AB" for layer in layers.values()]
+
+    def objective(values):
+        A, B = values[: len(layers)], values[len(layers) :]
+        merged = {
+            f"{name}.weight": layer.base_layer.weight + 2 * b @ a
+            for (name, layer), a, b in zip(layers.items(), A, B, strict=True)
+        }
+        logits = torch.func.functional_call(plain, merged, (batch.tokens,)).logits
+        chosen = logits.gather(1, batch.positions[..., None].expand(-1, -1, logits.shape[-1]))
+        loss = F.cross_entropy(chosen.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+        penalized = merged.values() if regularize == "merged" else values
+        return loss + 1e-3 * sum(1 / (w.square().add(1e-8).sqrt().var(correction=0) + 1e-4) for w in penalized)
+
+    start = [factor.detach().clone().requires_grad_() for factor in factors]
+    g = torch.autograd.grad(objective(start), start)
+    norm = math.sqrt(sum(x.square().sum().item() for x in g))
+    perturbed = [(w.detach() + 0.05 * x / norm).requires_grad_() for w, x in zip(start, g, strict=True)]
+    assert objective(perturbed) > objective(start) * 1.001  # it ascends
+    expected = [w - 0.1 * x for w, x in zip(start, torch.autograd.grad(objective(perturbed), perturbed), strict=True)]
+
+    regularizer = WCR(task.regularized(model).values(), eps=1e-4)
+    sam = sparsity.load("optimizers", optimizer)(factors, lr=0.1, rho=0.05, momentum=0.0)
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    train_step(model, batch, task=task, regularizer=regularizer, lam=1e-3, optimizer=sam)
+    for found, by_hand in zip(factors, expected, strict=True):
+        torch.testing.assert_close(found.detach(), by_hand.detach(), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
 
 
 def test_gates_go_on_the_factors_and_are_folded_before_merging(make):
@@ -451,6 +511,7 @@ def test_metrics_by_hand(make, data, monkeypatch):
     assert metrics == pytest.approx(
         {
             "acc": (acc["ARC-Easy"] + acc["boolq"]) / 2,
+            "acc_greedy": 0.0,
             "loss": 2 * len(rows) / num_tokens,
             "acc_ARC-Easy": acc["ARC-Easy"],
             "acc_boolq": acc["boolq"],
@@ -627,6 +688,8 @@ def test_the_base_may_be_a_local_checkpoint(folder, data, tmp_path):
         ({"task_args": {"dropout": 1.0}}, r"task_args: dropout must be in \[0, 1\), got 1.0"),
         ({"task_args": {"regularize": "all"}}, r"task_args: regularize must be one of factors, merged, got 'all'"),
         ({"task_args": {"base_dtype": "int8"}}, r"task_args: base_dtype must be one of float32, bfloat16, got 'int8'"),
+        ({"task_args": {"answer": "guess"}}, r"task_args: answer must be one of choose, generate, got 'guess'"),
+        ({"task_args": {"train_on_inputs": 1}}, r"task_args: train_on_inputs must be true or false, got 1"),
         ({"task_args": {"rank": 8}}, r"task_args: arguments of LoRASettings must be among r, alpha, .*, got 'rank'"),
         ({"architecture": "small_resnet", "model": {}}, r"lora: architecture must be causal_lm, got small_resnet"),
         ({"pruning_schedule": "imp"}, r"lora: pruning_schedule must be one_shot \(.*\), got imp"),
