@@ -17,7 +17,7 @@ from service.search.space import Arm
 
 __all__ = ["STRATEGIES", "TODAY", "Strategy", "halving_sizes", "order", "scaled_point", "search"]
 
-TODAY = "today: Halton, then TPE"
+TODAY = "today: Halton, then TPE"  # as it was when the strategies were compared
 SCALED = ("lam", "opt/weight_decay")  # what shrinks the weights in proportion to the number of steps
 
 
@@ -47,6 +47,7 @@ def search(
     num_seeds: int = 1,
     first: Sequence[Point] = (),
     kind: type[Search] = Search,
+    sampler: str = "tpe",
     **more: Any,
 ) -> list[tuple[float, Point]]:
     """The sweep's own search, with one trial at a time: (accuracy, configuration) of every training.
@@ -67,6 +68,7 @@ def search(
         value_of=values.get,
         first={arm.name: list(first)},
         num_seeds=num_seeds,
+        sampler=sampler,
         **more,
     )
     while isinstance(proposal := proposals.next(), Proposal):
@@ -87,9 +89,9 @@ def optuna_search(study: optuna.Study, arm: Arm, train: Trainings, num_trials: i
             study.tell(trial, state=TrialState.FAIL)
 
 
-def today(num_seeds: int) -> Strategy:
+def today(num_seeds: int, sampler: str = "tpe") -> Strategy:
     def run(arm: Arm, train: Trainings, budget: int, seed: int) -> None:
-        search(arm, train, budget // (num_seeds * FULL_EPOCHS), seed, num_seeds=num_seeds)
+        search(arm, train, budget // (num_seeds * FULL_EPOCHS), seed, num_seeds=num_seeds, sampler=sampler)
 
     return Strategy(run)
 
@@ -222,6 +224,7 @@ def scaled_back(point: Point, epochs: int, arm: Arm) -> dict[str, float]:
 STRATEGIES: dict[str, Strategy] = {
     TODAY: today(num_seeds=1),
     "today, two seeds": today(num_seeds=2),
+    "Halton, then GP": today(num_seeds=1, sampler="gp"),
     "random": sampler(lambda seed: RandomSampler(seed=seed)),
     "Optuna's default TPE": sampler(lambda seed: TPESampler(seed=seed)),
     "GPSampler": sampler(lambda seed: GPSampler(seed=seed, n_startup_trials=4, deterministic_objective=False)),

@@ -40,7 +40,7 @@ PANELS = {
     ),
     "Search and confirmation": (
         *("objective", "max_dense_drop", "max_macs_left", "bounds", "range_from", "tuning", "hold"),
-        *("reuse_best", "adopt"),
+        *("reuse_best", "adopt", "sampler"),
         *("num_search_seeds", "num_confirm", "num_seeds", "race", "seed"),
     ),
     "Where it runs": (

@@ -114,6 +114,11 @@ class SweepSpec(BaseModel):
     num_search_seeds: int = Field(
         default=1, ge=1, description="seeds of each configuration in the search, which maximizes the mean over them"
     )
+    sampler: Literal["tpe", "gp"] = Field(
+        default="tpe",
+        description="what proposes an arm's configurations after the first four: TPE (tpe), or a Gaussian process "
+        "(gp), which takes longer to propose and may need fewer of them",
+    )
     num_confirm: int | None = Field(
         default=None,
         ge=0,
@@ -308,7 +313,7 @@ class SweepSpec(BaseModel):
         trial = self.trial.model_dump(mode="json", exclude={"lam", "read_test", "sources", *PRUNING_FIELDS})
         if sources := self.sources():
             trial["sources"] = sources
-        identity = {
+        identity: dict[str, Any] = {
             "trial": trial,
             "pruning": [without_defaults(method) for method in self.pruning],
             "objective": self.objective,
@@ -323,8 +328,11 @@ class SweepSpec(BaseModel):
             "rho": self.rho,
             "num_search_seeds": self.num_search_seeds,
         }
-        if self.max_macs_left is not None:  # sweeps that began before it existed lack it
+        # Sweeps that began before these existed lack them.
+        if self.max_macs_left is not None:
             identity["max_macs_left"] = self.max_macs_left
+        if self.sampler != "tpe":
+            identity["sampler"] = self.sampler
         return json.loads(json.dumps(identity))
 
     def sources(self) -> dict[str, str]:

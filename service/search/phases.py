@@ -54,6 +54,7 @@ class Phases(TrialQueue):
             violations_of=self.violations_of if self.goal.limits else None,
             num_parallel=search_state["num_parallel"],
             num_seeds=spec.num_search_seeds,
+            sampler=spec.sampler,
         )
         self.num_search = self.search.num_all
         self.num_confirm = self._most_confirmations() * spec.num_seeds  # fewer if the race ends early

@@ -2,7 +2,8 @@
 
 An arm is an optimizer with a regularizer. Every arm has the same number of trials and a search of its own, because a
 sweep's tables compare arms: one search over all of them would tune the promising ones and leave the others at their
-first guess. An arm's trials are its initial points, then points of a Halton sequence, then TPE.
+first guess. An arm's trials are its initial points, then points of a Halton sequence, then those of TPE or of a
+Gaussian process, whose time grows with the cube of the number of results, so that TPE follows it after `MOST_FOR_GP`.
 
 A proposal is a function of the seed and of the results of the arm's earlier trials, except the last few, which may
 still run. It never depends on which trial happened to finish first. A sweep that is killed and continued makes the same
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import PartialFixedSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, PartialFixedSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -36,7 +37,8 @@ from trainables.pruning_schedule import num_epochs
 
 __all__ = ["Next", "Proposal", "Search", "num_pending", "open_storage"]
 
-NUM_STARTUP = 4  # trials of an arm before TPE has enough results to learn from
+NUM_STARTUP = 4  # trials of an arm before there are enough results to learn from
+MOST_FOR_GP = 50  # results of an arm; with more, TPE proposes
 # The results of an arm that TPE learns from. Its time grows with their number, and it gives old ones little weight.
 MOST_RESULTS, NUM_BEST = 500, 25
 
@@ -94,22 +96,30 @@ def open_storage(place: str | Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(place)))
 
 
-class ArmSampler(TPESampler):
-    """TPE for studies whose trials all have the same parameters, so that the space need not be inferred from them.
+class SameParameters:
+    """For samplers of studies whose trials all have the same parameters, so that the space need not be inferred.
 
     Args:
         space: The parameters to sample jointly; empty if there are no results to learn from.
-        seed: Seed of the samples.
+        more: Arguments of the sampler.
     """
 
-    def __init__(self, space: Mapping[str, BaseDistribution], seed: int):
-        super().__init__(seed=seed, n_startup_trials=0, multivariate=True)
+    def __init__(self, space: Mapping[str, BaseDistribution], **more: Any):
+        super().__init__(**more)
         self._space = {name: space[name] for name in sorted(space) if not space[name].single()}
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: optuna.trial.FrozenTrial
     ) -> dict[str, BaseDistribution]:
         return dict(self._space)
+
+
+class ArmTPE(SameParameters, TPESampler):
+    """TPE over all parameters jointly."""
+
+
+class ArmGP(SameParameters, GPSampler):
+    """Expected improvement of a Gaussian process with noise; running trials count as such."""
 
 
 class Search:
@@ -131,6 +141,7 @@ class Search:
             constraint (see `Goal.violations`). TPE looks for the best objective among those that satisfy all of them.
             None without a constraint.
         num_parallel: How many trials may run at once. It decides how far an arm proposes ahead of its results.
+        sampler: What proposes after the Halton points: "tpe", or "gp", a Gaussian process.
     """
 
     def __init__(
@@ -150,8 +161,9 @@ class Search:
         violations_of: Callable[[Sequence[Sequence[str]]], Sequence[dict[str, float]]] | None = None,
         num_parallel: int = 1,
         num_seeds: int = 1,
+        sampler: str = "tpe",
     ):
-        self.adopted, self._violations_of = adopted or {}, violations_of
+        self.adopted, self._violations_of, self.sampler = adopted or {}, violations_of, sampler
         again = f" ({generation + 1})" if generation else ""
         self.arms, self.seed, self.first, self.num_seeds = list(arms), seed, first or {}, num_seeds
         self._make_config, self._value_of, self._ended = make_config, value_of, ended
@@ -291,23 +303,49 @@ class Search:
         return self._numbers.get((index, number), -1)
 
     def _propose(self, index: int, number: int) -> dict[str, Any]:
-        """The parameters of an arm's configuration: those that are given, and TPE's for the rest.
+        """The parameters of an arm's configuration: those that are given, and the sampler's for the rest.
 
-        TPE works on a study in memory with results of `_used` and no others.
+        The sampler works on a study in memory with results of `_used` and no others.
         """
         arm, given = self.arms[index], self._given(index, number)
         if given.keys() >= arm.space.keys():
             return {name: given[name] for name in arm.space}
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}/{number}".encode()).digest()[:4])
-        study = self._history(index, len(self._used(index, number)))
-        results = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        tpe = ArmSampler(arm.space if results else {}, seed=seed)
+        num_used = len(self._used(index, number))
+        by_gp = self.sampler == "gp" and num_used <= MOST_FOR_GP
+        study = self._with_running(index, number) if by_gp else self._history(index, num_used)
+        space = arm.space if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = PartialFixedSampler(given, tpe)
+            sampler: BaseSampler
+            if by_gp:
+                sampler = ArmGP(space, seed=seed, n_startup_trials=0, warn_independent_sampling=False)
+            else:
+                sampler = ArmTPE(space, seed=seed, n_startup_trials=0, multivariate=True)
+            study.sampler = PartialFixedSampler(given, sampler)
             trial = study.ask(arm.space)
         study.tell(trial, state=TrialState.FAIL)  # TPE ignores failed trials: the next proposal does not see it
         return trial.params
+
+    def _with_running(self, index: int, number: int) -> optuna.Study:
+        """A study in memory for the Gaussian process: results of `_used`, and the later proposals as running trials.
+
+        A failed configuration counts as the worst one, or the process would propose its surroundings again and again.
+        """
+        used, space = self._used(index, number), self.arms[index].space
+        values = {n: value for n in used if math.isfinite(value := self._values[index, n])}
+        violations = self._violations(index, list(values))
+        names = next(iter(violations.values()), {})
+        worst = {name: max(found[name] for found in violations.values()) for name in names}
+        study = optuna.create_study(direction="maximize")
+        for n in range(number) if values else ():
+            fields: dict[str, Any] = {"state": TrialState.RUNNING}
+            if n in used:
+                value = values.get(n, min(values.values()))
+                fields = {"value": value, "constraints": violations.get(n, worst) or None}
+            params = dict(self._params[index, n])
+            study.add_trial(optuna.create_trial(params=params, distributions=space, **fields))
+        return study
 
     def _history(self, index: int, num_used: int) -> optuna.Study:
         """A study in memory with the results of an arm's first `num_used` configurations.

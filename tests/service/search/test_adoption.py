@@ -108,6 +108,7 @@ CHANGES = {
     "max_dense_drop": ({"max_dense_drop": 0.01}, ALL),
     "max_macs_left": ({"max_macs_left": 0.4}, ALL),
     "num_trials": ({"num_trials": 9}, ALL),
+    "sampler": ({"sampler": "gp"}, ALL),
     "num_seeds": ({"num_seeds": 9}, ALL),
     "num_confirm": ({"num_confirm": 1}, ALL),
     "race": ({"race": False}, ALL),

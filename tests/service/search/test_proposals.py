@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
-from optuna.samplers import TPESampler
+from optuna.samplers import GPSampler, TPESampler
 from optuna.trial import TrialState
 
 from service.search import proposals
@@ -41,7 +41,7 @@ def make_config(choices, params):
 
 
 def score(config):
-    """Best at lam 1e-4 and rho 0.2, so that TPE has something to find."""
+    """Best at lam 1e-4 and rho 0.2, so that a search has something to find."""
     distance = abs(math.log10(config.lam or 1.0) + 4) + abs(math.log10(config.opt.get("rho", 1.0) / 0.2))
     return 1 / (1 + distance)
 
@@ -162,20 +162,50 @@ def test_others_go_on_beside_a_slow_trial_as_far_as_num_pending_allows():
     assert run.search.next().number == 11
 
 
-def test_a_proposal_sees_the_results_that_num_pending_allows_and_no_others():
-    """By hand: Optuna's TPE, with the same seed, on a study that has these trials alone."""
-    run = Run(
-        optuna.storages.InMemoryStorage(), 12, num_parallel=2, choices={"optimizer": ["sam"], "regularizer": ["wcr"]}
-    )
+SAMPLERS = {
+    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=0),
+    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=0, multivariate=True),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_proposal_sees_the_results_that_num_pending_allows_and_no_others(sampler):
+    """By hand: Optuna's sampler, with the same seed, on a study that has these trials alone."""
+    choices = {"optimizer": ["sam"], "regularizer": ["wcr"]}
+    run = Run(optuna.storages.InMemoryStorage(), 12, num_parallel=2, choices=choices, sampler=sampler)
     proposals = run.finish(2, random.Random(0))
     study = optuna.create_study(direction="maximize")
     space = run.search.arms[0].space
-    for p in proposals[:8]:  # trial 10 starts when trials 8 and 9 may still run
+    for p in proposals[:10]:  # trial 10 starts when trials 8 and 9 may still run
         params = {"lam": p.config.lam, "opt/rho": p.config.opt["rho"]}
-        study.add_trial(optuna.create_trial(params=params, distributions=space, value=score(p.config)))
-    seed = int.from_bytes(hashlib.sha256(b"3/sam + wcr/10").digest()[:4])
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+        result = {"value": score(p.config)} if p.number < 8 else {"state": TrialState.RUNNING}
+        if sampler == "gp" or p.number < 8:  # TPE would not see running trials either
+            study.add_trial(optuna.create_trial(params=params, distributions=space, **result))
+    study.sampler = SAMPLERS[sampler](int.from_bytes(hashlib.sha256(b"3/sam + wcr/10").digest()[:4]))
     assert study.ask(space).params == {"lam": proposals[10].config.lam, "opt/rho": proposals[10].config.opt["rho"]}
+
+
+def test_a_gaussian_process_keeps_away_from_what_failed():
+    """Large lam diverges; the accuracy rises up to there. A process that ignored failures would return again."""
+
+    def values_of(config):
+        return (math.nan if config.lam > 3e-5 else math.log10(config.lam), 0.0)
+
+    configs, values = play(values_of, num_trials=16, sampler="gp")
+    late = [math.isnan(value) for value, _ in values[6:]]
+    assert sum(late) <= 4
+    best = max(config.lam for config, (value, _) in zip(configs, values, strict=True) if math.isfinite(value))
+    assert best > 1.5e-5
+
+
+def test_tpe_proposes_once_a_gaussian_process_would_be_slow(monkeypatch):
+    monkeypatch.setattr(proposals, "MOST_FOR_GP", 6)
+    made = []
+    for name in ("ArmGP", "ArmTPE"):
+        kind = getattr(proposals, name)
+        monkeypatch.setattr(proposals, name, lambda *a, kind=kind, **k: made.append(kind.__name__) or kind(*a, **k))
+    play(lambda config: (score(config), 0.0), num_trials=9, sampler="gp")
+    assert made == ["ArmGP"] * 3 + ["ArmTPE"] * 2  # after four points that need no result
 
 
 def test_a_killed_search_goes_on_with_the_same_trials(tmp_path):
@@ -228,7 +258,7 @@ def test_a_search_waits_for_the_results_it_depends_on():
     launched = [run.search.next() for _ in range(14)]
     assert [p.arm for p in launched[:4]] == ["sgd + none", "sgd + wcr", "sam + none", "sam + wcr"]
     assert all(isinstance(p, Proposal) for p in launched[:13])
-    assert launched[13] is Next.WAIT  # TPE begins, one trial at a time, with every arm's fifth
+    assert launched[13] is Next.WAIT  # the sampler begins, one trial at a time, with every arm's fifth
     *others, last = (p for p in launched[:13] if p.arm == "sgd + wcr")
     run.values |= {p.config.key: score(p.config) for p in others}
     assert run.search.next() is Next.WAIT
