@@ -11,6 +11,7 @@ is the mean of theirs, as `acc` is in a sweep. The files name FOLDER: write them
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,17 @@ def write_harness_tasks(folder: Path, group: str, questions: list[Question]) -> 
 
 
 def record(question: Question) -> str:
-    """A question as one line of JSON."""
-    content = {"prompt": question.prompt, "responses": question.responses, "answer": question.answer}
+    """A question as one line of JSON.
+
+    What follows the last word of the prompt goes to the responses. The harness encodes a prompt without the white space
+    at its end, where the tokenizers of Qwen2 and LLaMA 3 have one token for ":" and the line break. The model would get
+    another token than in a sweep. All responses of a question get the same addition, so their order is the same.
+    """
+    end = re.search(r"\W*$", question.prompt)
+    assert end is not None  # it matches the empty text
+    cut = end.start() or len(question.prompt)
+    responses = [question.prompt[cut:] + response for response in question.responses]
+    content = {"prompt": question.prompt[:cut], "responses": responses, "answer": question.answer}
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 
@@ -96,7 +106,7 @@ def task_file(name: str, records: Path) -> dict[str, Any]:
         "doc_to_text": "prompt",
         "doc_to_choice": "responses",
         "doc_to_target": "answer",
-        "target_delimiter": "",  # prompts end with a line break, and a space after it would be another token
+        "target_delimiter": "",  # responses have what lies between
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1},
     }

@@ -30,8 +30,8 @@ def test_the_files_by_hand(tmp_path):
     assert sorted(path.name for path in (tmp_path / "tasks").iterdir()) == names
     records = [json.loads(line) for line in (tmp_path / "tasks" / "boolq.jsonl").read_text().splitlines()]
     assert records == [
-        {"prompt": "Is it?\n", "responses": ["it is true", "it is false"], "answer": 1},
-        {"prompt": "And?\n", "responses": ["it is true", "it is false"], "answer": 0},
+        {"prompt": "Is it", "responses": ["?\nit is true", "?\nit is false"], "answer": 1},
+        {"prompt": "And", "responses": ["?\nit is true", "?\nit is false"], "answer": 0},
     ]
     task = yaml.safe_load((tmp_path / "tasks" / "boolq.yaml").read_text())
     assert task["task"] == "mine_boolq"
@@ -104,7 +104,7 @@ def test_the_harness_chooses_the_same_answers(records, tmp_path):
         lines = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda line: line["doc_id"])
         assert len(lines) == of_task.sum() == 20
         for line, expected, chosen in zip(lines, scores[of_task], ours.chosen[of_task], strict=True):
-            # The harness counts the line break at the end of the prompt too, for all candidates alike.
+            # The harness counts the end of the prompt, ":" and a line break, for all candidates alike.
             found = np.array([float(one[0]) for one in line["filtered_resps"]])
             expected = expected[: len(found)]
             np.testing.assert_allclose(found - found[0], expected - expected[0], atol=1e-4)
