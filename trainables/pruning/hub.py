@@ -158,7 +158,7 @@ def origin(description: Mapping[str, Any], name: str) -> str:
             f"({description['model_sparsity']:.4g} of all parameters) were set to zero by the criterion "
             f"{pruning['criterion']} with scope {pruning['scope']}, without training afterwards."
         )
-    sentences.append(f"`{RECORD}` has the details. The licence of `{name}` applies.")
+    sentences.append(f"`{RECORD}` has the details. The licence of the base applies.")
     return " ".join(sentences)
 
 
