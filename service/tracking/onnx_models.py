@@ -11,7 +11,7 @@ from service.records.exported import ONNX_FILE, read_export
 
 __all__ = ["log_onnx_model"]
 
-BESIDE = ("config.json", "model.safetensors")  # so that `load_pruned` reads a downloaded model
+BESIDE = ("*.json", "model.safetensors")  # so that `load_pruned` and transformers read a downloaded model
 
 
 def log_onnx_model(client: Any, run: str, name: str, folder: Path, tags: Mapping[str, str]) -> Any:
@@ -70,9 +70,8 @@ def save_model(folder: Path, entry: Mapping[str, Any], local: Path, run: str, mo
         onnx_execution_providers=["CPUExecutionProvider"],
         pip_requirements=[f"onnxruntime=={versions['onnxruntime']}", f"onnx=={versions['onnx']}", "numpy"],
     )
-    for file in BESIDE:
-        if (folder / file).is_file():
-            shutil.copyfile(folder / file, local / file)
+    for file in (file for pattern in BESIDE for file in folder.glob(pattern)):
+        shutil.copyfile(file, local / file.name)
 
 
 def tensor_of(described: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from trainables.errors import one_line
 from trainables.paths import expanded
 
-__all__ = ["checkpoint_folder"]
+__all__ = ["checkpoint_folder", "is_hub_name"]
 
 FILES = ["*.json", "*.safetensors"]  # pickled weights are neither downloaded nor opened
 HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?"  # such as google/vit-base-patch32-224-in21k
@@ -36,6 +36,11 @@ def checkpoint_folder(where: str, name: str) -> Path:
     if lacking := _lacking(folder):
         raise ValueError(f"{where} must have config.json and *.safetensors, got {folder} without {lacking}")
     return folder
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is spelled like one on the hub, and is not that of a local folder."""
+    return re.fullmatch(HUB_NAME, name) is not None and not Path(name).is_dir()
 
 
 def _hub_folder(where: str, name: str) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from trainables.architectures._base import check_counts
-from trainables.architectures._hub import checkpoint_folder
+from trainables.architectures._hub import checkpoint_folder, is_hub_name
 from trainables.data.tokens import TRAINED_END
 from trainables.errors import one_line
 
@@ -84,6 +84,11 @@ def base_folder(base: str) -> Path:
     """Find the checkpoint of a base that is not tiny; see `checkpoint_folder`."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     return checkpoint_folder(WHERE, base)
+
+
+def is_from_hub(base: str) -> bool:
+    """Whether a base is named as on the Hugging Face hub: neither tiny nor a local folder."""
+    return base not in TINY and is_hub_name(base)
 
 
 def quiet() -> None:

@@ -25,6 +25,9 @@ __all__ = [
 
 TRAINED_END = 0  # end-of-text token of a tokenizer that is trained here
 TRAINED_END_TEXT = "<|endoftext|>"
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +136,9 @@ def _json(file: Path) -> dict[str, Any]:
 def train_tokenizer(texts: Iterable[str], vocab_size: Any) -> Tokenizer:
     """Train a byte-level BPE tokenizer. The same texts give the same tokenizer.
 
+    Texts are normalized (NFC) and divided as by the tokenizer of Qwen2: for a model of this type, transformers'
+    AutoTokenizer does both by itself and ignores what tokenizer.json says.
+
     Args:
         texts: Texts to train on.
         vocab_size: Number of tokens, at least 257 (each byte, and the end of text). The tokenizer has fewer if the
@@ -144,8 +150,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: Any) -> Tokenizer:
     Reference: Sennrich, Haddow & Birch, "Neural Machine Translation of Rare Words with Subword Units", ACL 2016; on
     bytes as in GPT-2.
     """
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Fast
-    from tokenizers import decoders, models, pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if not isinstance(vocab_size, int) or vocab_size <= len(alphabet):
@@ -153,7 +159,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: Any) -> Tokenizer:
             f"model: vocab_size must be a whole number above {len(alphabet)} (each byte is a token), got {vocab_size!r}"
         )
     tokenizer = Fast(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=[TRAINED_END_TEXT], initial_alphabet=alphabet, show_progress=False

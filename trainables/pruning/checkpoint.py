@@ -1,4 +1,7 @@
-"""Pruned checkpoints: a folder with `model.safetensors` and `config.json`."""
+"""Pruned checkpoints: a folder with `model.safetensors` and `config.json`.
+
+The folder of a language model has the layout of the Hugging Face hub; see `trainables.pruning.hub`.
+"""
 
 import json
 import os
@@ -20,12 +23,20 @@ from trainables.errors import one_line
 from trainables.network_checks import check_network
 from trainables.prunable import tied_names
 from trainables.pruning.evaluation import add_biases, added_biases
+from trainables.pruning.hub import (
+    RECORD,
+    hub_description,
+    is_language_model,
+    write_description,
+    write_model_card,
+    write_tokenizer,
+)
 from trainables.pruning.shrinking import resize
 from trainables.task import Task
 
-__all__ = ["HUB_KEY", "load_pruned", "read_description", "save_pruned", "save_weights"]
+__all__ = ["load_pruned", "read_description", "save_pruned", "save_weights"]
 
-HUB_KEY = "sparsity_sweeps"  # holds our entries where the rest of config.json is the transformers library's
+HUB_KEY = "sparsity_sweeps"  # earlier versions exported language models with our entries here in config.json
 
 
 def save_pruned(
@@ -39,25 +50,33 @@ def save_pruned(
 ) -> None:
     """Write the pruned model to `folder`, all of it or nothing; an earlier checkpoint there is replaced.
 
-    config.json holds what `load_pruned` needs, `description`, and the zeros counted in the written tensors:
-    `prunable_sparsity` over the prunable weights, `model_sparsity` over all parameters. `added_biases` names the biases
-    that the architecture does not have: a layer without a bias gets one to hold its shift.
+    The folder's description (see `read_description`) holds what `load_pruned` needs, `description`, and the zeros
+    counted in the written tensors: `prunable_sparsity` over the prunable weights, `model_sparsity` over all parameters.
+    `added_biases` names the biases that the architecture does not have: a layer without a bias gets one to hold its
+    shift.
 
     Args:
         model: The dense model. It is not changed.
         kept: The masks of one sparsity of an `Evaluation`.
-        description: More entries for config.json.
+        description: More entries for the description.
         shifted: The shifted values of the same sparsity.
     """
     added = added_biases(model, shifted)
+    described = task.describe_model()
+    hub = is_language_model(described)
+    if hub:
+        described = hub_description(described, model)
+    tied = tied_names(model)
     state = {**model.state_dict(), **shifted}
+    if hub:  # transformers ties them again, and the head of a language model is large
+        state = {name: tensor for name, tensor in state.items() if name not in tied}
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    kept_by_name = {**kept, **{name: kept[first] for name, first in tied_names(model).items() if first in kept}}
+    kept_by_name = {**kept, **{name: kept[first] for name, first in tied.items() if first in kept and name in state}}
     for name, mask in kept_by_name.items():
         state[name].masked_fill_(~mask.cpu(), 0)
     parameters = [state[name] for name in (*(name for name, _ in model.named_parameters()), *added)]
-    config = {
-        **task.describe_model(),
+    described = {
+        **described,
         **description,
         "added_biases": added,
         "prunable": list(kept),
@@ -68,8 +87,11 @@ def save_pruned(
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
     try:
         partial.mkdir(parents=True)
-        save_file(state, partial / "model.safetensors")
-        (partial / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False))
+        save_file(state, partial / "model.safetensors", metadata={"format": "pt"})  # transformers looks for the format
+        write_description(partial, described, hub=hub)
+        if hub:
+            write_tokenizer(partial, described, model)  # the model card says so if there is none
+            write_model_card(partial, described)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
@@ -79,9 +101,9 @@ def save_pruned(
 def load_pruned(folder: str | Path, architecture: str | Callable[..., nn.Module] | None = None) -> nn.Module:
     """Load the pruned model in `folder` as a plain PyTorch module in evaluation mode.
 
-    The removed weights are zeros; there are no hooks and no masks. `input` in config.json says how to prepare inputs.
-    Layers listed under `added_biases` have a bias that the architecture does not give them. Nothing is unpickled, and
-    no code runs that config.json alone names.
+    The removed weights are zeros; there are no hooks and no masks. `input` in the folder's description (see
+    `read_description`) says how to prepare inputs. Layers listed under `added_biases` have a bias that the architecture
+    does not give them. Nothing is unpickled, and no code runs that only the folder names.
 
     Args:
         folder: The checkpoint.
@@ -126,24 +148,30 @@ def load_pruned(folder: str | Path, architecture: str | Callable[..., nn.Module]
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What config.json says of the network in `folder`: `architecture`, its arguments `model`, `input` and more.
+    """What the files in `folder` say of its network: `architecture`, its arguments `model`, `input` and more.
 
-    In the layout of the Hugging Face hub, which exported language models have, config.json is the transformers
-    library's configuration, and the entries of this project are under the key `sparsity_sweeps`.
+    The description is in config.json. In the layout of the Hugging Face hub, which language models have, it is in
+    sparsity.json, and config.json is the transformers library's configuration, the network's only argument.
 
     Raises:
         FileNotFoundError: If there is no config.json.
         ValueError: If it does not describe a network.
     """
+    hub = (folder / RECORD).exists()
     try:
         config = json.loads((folder / "config.json").read_text())
-        if isinstance(config, dict) and HUB_KEY in config:
+        if hub:
+            config = {**json.loads((folder / RECORD).read_text()), "model": {"config": config}}
+        elif isinstance(config, dict) and HUB_KEY in config:
             config = {**config.pop(HUB_KEY), "model": {"config": config}}
         return {**config, "architecture": config["architecture"], "model": dict(config["model"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder}: config.json must be JSON with architecture and model, got {one_line(error)}"
-        ) from error
+        files = (
+            f"config.json and {RECORD} must be JSON, the latter with architecture"
+            if hub
+            else "config.json must be JSON with architecture and model"
+        )
+        raise ValueError(f"{folder}: {files}, got {one_line(error)}") from error
 
 
 def save_weights(state: Mapping[str, Tensor], file: Path) -> None:

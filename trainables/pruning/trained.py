@@ -1,6 +1,5 @@
 """The trained network of a trial before it is pruned, and its file."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +10,7 @@ from torch import nn
 from sparsity.import_strings import is_import_string
 from trainables.config import TrialConfig
 from trainables.prunable import prunable_weights
-from trainables.pruning.checkpoint import load_pruned, save_pruned
+from trainables.pruning.checkpoint import load_pruned, read_description, save_pruned
 from trainables.pruning.evaluation import Evaluation, evaluate_pruned
 from trainables.task import Task
 
@@ -75,7 +74,7 @@ def load_trained(folder: Path, task: Task, config: TrialConfig) -> tuple[Trained
     if not folder.exists():
         return None
     network = load_pruned(folder, config.architecture if is_import_string(config.architecture) else None)
-    record = json.loads((folder / "config.json").read_text()).get("training", {})
+    record = read_description(folder).get("training", {})
     if record.get("key") != config.training_key:
         raise ValueError(f"{folder}: must be of training {config.training_key}, got {record.get('key')}")
     return TrainedNetwork(task, task.placed(network), config), record

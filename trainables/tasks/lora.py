@@ -154,7 +154,7 @@ class LoRA(Task):
         self.scorer = CandidateScorer(self.questions, self.batcher, self.forward)
         # the penalized model and its merged weights, if regularize=merged
         self._merged: tuple[nn.Module, MergedWeights] | None = None
-        self._network_config: dict[str, Any] | None = None  # of the network that build_model built
+        self._network_config: dict[str, Any] | None = None  # of the network that was built or placed
 
     # ---- the network -------------------------------------------------------------------------------------------
 
@@ -169,6 +169,7 @@ class LoRA(Task):
         return merge_adapters(model, self.settings)
 
     def placed(self, network: nn.Module) -> nn.Module:
+        self._network_config = network_config(network)
         for layer in find_projections(network.requires_grad_(False), self.settings.names).values():
             layer.weight.requires_grad_(True)  # as `merge_adapters` leaves it
         return super().placed(network)

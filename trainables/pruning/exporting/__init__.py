@@ -8,7 +8,7 @@ The folder has the same layout for every task:
 - `model.pt2` (torch-export) and `model.onnx` (onnx): graphs for raw inputs, with their preparation inside.
 
 The folder of a language model also has the layout of the Hugging Face hub: config.json is the transformers library's
-configuration, with the entries above under the key `sparsity_sweeps`, and the tokenizer lies beside it.
+configuration, the entries above are in sparsity.json, and tokenizer and model card lie beside it.
 """
 
 from trainables.pruning.exporting.deployable import Deployable, deployable

@@ -16,8 +16,14 @@ from trainables.files import new_folder
 from trainables.pruning.checkpoint import load_pruned, read_description
 from trainables.pruning.exporting.deployable import Deployable, deployable
 from trainables.pruning.exporting.format import Format
-from trainables.pruning.exporting.hub import write_description, write_tokenizer
 from trainables.pruning.exporting.measuring import NUM_RUNS, costs
+from trainables.pruning.hub import (
+    hub_description,
+    is_language_model,
+    write_description,
+    write_model_card,
+    write_tokenizer,
+)
 from trainables.pruning.shrinking import Shrunk
 from trainables.pruning.shrinking import shrink as shrink_network
 
@@ -55,7 +61,7 @@ def export(
 
     Args:
         checkpoint: A folder that `load_pruned` reads.
-        to: The folder to write: config.json, and a file for each format.
+        to: The folder to write: the description, and a file for each format.
         formats: Names of files in `trainables/pruning/exporting/formats`; "-" may stand for "_".
         architecture: The import string of a network of your own (see `load_pruned`).
         dense: The checkpoint of the network before pruning, which is measured too.
@@ -66,10 +72,10 @@ def export(
         image_size: Height and width of the images, if the checkpoint does not say.
         num_runs: Runs of each latency (see `costs`); 0 measures nothing.
         seconds: See `costs`.
-        origin: More entries for `export` in config.json.
+        origin: More entries for `export` in the description.
 
     Returns:
-        The entry `export` of the new config.json:
+        The entry `export` of the new folder's description:
 
         - shrunk, exact: whether the network was shrunk, and whether it computes the same as the checkpoint
         - formats: by format, its `file`, `bytes`, and `largest_difference` of an output from PyTorch's
@@ -90,9 +96,9 @@ def export(
     description = read_description(checkpoint)
     loaded = load_pruned(checkpoint, architecture)
     network = deployable(loaded, description["input"], image_size)
-    hub = "tokenizer" in description["input"] and "config" in description["model"]
+    hub = is_language_model(description)
     if hub:
-        description["model"]["config"]["architectures"] = [type(loaded).__name__]
+        description = hub_description(description, loaded)
     entry: dict[str, Any] = {"notes": [], "tolerance": TOLERANCE, "shrunk": shrink, "exact": True, **(origin or {})}
     networks = {"pruned": network}
     if shrink or num_runs:
@@ -115,9 +121,10 @@ def export(
             entry["notes"].append("transformers cannot read the folder, as its layers have one width; load_pruned can")
     with new_folder(to) as folder:
         write_description(folder, description, hub=hub)
+        if is_language_model(description):
+            entry["notes"] += filter(None, [write_tokenizer(folder, description, loaded, source=checkpoint)])
         if hub:
-            eos = description["model"]["config"].get("eos_token_id")
-            entry["notes"] += filter(None, [write_tokenizer(folder, description["input"], eos)])
+            write_model_card(folder, description)
         inputs = [network.example(1, seed=1), network.example(5, seed=2)]
         expected = outputs_of(network, inputs)
         entry |= signature(network, inputs, expected)

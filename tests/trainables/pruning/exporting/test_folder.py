@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.records.exported import read_export
 from tests.trainables._tiny_tasks import equal_states
 from trainables import load_pruned
 from trainables.pruning import read_description
@@ -70,10 +71,10 @@ def test_a_language_model_is_a_folder_for_transformers_and_for_us(checkpoint, tm
     assert tokenizer.decode(tokenizer("good one")["input_ids"]) == "good one"
     config = json.loads((to / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("qwen2", ["Qwen2ForCausalLM"])
-    assert config["sparsity_sweeps"]["architecture"] == "causal_lm"
     described = read_description(to)
-    del described["export"], described["model"]["config"]["architectures"]
+    assert json.loads(json.dumps(entry)) == described.pop("export") == read_export(to)
     assert described == read_description(source)
+    assert {path.name for path in to.iterdir()} == {path.name for path in source.iterdir()}
 
 
 def test_a_sweep_can_start_from_an_exported_language_model(checkpoint, tmp_path):
