@@ -43,6 +43,10 @@ BUDGETS = (60, 120, 180, 240, 360, 720)  # epochs of one arm: 2 to 24 configurat
 THIRDS = (180, 360, 720)  # budgets of today's search that a third is compared with
 NUM_REPETITIONS = 50
 ALL_ARMS = "all arms"
+HIGHLIGHTED: Mapping[str, dict[str, Any]] = {
+    TODAY: {"color": "black", "linewidth": 2.5},
+    "Halton, then GP": {"color": "C3", "linewidth": 2.5},
+}
 # case -> (sparsity, whether searches start with the initial point)
 CASES = {"sparsity 0.96, with the initial point": (0.96, True), "sparsity 0.98, without it": (0.98, False)}
 
@@ -155,7 +159,7 @@ def regret_of(short: Sequence[float], full: np.ndarray) -> float:
 def draw(record: Mapping[str, Any]) -> Figure:
     """Regret against epochs: a row for each case, a panel for each arm and for their average.
 
-    The bands are two standard errors wide on each side.
+    Two strategies have bands, of two standard errors on each side.
     """
     cases = record["cases"]
     num_columns = max(len(case["results"][TODAY]) for case in cases.values())
@@ -166,14 +170,17 @@ def draw(record: Mapping[str, Any]) -> Figure:
             for index, (name, by_arm) in enumerate(case["results"].items()):
                 if arm in by_arm:
                     means, errors = (np.array(column) for column in zip(*by_arm[arm]["regret"], strict=True))
-                    style = {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--"}
+                    style = HIGHLIGHTED.get(name, {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--"})
                     axes.plot(record["budgets"], means, marker="o", markersize=3, label=name, **style)
-                    band = np.maximum(means - 2 * errors, 0), means + 2 * errors
-                    axes.fill_between(record["budgets"], *band, color=style["color"], alpha=0.12, linewidth=0)
+                    if name in HIGHLIGHTED:
+                        band = np.maximum(means - 2 * errors, 0), means + 2 * errors
+                        axes.fill_between(record["budgets"], *band, color=style["color"], alpha=0.15, linewidth=0)
             axes.set(title=f"{arm}\n{title}", xlabel="epochs", xticks=record["budgets"])
+            axes.tick_params(axis="x", labelsize=7)
             axes.set_yscale("symlog", linthresh=1e-3)  # a regret can be 0
+            axes.set_ylim(bottom=0)
         row[0].set_ylabel("regret")
-    panels[0, -1].legend(fontsize=7)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 
