@@ -33,7 +33,7 @@ TRIAL: dict[str, Any] = {
     "target_sparsity": 0.96,
     "sparsities": [0.9, 0.94, 0.98],
 }
-SWEEP = "--optimizer sam --regularizer wcr --tuning paper --search-seeds 1 --confirm 0 --concurrent 2"
+SWEEP = "--optimizer sam --regularizer wcr --tuning paper --search-seeds 1 --confirm 0 --concurrent 2 --no-export"
 SWEEP += f" --epochs {TRIAL['max_epochs']}"
 
 
