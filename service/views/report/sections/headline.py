@@ -38,9 +38,10 @@ def verdict(view: SweepView) -> str:
     if lead is None:
         return "There is no confirmed arm without a regularizer to compare with."
     if lead["n"] < MIN_SEEDS:
+        seeds = "1 paired seed" if lead["n"] == 1 else f"{lead['n']} paired seeds"
         return (
-            f"Whether the regularizer helps is not established: {lead['n']} paired seeds cannot show it, whatever "
-            f"their values ({MIN_SEEDS} are needed)."
+            f"Whether the regularizer helps is not established: {seeds} cannot show it, whatever the values "
+            f"({MIN_SEEDS} are needed)."
         )
     if lead["interval"][0] <= 0 <= lead["interval"][1]:
         return f"The difference is not established: its 95% interval includes 0 (n = {lead['n']})."
