@@ -3,7 +3,6 @@
 import atexit
 import gc
 import inspect
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from service.process import prepare_process, typed_command
 from service.records.passwords import hide_passwords
 from service.spec import SweepSpec
 from trainables.config import ARGUMENT_GROUPS, TrialConfig
+from trainables.key_value import parse_arguments
 
 __all__ = ["main"]
 
@@ -254,20 +254,6 @@ def show(default: Any) -> str:
     if isinstance(default, tuple):
         return " ".join(str(value) for value in default)
     return "" if default is None or default is False else str(default)
-
-
-def parse_arguments(group: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs; a value is read as JSON if it is valid JSON, else as text."""
-    arguments = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ValueError(f"{group}: must be KEY=VALUE (e.g. --{group} lr=0.1), got {pair!r}")
-        try:
-            arguments[key] = json.loads(text)
-        except json.JSONDecodeError:
-            arguments[key] = text
-    return arguments
 
 
 def end_quickly() -> None:

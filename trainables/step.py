@@ -132,7 +132,7 @@ def parameter_groups(model: nn.Module, regularizer: Any, weight_decay: Any) -> l
 def position_embeddings(model: nn.Module) -> list[Tensor]:
     """The trained position embeddings and class tokens of a model, by the names that common libraries give them.
 
-    No criterion prunes them, and most of their values matter, so optimizers that make weights sparse leave them alone.
+    No criterion prunes them, so optimizers that make weights sparse leave them alone.
     """
     return [p for name, p in model.named_parameters() if p.requires_grad and POSITIONS.search(name)]
 

@@ -41,9 +41,9 @@ def recommend(
     as_json: AsJson = False,
 ) -> None:
     """Recommend lam and rho from the nearest settings that sweeps recorded or papers state; nothing is searched."""
-    from service.cli import parse_arguments
     from service.search.known import Asked, all_known, ranked
     from trainables.config import check_name
+    from trainables.key_value import parse_arguments
 
     mention_unreadable(runs)
     with one_line_errors(), stdout_for_json(as_json):

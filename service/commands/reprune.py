@@ -58,12 +58,12 @@ def reprune(
     as_json: AsJson = False,
 ) -> None:
     """Prune a sweep's trained networks by other criteria, scopes or sparsities. Run it again after an interruption."""
-    from service.cli import parse_arguments
     from service.driver import run_reprune
     from service.records.state import State
     from service.spec import SweepSpec, pruning_methods, recorded_sources
     from service.views.tables import with_headline
     from trainables.config import check_sparsity
+    from trainables.key_value import parse_arguments
     from trainables.own_code import use_sources
 
     folder = sweep_folder(runs, name)

@@ -138,7 +138,7 @@ class Search:
         adopted: arm -> the parameters of earlier trials that count as its first configurations.
         generation: Number of changes of the sweep. Each has studies of its own, which begin with what was adopted.
         violations_of: By how much finished configurations of an arm, each given as the keys of its trials, violate each
-            constraint (see `Goal.violations`). TPE looks for the best objective among those that satisfy all of them.
+            constraint (see `Goal.violations`). The search looks for the best objective among those that satisfy all.
             None without a constraint.
         num_parallel: How many trials may run at once. It decides how far an arm proposes ahead of its results.
         sampler: What proposes after the Halton points: "tpe", or "gp", a Gaussian process.

@@ -30,7 +30,7 @@ def metrics_of(event: Mapping[str, Any]) -> Iterator[Point]:
 
 
 def metrics_left_out(event: Mapping[str, Any]) -> set[str]:
-    """The names that are not logged, so that a run has `MOST_NAMES` at most.
+    """The names that are not logged, so that a run has `MOST_NAMES` if possible.
 
     Only the further metrics of pruned networks are left out, such as the accuracies of single tasks. If not all of them
     fit, those at the target sparsity are logged, in the task's order as far as they fit.

@@ -20,6 +20,7 @@ import sparsity
 from trainables.config import construct
 from trainables.data.questions import Question, Questions
 from trainables.files import new_folder
+from trainables.key_value import parse_arguments
 
 __all__ = ["harness_tasks", "write_harness_tasks"]
 
@@ -127,22 +128,11 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     try:
-        arguments = dict(map(argument, chosen.data))
+        arguments = parse_arguments("data", chosen.data)
         names = harness_tasks(chosen.folder, chosen.data_root, dataset=chosen.dataset, arguments=arguments)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{error}\n")
     print(f"{chosen.folder}: group {chosen.dataset} of the tasks {', '.join(names)}")
-
-
-def argument(pair: str) -> tuple[str, Any]:
-    """KEY=VALUE; a value is read as JSON if it is valid JSON, else as text."""
-    key, separator, value = pair.partition("=")
-    if not separator or not key:
-        raise ValueError(f"data: must be KEY=VALUE (e.g. --data tasks=ARC-Easy), got {pair!r}")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
 
 
 if __name__ == "__main__":
