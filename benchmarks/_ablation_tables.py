@@ -3,7 +3,6 @@
 import itertools
 import math
 import statistics
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,20 +10,19 @@ import numpy as np
 
 from benchmarks import _ablation_jobs as trainings
 from benchmarks import _logistic as logistic
-from benchmarks.digits_methods import table, with_interval
-from service.statistics import compare, holm, interval_of_mean
+from benchmarks._markdown import Comparison, comparison_table, paragraph, table, with_interval
+from service.statistics import interval_of_mean
 from service.views.tables import number
 from sweeps.digits_methods import SWEEP
 from trainables.config import TrialConfig, hyperparameters
 
-__all__ = ["comparison_table", "curvature_comparisons", "fit_exponents", "placement_comparisons", "scope_comparisons"]
-__all__ += ["ALPHA", "logistic_comparisons", "paragraph", "section"]
+__all__ = ["curvature_comparisons", "fit_exponents", "placement_comparisons", "scope_comparisons"]
+__all__ += ["logistic_comparisons", "section"]
 
 Entries = Sequence[Mapping[str, Any]]
 Values = dict[int, float]  # by seed
-Comparisons = list[tuple[str, Values, Values]]  # what is compared, ours, theirs
+Comparisons = list[Comparison]
 
-ALPHA = 0.05
 TARGET = f"{SWEEP.trial.target_sparsity:g}"
 SCOPE_TITLES = {"global": "global", "min_kept": f"global, {trainings.MIN_KEPT} kept", "uniform": "uniform"}
 # V of ResNet-18 on CIFAR-10 by lam, from table 9 of the WCR paper (arXiv 2511.14282).
@@ -69,29 +67,6 @@ def accuracy(level: str, scope: str = "global") -> Callable[[Mapping[str, Any]],
 
 def cell(values: Values) -> str:
     return with_interval(list(values.values())) if values else "-"
-
-
-def paragraph(text: str) -> str:
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-
-
-def comparison_table(comparisons: Comparisons) -> str:
-    """Paired differences with Holm's correction over all comparisons that are planned.
-
-    A comparison without data yet counts as p = 1, so a correction is never smaller than that of the complete results.
-    """
-    found = [(name, compare(ours, theirs)) for name, ours, theirs in comparisons]
-    corrected = holm([1.0 if row is None else row["p"] for _, row in found])
-    rows = []
-    for (name, row), p in zip(found, corrected, strict=True):
-        if row is None:
-            rows.append([name, "0", *["-"] * 5])
-            continue
-        interval = "-" if row["interval"] is None else f"{row['interval'][0]:+.3f} to {row['interval'][1]:+.3f}"
-        verdict = "no" if p >= ALPHA else "higher" if row["difference"] > 0 else "lower"
-        change = f"{row['difference']:+.3f}"
-        rows.append([name, str(row["n"]), change, interval, f"{row['p']:.2g}", f"{p:.2g}", verdict])
-    return table(["comparison", "n", "difference", "95% interval", "p", "p (Holm)", "established"], rows)
 
 
 def tests_are(comparisons: Comparisons, what: str) -> str:

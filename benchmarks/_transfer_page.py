@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks._ablation_tables import ALPHA, comparison_table, paragraph
+from benchmarks._markdown import ALPHA, Comparison, comparison_table, paragraph, replace_section, table
 from benchmarks._transfer_rules import (
     PREDICTIONS,
     RAW,
@@ -18,7 +18,6 @@ from benchmarks._transfer_rules import (
     decades_off,
     regrets,
 )
-from benchmarks.digits_methods import table
 from benchmarks.transfer import LAMS, SEEDS, SETTINGS
 from service.statistics import holm, sign_flip_p
 from service.views.figures import COLOURS
@@ -27,7 +26,6 @@ from service.views.tables import number
 __all__ = ["comparisons", "draw", "section", "write"]
 
 Curves = Mapping[str, Sequence[Curve]]
-Comparison = tuple[str, dict[int, float], dict[int, float]]  # what is compared, ours, theirs
 PREDICTION = "all others"  # the one whose differences are tested
 
 
@@ -200,10 +198,6 @@ def draw_regrets(axes: Any, regularizer: str, own: Sequence[Curve]) -> None:
 
 def write(curves: Curves, page: Path, start: str, end: str) -> None:
     """Replace what stands between the page's markers, and draw the figure beside the page."""
-    before, marker, rest = page.read_text().partition(start)
-    _, closing, after = rest.partition(end)
-    if not (marker and closing):
-        raise ValueError(f"{page}: must have {end} behind {start}, got none")
     figure = page.with_suffix(".png")
-    page.write_text(f"{before}{start}\n\n{section(curves, figure.name)}\n\n{end}{after}")
+    replace_section(page, start, end, section(curves, figure.name))
     draw(curves).savefig(figure, dpi=110, transparent=True)

@@ -23,16 +23,16 @@ from benchmarks._ablation_jobs import ARMS, initial_config, training_jobs
 from benchmarks._ablation_tables import section
 from benchmarks._jobs import append, run
 from benchmarks._logistic import logistic_jobs
+from benchmarks._markdown import replace_section
 from benchmarks._measure import RESULTS
 from service.records.events import EventLog
-from service.records.state import State
+from service.records.state import EVENTS
 from trainables.config import TrialConfig
 
 RESULTS_FILE = RESULTS / "digits-ablations.jsonl"
 PAGE = digits_methods.PAGE
 START = "<!-- ablations: written by python -m benchmarks.digits_ablations --write -->"
 END = "<!-- ablations end -->"
-TITLE = "## Ablations"
 FIRST_SEED = 100  # the study searches on seeds 0 and 1 and confirms on 2 to 13
 NUM_SEEDS = 12
 
@@ -44,12 +44,11 @@ Arms = dict[tuple[str, str], TrialConfig]
 
 def studied_configs(runs: Path) -> Arms:
     """The configurations that the study confirmed, from its folder in `runs` or, without one, its committed records."""
-    folder = runs / digits_methods.SWEEP.name
     with tempfile.TemporaryDirectory() as scratch:
-        if not (folder / "events.jsonl").exists():
-            folder = Path(scratch) / digits_methods.SWEEP.name
-            digits_methods.restore(folder)
-        confirmed = digits_methods.confirmed(State.read(folder))
+        recorded = (runs / digits_methods.SWEEP.name / EVENTS).exists()
+        study = digits_methods.study(runs if recorded else Path(scratch))
+        study.restore()
+        confirmed = study.found().arms
     return {arm: TrialConfig.model_validate(trials[0].config) for arm, trials in confirmed.items()}
 
 
@@ -93,16 +92,8 @@ def choose_arms(results: Path, runs: Path, epochs: int | None) -> Arms:
 
 
 def write(results: Path, page: Path) -> None:
-    """Write the tables between the page's markers; append both if the page has no markers."""
-    text = page.read_text()
-    if START not in text:
-        text = f"{text.rstrip()}\n\n{TITLE}\n\n{START}\n{END}\n"
-    before, _, rest = text.partition(START)
-    _, marker, after = rest.partition(END)
-    if not marker:
-        raise ValueError(f"{page}: must have {END} behind {START}, got none")
-    found = section([entry for entry, _ in EventLog.read(results)])
-    page.write_text(f"{before}{START}\n\n{found}\n\n{END}{after}")
+    """Write the tables between the page's markers."""
+    replace_section(page, START, END, section([entry for entry, _ in EventLog.read(results)]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

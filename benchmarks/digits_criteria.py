@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks._ablation_tables import comparison_table, paragraph
 from benchmarks._jobs import ConfigJob, run
+from benchmarks._markdown import Comparison, comparison_table, paragraph, replace_section, table, with_interval
 from benchmarks._measure import RESULTS
 from benchmarks.digits_ablations import Arms, studied_configs
-from benchmarks.digits_methods import PAGE, SWEEP, table, with_interval
+from benchmarks.digits_methods import PAGE, SWEEP
 from service.records.events import EventLog
 from trainables.config import PruningMethod
 from trainables.loop import Training, load_task
@@ -102,7 +102,7 @@ def accuracies(jobs: Entries, label: str, level: str) -> dict[int, float]:
     return {job["seed"]: job["methods"][label]["acc"][level] for job in jobs}
 
 
-def comparisons(jobs: Entries) -> list[tuple[str, dict[int, float], dict[int, float]]]:
+def comparisons(jobs: Entries) -> list[Comparison]:
     """The planned comparisons: what is compared, ours, magnitude's."""
     found = []
     for arm, label in itertools.product(ARMS, COMPARED):
@@ -150,10 +150,8 @@ def section(jobs: Entries) -> str:
 
 def write(results: Path, page: Path) -> None:
     """Write the section between the page's markers."""
-    before, _, rest = page.read_text().partition(START)
-    _, _, after = rest.partition(END)
     jobs = [entry for entry, _ in EventLog.read(results) if entry["event"] == "job"]
-    page.write_text(f"{before}{START}\n\n{section(jobs)}\n\n{END}{after}")
+    replace_section(page, START, END, section(jobs))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from benchmarks import _logistic as logistic
 from benchmarks import digits_ablations as ablations
 from benchmarks import digits_methods
 from benchmarks._jobs import append
+from benchmarks._markdown import ALPHA, comparison_table
 from service.records.events import EventLog
 from trainables.config import TrialConfig
 from trainables.loop import Training, load_task
@@ -57,9 +58,8 @@ def test_jobs_have_names_of_their_own_and_unseen_seeds_that_all_share():
 
 
 def test_the_selected_configuration_is_that_of_the_study(toy, tmp_path, monkeypatch, capsys):
-    study = digits_methods.SWEEP.model_copy(update={"name": "toy"})
+    study = digits_methods.SWEEP.model_copy(update={"name": "toy"})  # nothing is committed
     monkeypatch.setattr(digits_methods, "SWEEP", study)
-    monkeypatch.setattr(ablations.digits_methods, "RESULTS", tmp_path)  # nothing is committed
     toy.trial((0.9, 0.99), lam=1e-3)  # of the search alone
     toy.trial((0.9, 0.8), lam=3e-5, rho=0.07, seed=2, phase="confirm", test=(0.9, 0.8))
     results = tmp_path / "results.jsonl"
@@ -241,12 +241,12 @@ def test_every_planned_comparison_can_be_established():
         tables.curvature_comparisons,
         tables.logistic_comparisons,
     ):
-        assert 0 < len(comparisons([])) * 2 / 2**ablations.NUM_SEEDS < tables.ALPHA
+        assert 0 < len(comparisons([])) * 2 / 2**ablations.NUM_SEEDS < ALPHA
 
 
 def test_comparisons_without_data_count_in_the_correction():
     pairs = dict(enumerate([0.5] * 6)), dict(enumerate([0.4] * 6))
-    shown = tables.comparison_table([("there", *pairs), ("to come", {}, {}), ("to come too", {}, {})])
+    shown = comparison_table([("there", *pairs), ("to come", {}, {}), ("to come too", {}, {})])
     assert "| there | 6 | +0.100 | +0.100 to +0.100 | 0.031 | 0.094 | no |" in shown  # p = 2 / 2^6, times 3
     assert "| to come | 0 |" in shown
 
@@ -289,10 +289,11 @@ def test_slopes_come_from_the_lines_seed_by_seed():
 def test_the_page_keeps_what_people_wrote(tmp_path):
     results, page = tmp_path / "results.jsonl", tmp_path / "page.md"
     append(results, "job", **{k: v for k, v in arm_line("sam", "wcr", 100, 0.5).items() if k != "event"})
-    page.write_text("# Title\n\nabove\n")
+    page.write_text(f"above\n{ablations.START}\nold table\n{ablations.END}\nbelow\n")
     ablations.main(["--write", "--results", str(results), "--page", str(page)])
     once = page.read_text()
-    assert once.startswith(f"# Title\n\nabove\n\n## Ablations\n\n{ablations.START}\n\n### Configurations")
-    page.write_text(once + "\nbelow\n")
+    assert once.startswith(f"above\n{ablations.START}\n\n### Configurations")
+    assert once.endswith(f"{ablations.END}\nbelow\n")
+    assert "old table" not in once
     ablations.main(["--write", "--results", str(results), "--page", str(page)])
-    assert page.read_text() == once + "\nbelow\n"
+    assert page.read_text() == once

@@ -177,5 +177,5 @@ def test_the_page_names_the_best_rule_and_keeps_what_people_wrote(tmp_path):
     assert row.split("|")[2].strip() == "12"
     assert row.endswith("| lower |")
     assert (tmp_path / "transfer.png").stat().st_size > 10_000
-    with pytest.raises(ValueError, match="must have <!-- c --> behind <!-- a -->, got none"):
+    with pytest.raises(ValueError, match="must have <!-- a --> and, after it, <!-- c -->, got"):
         _transfer_page.write(curves, page, "<!-- a -->", "<!-- c -->")

@@ -1,0 +1,210 @@
+"""Studies: sweeps at equal budgets, and what was planned to be compared before their first trial.
+
+A study runs its sweeps resumably. `export` writes compact records, which are committed. Where there are no others,
+`restore` continues from them.
+"""
+
+import gzip
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks._markdown import Comparison, comparison_table, table, with_interval
+from benchmarks._measure import RESULTS
+from service import Sweep
+from service.records.events import EventLog
+from service.records.state import EVENTS, State, TrialRecord
+from service.records.summary import configurations_by_arm
+from service.search.space import make_arms
+from service.statistics import interval_of_mean
+from service.views.figures import COLOURS, label_levels, sparsity_axes
+from service.views.tables import number
+from trainables.config import hyperparameters
+
+__all__ = ["Arm", "Found", "Study"]
+
+KEPT_EVENTS = ("sweep", "change", "search_state", "start", "end", "pruned")
+STUDY_LOG = "study.log"
+
+Arm = tuple[str, str]  # an optimizer with a regularizer
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained, and what is compared.
+
+    Args:
+        sweeps: They differ in their arms and their names alone.
+        planned: By title, the pairs of arms whose accuracies are compared. Holm's correction covers the pairs below one
+            title.
+        results: Folder of the compact records.
+    """
+
+    sweeps: tuple[Sweep, ...]
+    planned: Mapping[str, Sequence[tuple[Arm, Arm]]]
+    results: Path = field(default=RESULTS)
+
+    def run(self) -> None:
+        self.restore()
+        for sweep in self.sweeps:
+            sweep.run()
+
+    def committed(self, sweep: Sweep, name: str) -> Path:
+        return self.results / f"{sweep.name.replace('_', '-')}-{name}.gz"
+
+    def export(self) -> None:
+        """Write what continuing and reporting need (outcomes and search state), without paths of this machine."""
+        for sweep in self.sweeps:
+            if not (sweep.folder / EVENTS).exists():
+                continue
+            entries = [entry for entry, _ in EventLog.read(sweep.folder / EVENTS) if entry["event"] in KEPT_EVENTS]
+            lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
+            self.committed(sweep, EVENTS).write_bytes(gzip.compress(lines.encode(), mtime=0))
+            proposals = (sweep.folder / STUDY_LOG).read_bytes()
+            self.committed(sweep, STUDY_LOG).write_bytes(gzip.compress(proposals, mtime=0))
+
+    def restore(self) -> None:
+        """Copy the committed records of each sweep that has none in its folder."""
+        for sweep in self.sweeps:
+            if (sweep.folder / EVENTS).exists() or not self.committed(sweep, EVENTS).exists():
+                continue
+            sweep.folder.mkdir(parents=True, exist_ok=True)
+            for name in (STUDY_LOG, EVENTS):  # the events last: they are what is looked for
+                (sweep.folder / name).write_bytes(gzip.decompress(self.committed(sweep, name).read_bytes()))
+
+    def found(self) -> "Found":
+        """The results so far."""
+        return Found(self, [State.read(s.folder) for s in self.sweeps if (s.folder / EVENTS).exists()])
+
+
+@dataclass(frozen=True)
+class Found:
+    """The results of a study, as the tables and the figure of a page."""
+
+    study: Study
+    states: Sequence[State]
+
+    @property
+    def sweep(self) -> Sweep:
+        """The first of the study, which stands for what all have in common."""
+        return self.study.sweeps[0]
+
+    @property
+    def target(self) -> float:
+        return self.sweep.trial.target_sparsity
+
+    @property
+    def levels(self) -> list[float]:
+        return sorted({0.0, *self.sweep.trial.sparsities, self.target})
+
+    @cached_property
+    def arms(self) -> dict[Arm, list[TrialRecord]]:
+        """The finished confirmation trials of each arm's best configuration, ordered by seed."""
+        found = [c for s in self.states for cs in configurations_by_arm(s.finished("confirm")).values() for c in cs]
+        return {(trials[0].config["optimizer"], trials[0].config["regularizer"]): trials for trials in found}
+
+    def values(self, arm: Arm, sparsity: float, metric: str = "acc", split: str = "test") -> dict[int, float]:
+        """Seed -> a metric after pruning to `sparsity`; empty for an arm that is not confirmed yet."""
+        method = self.sweep.pruning[0].label
+        by_seed = {t.config["seed"]: t.at(sparsity, metric, split, method) for t in self.arms.get(arm, ())}
+        return {seed: value for seed, value in by_seed.items() if value is not None}
+
+    def comparisons(self, planned: Sequence[tuple[Arm, Arm]]) -> list[Comparison]:
+        """Pairs of arms, by their test accuracy at the target."""
+        return [
+            (f"{' + '.join(ours)}, against {' + '.join(theirs)}", self.at_target(ours), self.at_target(theirs))
+            for ours, theirs in planned
+        ]
+
+    def at_target(self, arm: Arm) -> dict[int, float]:
+        return self.values(arm, self.target)
+
+    def progress(self) -> str:
+        trials = [trial for state in self.states for trial in state.trials.values() if trial.done]
+        search = sum(trial.phase == "search" for trial in trials)
+        hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
+        failed = sum(trial.status != "finished" for trial in trials)
+        sizes = [(len(make_arms(s)), s.num_trials * s.num_search_seeds + s.num_seeds) for s in self.study.sweeps]
+        planned = sum(math.prod(size) for size in sizes)
+        commits = dict.fromkeys(state.header["software"]["git_commit"][:10] for state in self.states)
+        progress = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
+        return (
+            f"{progress}Search: {search} trials (planned: {self.sweep.num_trials} configurations x "
+            f"{self.sweep.num_search_seeds} seeds per arm). Confirmation: {len(trials) - search} trials. They took "
+            f"{hours:.1f} core hours; {failed or 'none'} of them diverged or failed. "
+            f"Commit of the code: {', '.join(commits)}."
+        )
+
+    def method_table(self) -> str:
+        """Each arm's test accuracy by sparsity, ordered by the validation accuracy at the target."""
+        header = ["optimizer", "regularizer", "lam", "rho", "lr", "weight decay", "n", *map("{:g}".format, self.levels)]
+
+        def on_validation(arm: Arm) -> float:
+            return statistics.fmean(self.values(arm, self.target, split="curve").values() or [0.0])
+
+        rows = []
+        for arm in sorted(self.arms, key=on_validation, reverse=True):
+            trials = self.arms[arm]
+            settings = [number(value) for value in hyperparameters(trials[0].config).values()]
+            cells = [with_interval(list(self.values(arm, level).values())) for level in self.levels]
+            rows.append([*arm, *settings, str(len(trials)), *cells])
+        return table(header, rows)
+
+    def draw(self) -> Figure:
+        """A panel for each optimizer, with a line and 95% interval for each regularizer and a dot for each seed."""
+        arms = [arm.choices for sweep in self.study.sweeps for arm in make_arms(sweep)]
+        optimizers, regularizers = (list(dict.fromkeys(a[n] for a in arms)) for n in ("optimizer", "regularizer"))
+        num_columns = min(4, len(optimizers))
+        num_rows = math.ceil(len(optimizers) / num_columns)
+        figure = Figure(figsize=(4 * num_columns, 3.75 * num_rows), layout="constrained")
+        panels = figure.subfigures(num_rows, num_columns, squeeze=False).flat
+        for panel, optimizer in zip(panels, optimizers, strict=False):
+            axes = sparsity_axes(panel, "test accuracy")
+            for colour, regularizer in zip(COLOURS, regularizers, strict=False):
+                self.draw_arm(axes, (optimizer, regularizer), colour)
+            label_levels(axes, self.levels)
+            axes.tick_params(axis="x", labelsize=7)
+            axes.set_ylim(0, 1.02)
+            axes.set_title(optimizer)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=7, loc="lower left")
+        return figure
+
+    def draw_arm(self, axes, arm: Arm, colour: str) -> None:
+        seeds = [list(self.values(arm, level).values()) for level in self.levels]
+        if not all(seeds):
+            return
+        densities = [1 - level for level in self.levels]
+        means = [statistics.fmean(column) for column in seeds]
+        axes.plot(densities, means, marker="o", markersize=3, color=colour, label=arm[1])
+        bands = [interval_of_mean(column) or (column[0], column[0]) for column in seeds]
+        axes.fill_between(densities, *zip(*bands, strict=True), color=colour, alpha=0.15, linewidth=0)
+        for density, column in zip(densities, seeds, strict=True):
+            axes.plot([density] * len(column), column, ".", color=colour, alpha=0.25, markersize=3)
+
+    def section(self, figure: str) -> str:
+        """The generated part of a page.
+
+        Args:
+            figure: File name of the figure, beside the page.
+        """
+        parts = [self.progress()] if self.states else ["Nothing has run yet."]
+        if not self.arms:
+            return "\n\n".join(parts)
+        parts += [
+            f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, ordered by validation accuracy at "
+            f"{self.target:g}.",
+            self.method_table(),
+            f"![test accuracy against sparsity, a panel for each optimizer]({figure})",
+        ]
+        for title, planned in self.study.planned.items():
+            if any(ours in self.arms for ours, _ in planned):
+                shown = comparison_table(self.comparisons(planned), verdicts=("better", "worse"))
+                parts += [f"{title}: paired differences of test accuracy at {self.target:g}.", shown]
+        return "\n\n".join(parts)
