@@ -5,6 +5,8 @@ ResNet-18, so the same rho is a larger relative step, and the range is lower tha
 weight decay.
 """
 
+from typing import Any
+
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 
@@ -13,7 +15,7 @@ from search_spaces.cnn import GRADIENT_METHODS
 
 __all__ = ["SEARCH_SPACE"]
 
-RANGES = {
+RANGES: dict[str, Any] = {
     "optimizer": Categorical(("sgd", "sam", "s2sam")),
     "regularizer": Categorical(("none", "hoyer_square", "wcr")),
     "lam": by_regularizer(
@@ -39,7 +41,7 @@ RANGES = {
     "opt/k_fraction": by_optimizer(sfw=Float(1e-3, 0.1, log=True)),
 }
 
-INITIAL_POINTS = {
+INITIAL_POINTS: dict[str, Any] = {
     "lam": by_regularizer(
         l1=1e-5,
         hoyer_square=1e-4,

@@ -52,13 +52,21 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The same: a worker killed, then the driver while the search runs, then asked to stop in the confirmation."""
+    """The same: a worker killed, then the driver while the search runs."""
     runs = tmp_path_factory.mktemp("killed")
     process = start(runs)
     wait_until(lambda: events(runs)["evaluation"] >= 1, process)
     kill_worker(process)
     wait_until(lambda: events(runs)["end"] >= 2 and events(runs)["evaluation"] >= 8, process)
     assert end(process, signal.SIGKILL) == -signal.SIGKILL
+    assert "its worker died, it continues from its last checkpoint" in (runs / "shown").read_text()
+    return runs, run(runs, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The same, asked to stop in the confirmation."""
+    runs = tmp_path_factory.mktemp("stopped")
     process = start(runs)
     wait_until(lambda: events(runs)["end"] >= 8, process)
     assert f"digits: running (process {process.pid} on " in sweeps("status", "digits", "--runs", runs)
@@ -68,7 +76,6 @@ def killed(tmp_path_factory):
     assert end(process) == 130
     assert "digits: stopped" in sweeps("status", "--runs", runs)
     shown = (runs / "shown").read_text()
-    assert "its worker died, it continues from its last checkpoint" in shown
     assert f"Stopped. The same command continues from here.\n{shlex.join(command(runs))}\n" in shown
     assert "Traceback" not in shown
     started = State.read(runs / "digits").trials
@@ -94,6 +101,12 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(undisturbed, killed):
     assert_as_undisturbed(killed[0], undisturbed[0])
     assert Counter(result[0] for result in results(killed[0]).values()) == {"search": 7, "confirm": 4}
     assert [state for trials in studies(killed[0]).values() for _, state, *_ in trials] == ["COMPLETE"] * 7
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_ends_as_an_undisturbed_one(undisturbed, stopped):
+    assert_as_undisturbed(stopped[0], undisturbed[0])
+    assert num_repeated(stopped[0]) == 0
 
 
 def test_nothing_that_had_finished_was_repeated(killed):

@@ -62,7 +62,7 @@ def shown_in_terminal(*arguments, **variables):
 def test_a_dumb_terminal_shows_every_number(toy, variables, environment_row):
     fill(toy)
     toy.recorder.summarized(toy.summary())
-    shown = shown_in_terminal("report", "toy", "--runs", toy.folder.parent, **variables)
+    shown = shown_in_terminal("report", "toy", "--format", "text", "--runs", toy.folder.parent, **variables)
     assert "0.950 ± 0.000  0.720 ± 0.020" in shown
     assert "…" not in shown
     environment_row("TERM=dumb, a narrow terminal", "tables are printed whole, whatever COLUMNS says")

@@ -17,6 +17,7 @@ REAL = Path(os.environ.get("SPARSITY_SWEEPS_DATA") or Path(__file__).parents[4] 
 
 
 @pytest.mark.skipif(not (REAL / "train.parquet").exists(), reason=f"CIFAR-10 is not at {REAL} (SPARSITY_SWEEPS_DATA)")
+@pytest.mark.slow
 def test_real_data():
     data = cifar10(REAL)
     assert data.train_images.shape == (50_000, 3, 32, 32)

@@ -317,6 +317,7 @@ def test_image_size_is_checked(tmp_path, size):
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"needs the copy of the data in {REAL}")
+@pytest.mark.slow
 def test_real_slices():
     data = lgg(REAL, image_size=64)
     assert data.images.shape == (562, 3, 64, 64)

@@ -1,0 +1,124 @@
+import itertools
+import statistics
+
+import pytest
+import torch
+
+import sparsity
+from benchmarks import study
+from benchmarks._markdown import ALPHA, comparison_table
+from benchmarks._study import Study
+from tests.service._sweeps import changed
+from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
+
+SECTIONS = "".join(f"<!-- part: {name} -->\nold\n<!-- end of {name} -->\n" for name in study.PARTS)
+
+
+@pytest.fixture
+def found(toy, tmp_path):
+    """At 0.9, SGD with Hoyer-square keeps 0.8 and a fifth of the MACs, SGD alone 0.5 and half, SAM with WCR 0.5."""
+    for (optimizer, regularizer), pruned, left in (
+        (("sgd", "none"), 0.5, 0.5),
+        (("sgd", "hoyer_square"), 0.8, 0.2),
+        (("sam", "wcr"), 0.5, 0.7),
+    ):
+        for seed in range(2, 9):
+            accuracies = (0.8, pruned - 0.001 * seed * (regularizer == "none"))
+            more = {"macs_left": left + 0.001 * seed * (regularizer == "none")}
+            arm = {"optimizer": optimizer, "regularizer": regularizer, "seed": seed}
+            toy.trial(accuracies, phase="confirm", test=accuracies, more=more, **arm)
+    sweep = changed(
+        study.BASE, target_sparsity=0.9, sparsities=(), dataset="digits", runs=toy.folder.parent, name=toy.folder.name
+    )
+    part = study.PARTS["width8"]
+    return Study((sweep,), part.planned, tmp_path).found()
+
+
+def test_the_smallest_networks_by_hand(found):
+    """Dense SGD has 0.8, so 0.78 is needed: Hoyer-square keeps it at 0.9, the others only without pruning."""
+    first, second, *others = study.smallest(found).splitlines()[2:]
+    assert first == "| sgd | hoyer_square | 0.9 | 0.800 [0.800, 0.800] | 0.200 [0.200, 0.200] |"
+    mean = 0.5 + 0.001 * statistics.fmean(range(2, 9))
+    assert second.startswith(f"| sgd | none | 0 | 0.800 [0.800, 0.800] | {mean:.3f} [")
+    assert [row.split(" | ")[:3] for row in others] == [["| sam", "wcr", "0"]]
+
+
+def test_sizes_are_compared_with_no_regularizer(found):
+    shown = comparison_table(study.size_comparisons(found))
+    row = next(line for line in shown.splitlines() if "hoyer_square, against sgd" in line)
+    # 0.2 - (0.5 + 0.001 x seed) for seeds 2 to 8: p = 2 / 2^7, of six comparisons that are planned
+    assert row.startswith("| sgd + hoyer_square, against sgd + none | 7 | -0.305 | ")
+    assert row.endswith(f" | {2 / 2**7:.2g} | {6 * 2 / 2**7:.2g} | no |")
+    assert shown.count("| 0 | - |") == 5
+
+
+def test_costs_are_relative_to_plain_sgd(found):
+    assert "| sgd | 1.00 | 1.00 | - |" in study.costs(found)
+    assert "| sam | - | - | 1.00 |" in study.costs(found)
+
+
+def test_an_arm_below_the_needed_accuracy_has_no_network(toy, tmp_path):
+    for regularizer, accuracy in (("none", 0.9), ("wcr", 0.3)):
+        for seed in (2, 3):
+            pair = (accuracy, accuracy)
+            arm = {"optimizer": "sgd", "regularizer": regularizer, "seed": seed}
+            toy.trial(pair, phase="confirm", test=pair, more={"macs_left": 0.5}, **arm)
+    sweep = changed(study.BASE, sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
+    shown = study.smallest(Study((sweep,), {}, tmp_path).found())
+    assert shown.splitlines()[-1] == "| sgd | wcr | - | - | - |"
+
+
+def test_each_planned_difference_can_be_established():
+    """The smallest p of ten pairs, times the number of comparisons of its question, must be below the threshold."""
+    for part in study.PARTS.values():
+        for sweep in part.sweeps:
+            assert not sweep.race
+            assert max(map(len, part.planned.values())) * 2 / 2**sweep.num_seeds < ALPHA
+        arms = {arm for sweep in part.sweeps for arm in itertools.product(sweep.optimizer, sweep.regularizer)}
+        assert {arm for pairs in part.planned.values() for pair in pairs for arm in pair} <= arms
+
+
+@pytest.mark.parametrize("name", study.PARTS)
+def test_the_network_of_each_part_has_ten_classes(name):
+    """On the meta device, where ResNet-18 costs nothing."""
+    trial = study.PARTS[name].sweeps[0].trial
+    with torch.device("meta"):
+        network = sparsity.load("trainables.architectures", trial.architecture)(10, **trial.model)
+        assert network(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_tiny_form_of_a_part_has_its_arms_and_network():
+    for part in study.PARTS.values():
+        for whole, tiny in zip(part.sweeps, study.tiny(part).sweeps, strict=True):
+            assert (tiny.optimizer, tiny.regularizer) == (whole.optimizer, whole.regularizer)
+            assert tiny.trial.model == whole.trial.model
+            assert tiny.trial.train_size == 32
+
+
+@pytest.mark.slow
+@pytest.mark.sweep
+def test_the_command_runs_a_part_and_goes_on(cifar_folder, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """The Vision Transformer's part, as a user would try it."""
+    page = tmp_path / "study.md"
+    page.write_text(f"above\n{SECTIONS}below\n")
+    arguments = ["--tiny", "--part", "vit", "--runs", str(tmp_path / "runs"), "--data-root", str(cifar_folder)]
+    study.main([*arguments, "--page", str(page)])
+    text = page.read_text()
+    assert text.startswith("above\n")
+    assert text.endswith("below\n")
+    assert "Search: 9 trials" in text
+    assert "Confirmation: 9 trials." in text
+    assert text.count("\nold\n") == len(study.PARTS) - 1
+    assert page.with_name("study-vit.png").stat().st_size > 10_000
+    events = tmp_path / "runs" / "cifar10_methods_vit" / "events.jsonl"
+    ends = events.read_text().count('"event":"end"') or events.read_text().count('"event": "end"')
+    assert ends == 18
+    study.main([*arguments, "--page", str(page)])
+    again = events.read_text()
+    assert (again.count('"event":"end"') or again.count('"event": "end"')) == ends
+
+
+def test_the_plan_names_every_part():
+    text = study.PAGE.read_text()
+    for name in study.PARTS:
+        assert text.count(f"<!-- part: {name} -->") == text.count(f"<!-- end of {name} -->") == 1
