@@ -32,7 +32,8 @@ from benchmarks._page import fill
 from benchmarks._strategies import order, search
 from benchmarks.digits_grid import ARMS, FULL_EPOCHS, TABLE, Point, make_arm
 from benchmarks.strategies import mean_with_error, paired
-from service.search.proposals import Search, clip
+from service.search.proposals import Search
+from service.search.samplers import clip
 from service.search.space import Arm
 from sweeps.digits import SWEEP
 

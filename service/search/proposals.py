@@ -14,7 +14,6 @@ import functools
 import hashlib
 import math
 import statistics
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -23,14 +22,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, PartialFixedSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from scipy.stats import qmc
 
 from service.records.goal import excess
+from service.search.samplers import clip, halton_point, sample
 from service.search.space import Arm
 from trainables.config import TrialConfig, hyperparameters
 from trainables.pruning_schedule import num_epochs
@@ -94,32 +91,6 @@ def open_storage(place: str | Path) -> BaseStorage:
     if isinstance(place, str) and "://" in place:
         return RDBStorage(place)
     return JournalStorage(JournalFileBackend(str(place)))
-
-
-class SameParameters:
-    """For samplers of studies whose trials all have the same parameters, so that the space need not be inferred.
-
-    Args:
-        space: The parameters to sample jointly; empty if there are no results to learn from.
-        more: Arguments of the sampler.
-    """
-
-    def __init__(self, space: Mapping[str, BaseDistribution], **more: Any):
-        super().__init__(**more)
-        self._space = {name: space[name] for name in sorted(space) if not space[name].single()}
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return dict(self._space)
-
-
-class ArmTPE(SameParameters, TPESampler):
-    """TPE over all parameters jointly."""
-
-
-class ArmGP(SameParameters, GPSampler):
-    """Expected improvement of a Gaussian process with noise; running trials count as such."""
 
 
 class Search:
@@ -310,22 +281,11 @@ class Search:
         arm, given = self.arms[index], self._given(index, number)
         if given.keys() >= arm.space.keys():
             return {name: given[name] for name in arm.space}
-        seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}/{number}".encode()).digest()[:4])
+        seed = self._seed_of(arm.name, number)
         num_used = len(self._used(index, number))
         by_gp = self.sampler == "gp" and num_used <= MOST_FOR_GP
         study = self._with_running(index, number) if by_gp else self._history(index, num_used)
-        space = arm.space if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler: BaseSampler
-            if by_gp:
-                sampler = ArmGP(space, seed=seed, n_startup_trials=0, warn_independent_sampling=False)
-            else:
-                sampler = ArmTPE(space, seed=seed, n_startup_trials=0, multivariate=True)
-            study.sampler = PartialFixedSampler(given, sampler)
-            trial = study.ask(arm.space)
-        study.tell(trial, state=TrialState.FAIL)  # TPE ignores failed trials: the next proposal does not see it
-        return trial.params
+        return sample(study, arm.space, given, sampler="gp" if by_gp else "tpe", seed=seed)
 
     def _with_running(self, index: int, number: int) -> optuna.Study:
         """A study in memory for the Gaussian process: results of `_used`, and the later proposals as running trials.
@@ -410,11 +370,11 @@ class Search:
         return self._halton(arm, number) if number < max(NUM_STARTUP, self.num_pending, len(points)) else {}
 
     def _halton(self, arm: Arm, number: int) -> dict[str, Any]:
-        if not arm.space:
-            return {}
-        seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{arm.name}".encode()).digest()[:4])
-        point = qmc.Halton(len(arm.space), rng=np.random.default_rng(seed)).fast_forward(number).random(1)[0]
-        return {name: from_unit(u, dist) for u, (name, dist) in zip(point, arm.space.items(), strict=True)}
+        return halton_point(arm.space, number, seed=self._seed_of(arm.name))
+
+    def _seed_of(self, *names: object) -> int:
+        text = "/".join(map(str, (self.seed, *names)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
     def _update(self) -> None:
         """Copy new results from the records to the studies. A configuration with a failed trial becomes FAIL."""
@@ -452,19 +412,3 @@ def num_pending(num_parallel: int, num_arms: int, num_seeds: int = 1) -> int:
         return 1
     share = math.ceil(num_parallel / (max(1, num_arms) * num_seeds))
     return share + max(1, share // 2)
-
-
-def clip(point: Mapping[str, float], space: Mapping[str, BaseDistribution]) -> dict[str, float]:
-    """A point from elsewhere, moved into the ranges of this space."""
-    ranges = {name: d for name, d in space.items() if isinstance(d, FloatDistribution | IntDistribution)}
-    return {name: min(max(point[name], d.low), d.high) for name, d in ranges.items() if name in point}
-
-
-def from_unit(u: float, dist: BaseDistribution) -> Any:
-    """The value at the fraction `u` of a range, on the range's own scale."""
-    if isinstance(dist, CategoricalDistribution):
-        return dist.choices[min(int(u * len(dist.choices)), len(dist.choices) - 1)]
-    assert isinstance(dist, FloatDistribution | IntDistribution)
-    value = dist.low * (dist.high / dist.low) ** u if dist.log else dist.low + u * (dist.high - dist.low)
-    value = min(max(value, dist.low), dist.high)
-    return round(value) if isinstance(dist, IntDistribution) else float(value)

@@ -11,8 +11,9 @@ from optuna.distributions import IntDistribution as Int
 from optuna.samplers import GPSampler, TPESampler
 from optuna.trial import TrialState
 
-from service.search import proposals
-from service.search.proposals import Next, Proposal, Search, from_unit, num_pending, open_storage
+from service.search import proposals, samplers
+from service.search.proposals import Next, Proposal, Search, num_pending, open_storage
+from service.search.samplers import from_unit
 from service.search.space import make_arms
 from tests.service._sweeps import make
 from trainables.config import TrialConfig
@@ -202,8 +203,8 @@ def test_tpe_proposes_once_a_gaussian_process_would_be_slow(monkeypatch):
     monkeypatch.setattr(proposals, "MOST_FOR_GP", 6)
     made = []
     for name in ("ArmGP", "ArmTPE"):
-        kind = getattr(proposals, name)
-        monkeypatch.setattr(proposals, name, lambda *a, kind=kind, **k: made.append(kind.__name__) or kind(*a, **k))
+        kind = getattr(samplers, name)
+        monkeypatch.setattr(samplers, name, lambda *a, kind=kind, **k: made.append(kind.__name__) or kind(*a, **k))
     play(lambda config: (score(config), 0.0), num_trials=9, sampler="gp")
     assert made == ["ArmGP"] * 3 + ["ArmTPE"] * 2  # after four points that need no result
 
