@@ -1,5 +1,6 @@
 """The tables and the figure of docs/transfer.md, computed from the table of `benchmarks.transfer`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ from benchmarks._transfer_rules import (
     RULES,
     Curve,
     bootstrap_interval,
+    count_weights,
     decades_off,
     regrets,
 )
-from benchmarks.transfer import LAMS, SEEDS, SETTINGS
+from benchmarks.transfer import DEPTH, EPOCHS, LAMS, SEEDS, SETTINGS
+from service.records.best import CLOSE
 from service.statistics import holm, sign_flip_p
 from service.views.figures import COLOURS
 from service.views.tables import number
 
-__all__ = ["comparisons", "draw", "section", "write"]
+__all__ = ["best_entries", "comparisons", "draw", "section", "write"]
 
 Curves = Mapping[str, Sequence[Curve]]
 PREDICTION = "all others"  # the one whose differences are tested
@@ -194,6 +197,39 @@ def draw_regrets(axes: Any, regularizer: str, own: Sequence[Curve]) -> None:
     axes.set(xlabel=f"regret ({PREDICTION}): mean, 95% interval, settings in grey", title=regularizer)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3, axis="x")
+
+
+# ---- values to reuse ------------------------------------------------------------------------------------------------
+
+
+def best_entries(curves: Curves) -> str:
+    """The best lam of each setting as entries of search_spaces/best.toml."""
+    return "\n\n".join(best_entry(regularizer, curve) for regularizer, own in curves.items() for curve in own)
+
+
+def best_entry(regularizer: str, curve: Curve) -> str:
+    """The lam that is best by validation, those about as good, and its accuracy on the test split."""
+    best = int(curve.validation.argmax())
+    close = curve.lams[curve.validation >= curve.validation[best] - CLOSE]
+    width, weight_decay, lr = curve.setting
+    fields = {
+        "source": "docs/transfer.md",
+        "dataset": "digits",
+        "architecture": "small_resnet",
+        "optimizer": "sgd",
+        "regularizer": regularizer,
+        "lam": float(curve.lams[best]),
+        "lam_range": [float(close[0]), float(close[-1])],
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "max_epochs": EPOCHS,
+        "target_sparsity": curve.target,
+        "num_prunable": count_weights(width, min_ndim=4),
+        "value": round(float(curve.test[best]), 4),
+        "n": curve.num_seeds,
+    }
+    lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
+    return "\n".join(["[[best]]", *lines, f"model = {{ width = {width}, depth = {DEPTH} }}"])
 
 
 def write(curves: Curves, page: Path, start: str, end: str) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "RULES",
     "Curve",
     "bootstrap_interval",
+    "count_weights",
     "decades_off",
     "read_curves",
     "regrets",
@@ -207,6 +208,7 @@ def target_of(dense: np.ndarray, by_level: Mapping[float, np.ndarray]) -> float:
 
 
 @functools.cache
-def count_weights(width: int) -> int:
+def count_weights(width: int, min_ndim: int = 2) -> int:
+    """Weights of a setting's network, without biases; from `min_ndim` 4 on those of its convolutions alone."""
     model = small_resnet(10, 1, width=width, depth=DEPTH)
-    return sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    return sum(p.numel() for p in model.parameters() if p.ndim >= min_ndim)

@@ -5,8 +5,9 @@ values of lam, three seeds, SGD and one of two regularizers: 648 trainings for e
 setting from the results of all others (see benchmarks/_transfer_rules.py).
 
 Every training writes its result as a line of build/transfer.jsonl. --export writes the compact table
-benchmarks/results/transfer.csv.gz, and --write makes docs/transfer.md from that table. Trainings that have a line or a
-row are not repeated, so the same command continues after an interruption.
+benchmarks/results/transfer.csv.gz. --write makes docs/transfer.md from that table, and entries of
+search_spaces/best.toml. Trainings that have a line or a row are not repeated, so the same command continues after an
+interruption.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks._jobs import run
+from benchmarks._markdown import replace_section
 from benchmarks._measure import RESULTS
 from benchmarks._result_table import export, restore
 from benchmarks.digits_grid import GridJob, configure, make_arm
@@ -26,6 +28,7 @@ __all__ = ["DEPTH", "EPOCHS", "LAMS", "LEVELS", "SEEDS", "SETTINGS", "TABLE", "S
 TABLE = RESULTS / "transfer.csv.gz"
 LINES = Path("build/transfer.jsonl")
 PAGE = Path("docs/transfer.md")
+BEST = Path("search_spaces/best.toml")
 START = "<!-- contest: written by python -m benchmarks.transfer --write -->"
 END = "<!-- contest end -->"
 
@@ -85,10 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     if args.write:
-        from benchmarks._transfer_page import write  # these import this module
+        from benchmarks._transfer_page import best_entries, write  # these import this module
         from benchmarks._transfer_rules import read_curves
 
-        write(read_curves(TABLE), args.write, START, END)
+        curves = read_curves(TABLE)
+        write(curves, args.write, START, END)
+        if args.write == PAGE:
+            replace_section(BEST, f"# {START}", f"# {END}", best_entries(curves))
         return 0
     if args.export:
         print(f"{export(args.lines, TABLE, LABELS, (0.0, *LEVELS), SHARES)} trainings in {TABLE}")

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from service.records.best import best, is_named, near_best
-from service.search.carrying import SCALES, Setting, factor, rule_of
+from service.search.carrying import SCALES, Setting, decades_of, factor, rule_of
 from sparsity.import_strings import short_name
 
 __all__ = ["ATTRIBUTES", "NAMES", "Asked", "Known", "Recommendation", "all_known", "carried", "different_points"]
 __all__ += ["difference", "published", "ranked"]
 
-DECADES = 0.5  # half the width of an interval whose source states none, and what each interval grows by if carried over
+DECADES = 0.5  # half the width of an interval whose source states none
 # How far settings are apart that differ in a name. Numbers are as far apart as the logarithm of their ratio.
 NAMES = {"architecture": 3.0, "dataset": 2.0, "optimizer": 1.5}
 NUMBERS = ("lr", "weight_decay", "max_epochs")
@@ -196,7 +196,7 @@ def carried(known: Known, asked: Asked, *, times: float | None = None, runs: Pat
         low, high = known.lam_range or (near_best(runs, known._row) if runs and known._row else (known.lam, known.lam))
         if low == high:
             low, high = low / 10**DECADES, high * 10**DECADES
-        wider = 10**DECADES if differs else 1.0
+        wider = 10 ** decades_of(short_name(known.regularizer)) if differs else 1.0
         interval = (low * times / wider, high * times * wider)
     rho = None if "optimizer" in differs else known.rho  # each optimizer has a range of its own
     return Recommendation(

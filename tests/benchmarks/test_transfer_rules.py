@@ -9,6 +9,7 @@ import pytest
 from benchmarks import _transfer_page
 from benchmarks import _transfer_rules as rules
 from benchmarks.transfer import LAMS, SETTINGS
+from service.search.known import published
 
 QUANTITIES = {
     "lam": lambda setting, weights: 1.0,
@@ -179,3 +180,18 @@ def test_the_page_names_the_best_rule_and_keeps_what_people_wrote(tmp_path):
     assert (tmp_path / "transfer.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="must have <!-- a --> and, after it, <!-- c -->, got"):
         _transfer_page.write(curves, page, "<!-- a -->", "<!-- c -->")
+
+
+def test_the_best_lam_of_a_setting_is_an_entry_to_reuse(tmp_path):
+    """The best by validation, with its neighbours within 0.01, and its accuracy on the test split."""
+    lams = np.array([1e-4, 1e-3, 1e-2, 1e-1])
+    validation, test = np.array([0.5, 0.895, 0.9, 0.7]), np.array([0.6, 0.88, 0.87, 0.7])
+    curve = rules.Curve(rules.Setting(8, 5e-4, 0.1), 0.94, lams, validation, test, lams, lams, 1, num_seeds=3)
+    file = tmp_path / "best.toml"
+    file.write_text(_transfer_page.best_entries({"wcr": [curve]}))
+    (known,) = published(file)
+    assert (known.lam, known.lam_range, known.value, known.n) == (1e-2, [1e-3, 1e-2], 0.87, 3)
+    assert (known.model, known.weight_decay, known.target_sparsity) == ({"width": 8, "depth": 3}, 5e-4, 0.94)
+    # a 3x3 stem, blocks of (8, 8), (8, 16) and (16, 32) channels with 3x3 convolutions, two 1x1 shortcuts
+    blocks = 9 * (8 * 8 * 2 + 8 * 16 + 16 * 16 + 16 * 32 + 32 * 32)
+    assert known.num_prunable == 9 * 8 + blocks + 8 * 16 + 16 * 32

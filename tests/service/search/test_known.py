@@ -68,13 +68,14 @@ def test_the_nearest_comes_first_and_other_regularizers_and_ways_of_pruning_do_n
 
 def test_lam_is_carried_over_by_the_rule_with_its_interval(monkeypatch):
     monkeypatch.setitem(carrying.RULES, "wcr", "lam / weight_decay")
+    monkeypatch.setitem(carrying.DECADES, "wcr", 2.0)
     one = Known(**FIELDS, lam_range=[5e-6, 2e-5])
     same = carried(one, asked(weight_decay=1e-3))
     assert (same.lam, same.rho, same.differs) == (1e-5, 0.1, {})
     assert same.lam_interval == pytest.approx((5e-6, 2e-5))
     other = carried(one, asked(weight_decay=1e-2))
     assert other.lam == pytest.approx(1e-4)
-    assert other.lam_interval == pytest.approx((5e-5 / 10**0.5, 2e-4 * 10**0.5))  # wider: it is another setting
+    assert other.lam_interval == pytest.approx((5e-5 / 100, 2e-4 * 100))  # wider: it is another setting
     without = carried(Known(**FIELDS), asked())
     assert without.lam_interval == pytest.approx((1e-5 / 10**0.5, 1e-5 * 10**0.5))
     assert carried(one, asked(optimizer="s2sam")).rho is None  # another optimizer has other radii
