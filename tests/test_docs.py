@@ -118,9 +118,18 @@ def test_options_in_the_text_exist(page, sweep_options, command_options):
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
 def test_links_of_the_root_s_pages_lead_somewhere(page):
-    """`make docs` checks those of docs/."""
     for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_links_between_pages_lead_to_a_heading(page):
+    """As MkDocs names the headings; `make docs` also checks links to the generated pages of the API."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([\w./-]*)#([^)]+)\)", page.read_text()):
+        linked = page.parent / target if target else page
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE) if linked.suffix == ".md" else []
+        slugs = [re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings]
+        assert anchor in slugs or "api/" in target, f"{target}#{anchor}"
 
 
 def test_the_page_of_methods_is_what_the_docstrings_say():
