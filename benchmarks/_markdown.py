@@ -29,7 +29,12 @@ def with_interval(found: Sequence[float]) -> str:
     return f"{mean:.3f} [{max(0.0, interval[0]):.3f}, {min(1.0, interval[1]):.3f}]"
 
 
-def comparison_table(comparisons: Sequence[Comparison], *, verdicts: tuple[str, str] = ("higher", "lower")) -> str:
+def comparison_table(
+    comparisons: Sequence[Comparison],
+    *,
+    verdicts: tuple[str, str] = ("higher", "lower"),
+    margin: float | None = None,
+) -> str:
     """Paired differences, with Holm's correction over all comparisons that are planned.
 
     A comparison without data yet counts as p = 1, so a correction is never smaller than that of the complete results.
@@ -37,6 +42,7 @@ def comparison_table(comparisons: Sequence[Comparison], *, verdicts: tuple[str, 
     Args:
         comparisons: What was planned.
         verdicts: What an established positive and negative difference is called.
+        margin: A difference that is not established is called equal if its interval lies within +-margin.
     """
     found = [(name, compare(ours, theirs)) for name, ours, theirs in comparisons]
     corrected = holm([1.0 if row is None else row["p"] for _, row in found])
@@ -47,6 +53,8 @@ def comparison_table(comparisons: Sequence[Comparison], *, verdicts: tuple[str, 
             continue
         interval = "-" if row["interval"] is None else f"{row['interval'][0]:+.3f} to {row['interval'][1]:+.3f}"
         verdict = "no" if p >= ALPHA else verdicts[row["difference"] < 0]
+        if p >= ALPHA and margin and row["interval"] and max(map(abs, row["interval"])) <= margin:
+            verdict = f"equal within {margin:g}"
         numbers = (f"{row['difference']:+.3f}", interval, f"{row['p']:.2g}", f"{p:.2g}")
         rows.append([name, str(row["n"]), *numbers, verdict])
     return table(["comparison", "n", "difference", "95% interval", "p", "p (Holm)", "established"], rows)

@@ -15,17 +15,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks._markdown import Comparison, comparison_table, table, with_interval
+from benchmarks._markdown import Comparison, comparison_table, paragraph, table, with_interval
 from benchmarks._measure import RESULTS
 from service import Sweep
 from service.records.events import EventLog
-from service.records.state import EVENTS, State, TrialRecord
+from service.records.state import EVENTS, State, TrialRecord, flatten
 from service.records.summary import configurations_by_arm
 from service.search.space import make_arms
 from service.statistics import interval_of_mean
 from service.views.figures import COLOURS, label_levels, sparsity_axes
 from service.views.tables import number
 from trainables.config import hyperparameters
+from trainables.result import Status
 
 __all__ = ["Arm", "Found", "Study"]
 
@@ -43,17 +44,23 @@ class Study:
         sweeps: They differ in their arms and their names alone.
         planned: By title, the pairs of arms whose accuracies are compared. Holm's correction covers the pairs below one
             title.
+        margin: A difference whose interval lies within +-margin counts as none.
         results: Folder of the compact records.
     """
 
     sweeps: tuple[Sweep, ...]
     planned: Mapping[str, Sequence[tuple[Arm, Arm]]]
+    margin: float | None = None
     results: Path = field(default=RESULTS)
 
     def run(self) -> None:
+        """Train what is missing, and export what there is, also after an interruption."""
         self.restore()
-        for sweep in self.sweeps:
-            sweep.run()
+        try:
+            for sweep in self.sweeps:
+                sweep.run()
+        finally:
+            self.export()
 
     def committed(self, sweep: Sweep, name: str) -> Path:
         return self.results / f"{sweep.name.replace('_', '-')}-{name}.gz"
@@ -66,8 +73,9 @@ class Study:
             entries = [entry for entry, _ in EventLog.read(sweep.folder / EVENTS) if entry["event"] in KEPT_EVENTS]
             lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
             self.committed(sweep, EVENTS).write_bytes(gzip.compress(lines.encode(), mtime=0))
-            proposals = (sweep.folder / STUDY_LOG).read_bytes()
-            self.committed(sweep, STUDY_LOG).write_bytes(gzip.compress(proposals, mtime=0))
+            if (sweep.folder / STUDY_LOG).exists():
+                proposals = (sweep.folder / STUDY_LOG).read_bytes()
+                self.committed(sweep, STUDY_LOG).write_bytes(gzip.compress(proposals, mtime=0))
 
     def restore(self) -> None:
         """Copy the committed records of each sweep that has none in its folder."""
@@ -76,7 +84,8 @@ class Study:
                 continue
             sweep.folder.mkdir(parents=True, exist_ok=True)
             for name in (STUDY_LOG, EVENTS):  # the events last: they are what is looked for
-                (sweep.folder / name).write_bytes(gzip.decompress(self.committed(sweep, name).read_bytes()))
+                if (committed := self.committed(sweep, name)).exists():
+                    (sweep.folder / name).write_bytes(gzip.decompress(committed.read_bytes()))
 
     def found(self) -> "Found":
         """The results so far."""
@@ -105,15 +114,42 @@ class Found:
 
     @cached_property
     def arms(self) -> dict[Arm, list[TrialRecord]]:
-        """The finished confirmation trials of each arm's best configuration, ordered by seed."""
-        found = [c for s in self.states for cs in configurations_by_arm(s.finished("confirm")).values() for c in cs]
-        return {(trials[0].config["optimizer"], trials[0].config["regularizer"]): trials for trials in found}
+        """The confirmation trials of each arm's configuration that have ended, ordered by seed.
 
-    def values(self, arm: Arm, sparsity: float, metric: str = "acc", split: str = "test") -> dict[int, float]:
-        """Seed -> a metric after pruning to `sparsity`; empty for an arm that is not confirmed yet."""
-        method = self.sweep.pruning[0].label
-        by_seed = {t.config["seed"]: t.at(sparsity, metric, split, method) for t in self.arms.get(arm, ())}
-        return {seed: value for seed, value in by_seed.items() if value is not None}
+        After a change of the sweep, an arm may have several configurations; the one with the most seeds counts.
+        """
+        found: dict[Arm, list[TrialRecord]] = {}
+        for state in self.states:
+            ended = [t for t in state.trials.values() if t.phase == "confirm" and t.done and not t.left_out]
+            for configurations in configurations_by_arm(ended).values():
+                trials = max(configurations, key=len)
+                found[trials[0].config["optimizer"], trials[0].config["regularizer"]] = trials
+        return found
+
+    def values(
+        self, arm: Arm, sparsity: float, metric: str = "acc", split: str = "test", method: str | None = None
+    ) -> dict[int, float]:
+        """Seed -> a metric after pruning to `sparsity`; empty for an arm that is not confirmed yet.
+
+        A training that diverged counts as accuracy 0. It has no other metric.
+
+        Args:
+            split: "test", or "curve" for validation.
+            method: Label of the pruning method; the sweep's first by default.
+        """
+        method = method or self.sweep.pruning[0].label
+        found = {}
+        for trial in self.arms.get(arm, ()):
+            value = trial.at(sparsity, metric, split, method)
+            if trial.status != Status.FINISHED and metric == "acc":
+                value = 0.0
+            if value is not None:
+                found[trial.config["seed"]] = value
+        return found
+
+    def mean(self, arm: Arm, sparsity: float, **which: str) -> float:
+        """The mean of `values`; nan if there are none."""
+        return statistics.fmean(self.values(arm, sparsity, **which).values() or [math.nan])
 
     def comparisons(self, planned: Sequence[tuple[Arm, Arm]]) -> list[Comparison]:
         """Pairs of arms, by their test accuracy at the target."""
@@ -144,17 +180,26 @@ class Found:
     def method_table(self) -> str:
         """Each arm's test accuracy by sparsity, ordered by the validation accuracy at the target."""
         header = ["optimizer", "regularizer", "lam", "rho", "lr", "weight decay", "n", *map("{:g}".format, self.levels)]
-
-        def on_validation(arm: Arm) -> float:
-            return statistics.fmean(self.values(arm, self.target, split="curve").values() or [0.0])
-
         rows = []
-        for arm in sorted(self.arms, key=on_validation, reverse=True):
+        for arm in sorted(self.arms, key=lambda arm: -self.mean(arm, self.target, split="curve")):
             trials = self.arms[arm]
             settings = [number(value) for value in hyperparameters(trials[0].config).values()]
             cells = [with_interval(list(self.values(arm, level).values())) for level in self.levels]
             rows.append([*arm, *settings, str(len(trials)), *cells])
         return table(header, rows)
+
+    def further_settings(self) -> str:
+        """What the search chose beside the columns of `method_table`; empty if there is nothing."""
+        parts = []
+        for made in (arm for sweep in self.study.sweeps for arm in make_arms(sweep)):
+            arm = made.choices["optimizer"], made.choices["regularizer"]
+            names = [
+                n for n in made.space if n not in ("lam", *(f"opt/{name}" for name in ("rho", "lr", "weight_decay")))
+            ]
+            if names and arm in self.arms:
+                config = flatten(self.arms[arm][0].config)
+                parts.append(f"{' + '.join(arm)}: {', '.join(f'{n} {number(config[n])}' for n in names)}")
+        return paragraph(f"Further values that the search chose: {'; '.join(parts)}.") if parts else ""
 
     def draw(self) -> Figure:
         """A panel for each optimizer, with a line and 95% interval for each regularizer and a dot for each seed."""
@@ -201,10 +246,13 @@ class Found:
             f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, ordered by validation accuracy at "
             f"{self.target:g}.",
             self.method_table(),
+            *filter(None, [self.further_settings()]),
             f"![test accuracy against sparsity, a panel for each optimizer]({figure})",
         ]
         for title, planned in self.study.planned.items():
             if any(ours in self.arms for ours, _ in planned):
-                shown = comparison_table(self.comparisons(planned), verdicts=("better", "worse"))
+                shown = comparison_table(
+                    self.comparisons(planned), verdicts=("better", "worse"), margin=self.study.margin
+                )
                 parts += [f"{title}: paired differences of test accuracy at {self.target:g}.", shown]
         return "\n\n".join(parts)

@@ -181,7 +181,7 @@ def draw_best_lams(axes: Any, regularizer: str, own: Sequence[Curve]) -> None:
             axes.plot(decays, best, style, marker="o", color=colour, label=f"width {width}, lr {lr:g}")
     axes.set(xscale="log", yscale="log", xlabel="weight decay", ylabel="best lam by validation", title=regularizer)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, handlelength=4)
 
 
 def draw_regrets(axes: Any, regularizer: str, own: Sequence[Curve]) -> None:
@@ -236,4 +236,4 @@ def write(curves: Curves, page: Path, start: str, end: str) -> None:
     """Replace what stands between the page's markers, and draw the figure beside the page."""
     figure = page.with_suffix(".png")
     replace_section(page, start, end, section(curves, figure.name))
-    draw(curves).savefig(figure, dpi=110, transparent=True)
+    draw(curves).savefig(figure, dpi=110)

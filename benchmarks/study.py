@@ -8,22 +8,39 @@ without running anything; --write writes the page alone. CIFAR-10 is downloaded 
 
 import argparse
 import dataclasses
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks._markdown import Comparison, comparison_table, paragraph, replace_section, table, with_interval
+from benchmarks import digits_methods
+from benchmarks._markdown import replace_section
 from benchmarks._study import Arm, Found, Study
+from benchmarks._study_page import carried_section, criteria_section, section
 from service import Sweep
+from service.driver import run_reprune
+from service.records.state import EVENTS, TrialRecord
 from sweeps import cifar10, cifar10_methods
-from trainables.config import TrialConfig
+from trainables.config import PruningMethod, TrialConfig
 
-__all__ = ["PARTS", "Part", "study_of", "tiny"]
+__all__ = ["CRITERIA", "CRITERIA_ARMS", "PARTS", "Part", "carried_sweeps", "study_of", "tiny"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "study.md"
-DENSE_LOSS = 0.02  # of test accuracy, that the smallest network of an arm may lose against dense SGD
+REDUCED: dict[str, Any] = {"optimizer": ("sgd", "sam", "s2sam"), "regularizer": ("none", "hoyer_square", "wcr")}
+MARGIN = 0.01  # of accuracy: a smaller difference is of no importance
+
+# Which criteria prune the confirmed networks of width 8 again.
+CRITERIA = tuple(
+    PruningMethod(criterion=criterion, scope=scope)
+    for criterion, scope in (
+        ("magnitude", "global"),
+        ("magnitude", "uniform"),
+        ("lamp", "global"),
+        ("compensation", "global"),
+    )
+)
+CRITERIA_ARMS = tuple((o, r) for o in ("sgd", "sam") for r in ("none", "hoyer_square", "wcr"))
+CARRIED_ARMS = (("sgd", "hoyer_square"), ("sgd", "wcr"))
 
 
 @dataclass(frozen=True)
@@ -31,13 +48,11 @@ class Part:
     """One network of the study.
 
     Args:
-        title: Of its section.
         sweeps: They differ in their arms and their names alone.
         planned: By title, the pairs of arms that are compared (see `Study`).
         default: Whether the command runs it without being asked to.
     """
 
-    title: str
     sweeps: tuple[Sweep, ...]
     planned: Mapping[str, Sequence[tuple[Arm, Arm]]]
     default: bool = True
@@ -50,11 +65,15 @@ def changed(sweep: Sweep, trial: Mapping[str, Any] | None = None, **fields: Any)
     return Sweep(**{**own, "trial": template, **fields})
 
 
-def questions(optimizers: Sequence[str], others: Sequence[str]) -> dict[str, list[tuple[Arm, Arm]]]:
-    """What is asked of each network: WCR against none and against other regularizers, optimizers against SGD."""
+def questions(sweep: Sweep) -> dict[str, list[tuple[Arm, Arm]]]:
+    """What is asked of each network: regularizers against none, WCR against the others, optimizers against SGD."""
+    optimizers = sweep.optimizer
+    others = [regularizer for regularizer in sweep.regularizer if regularizer not in ("none", "wcr")]
+    names = " and ".join(others)
     return {
         "WCR against no regularizer": [((o, "wcr"), (o, "none")) for o in optimizers],
-        f"WCR against {' and '.join(others)}": [((o, "wcr"), (o, other)) for other in others for o in optimizers],
+        f"WCR against {names}": [((o, "wcr"), (o, other)) for other in others for o in optimizers],
+        f"{names} against no regularizer": [((o, other), (o, "none")) for other in others for o in optimizers],
         "Optimizers against SGD, without a regularizer": [
             ((o, "none"), ("sgd", "none")) for o in optimizers if o != "sgd"
         ],
@@ -62,7 +81,6 @@ def questions(optimizers: Sequence[str], others: Sequence[str]) -> dict[str, lis
 
 
 BASE = cifar10_methods.SWEEP
-REDUCED: dict[str, Any] = {"optimizer": ("sgd", "sam", "s2sam"), "regularizer": ("none", "hoyer_square", "wcr")}
 MORE = changed(
     BASE,
     name="cifar10_methods_more",
@@ -70,141 +88,111 @@ MORE = changed(
     regularizer=("weight_factorization", "l0_hard_concrete"),
 )
 WIDTH_16 = changed(BASE, {"model": {"width": 16, "depth": 3}}, name="cifar10_methods_width_16", **REDUCED)
+SMALL_VIT = {"image_size": 32, "patch_size": 8, "hidden_size": 64, "num_layers": 4, "num_heads": 4, "mlp_size": 128}
 VIT = changed(
     BASE,
-    {
-        "task": "vit",
-        "architecture": "vit",
-        "model": {
-            "image_size": 32,
-            "patch_size": 8,
-            "hidden_size": 64,
-            "num_layers": 4,
-            "num_heads": 4,
-            "mlp_size": 128,
-        },
-        "max_epochs": 12,
-    },
+    {"task": "vit", "architecture": "vit", "model": SMALL_VIT, "max_epochs": 12},
     name="cifar10_methods_vit",
     **REDUCED,
 )
-RESNET18 = changed(
-    cifar10.SWEEP,
-    name="cifar10_methods_resnet18",
-    num_trials=BASE.num_trials,
-    num_search_seeds=BASE.num_search_seeds,
-    num_seeds=BASE.num_seeds,
-    race=False,
-    **REDUCED,
-)
-FEWER = questions(REDUCED["optimizer"], ("hoyer_square",))
+BUDGET = {name: getattr(BASE, name) for name in ("num_trials", "num_search_seeds", "num_seeds", "race", "sampler")}
+RESNET18 = changed(cifar10.SWEEP, name="cifar10_methods_resnet18", **BUDGET, **REDUCED)
+WITH_SGD = {
+    "Weight factorization and L0 gates, with SGD": [
+        (("sgd", ours), ("sgd", theirs)) for ours in MORE.regularizer for theirs in ("none", "l1", "hoyer_square")
+    ]
+}
 PARTS = {
-    "width8": Part(
-        "Residual network of width 8",
-        (BASE, MORE),
-        questions(BASE.optimizer, ("l1", "hoyer_square"))
-        | {
-            "Weight factorization and L0 gates, with SGD": [
-                (("sgd", ours), ("sgd", theirs))
-                for ours in MORE.regularizer
-                for theirs in ("none", "l1", "hoyer_square")
-            ]
-        },
-    ),
-    "width16": Part("Residual network of width 16", (WIDTH_16,), FEWER),
-    "vit": Part("Vision Transformer", (VIT,), FEWER),
-    "resnet18": Part("ResNet-18, the paper's setting", (RESNET18,), FEWER, default=False),
+    "width8": Part((BASE, MORE), questions(BASE) | WITH_SGD),
+    "width16": Part((WIDTH_16,), questions(WIDTH_16)),
+    "vit": Part((VIT,), questions(VIT)),
+    "resnet18": Part((RESNET18,), questions(RESNET18), default=False),
 }
 
 
-def study_of(part: Part, runs: Path | None = None, data_root: Path | None = None, **fields: Any) -> Study:
-    """The study of a part, with its records in the folder `runs`."""
-    fields |= {name: value for name, value in (("runs", runs), ("data_root", data_root)) if value is not None}
-    return Study(tuple(sweep.model_copy(update=fields) for sweep in part.sweeps), part.planned)
+def study_of(part: Part, runs: Path, data_root: Path | None = None, results: Path | None = None) -> Study:
+    """The study of a part, with its records in the folder `runs` and, by default, its committed ones."""
+    places = {"runs": runs, **({"data_root": data_root} if data_root else {})}
+    sweeps = tuple(sweep.model_copy(update=places) for sweep in part.sweeps)
+    return Study(sweeps, part.planned, MARGIN, **({"results": results} if results else {}))
 
 
 def tiny(part: Part) -> Part:
     """The part with its methods and its network, but with the least of everything else: to try the program."""
     trial = {"max_epochs": 1, "train_size": 32, "batch_size": 16, "eval_size": 64}
     budget = {"num_trials": 1, "num_search_seeds": 1, "num_seeds": 1}
-    return dataclasses.replace(part, sweeps=tuple(changed(sweep, trial, **budget) for sweep in part.sweeps))
+    sweeps = tuple(changed(sweep, trial, name=f"{sweep.name}_tiny", **budget) for sweep in part.sweeps)
+    return dataclasses.replace(part, sweeps=sweeps)
 
 
-# ---- what the page has beside accuracy -----------------------------------------------------------------------------
+# ---- after the parts -----------------------------------------------------------------------------------------------
 
 
-def size_comparisons(found: Found) -> list[Comparison]:
-    """With SGD and SAM: the MACs that are left after pruning to the target and shrinking, against no regularizer."""
-    planned = [((o, r), (o, "none")) for o in ("sgd", "sam") for r in ("l1", "hoyer_square", "wcr")]
-    return [
-        (
-            f"{' + '.join(ours)}, against {' + '.join(theirs)}",
-            *(macs(found, arm, found.target) for arm in (ours, theirs)),
-        )
-        for ours, theirs in planned
-        if ours[1] in found.sweep.regularizer
-    ]
+def prune_again(study: Study) -> None:
+    """Prune the confirmed networks of some arms by the other criteria. Networks that are not here are left out."""
+    arms = {" + ".join(arm) for arm in CRITERIA_ARMS}
+
+    def select(trial: TrialRecord) -> bool:
+        return trial.phase == "confirm" and trial.arm in arms
+
+    run_reprune(study.sweeps[0], CRITERIA[1:], (), select=select, quiet=True)
 
 
-def macs(found: Found, arm: Arm, sparsity: float) -> dict[int, float]:
-    """Seed -> fraction of the dense network's MACs that is left after pruning and exact shrinking."""
-    return found.values(arm, sparsity, "macs_left", "curve")
+def carried_sweeps(tuned: Found, sources: Mapping[str, Found]) -> list[tuple[str, Sweep]]:
+    """Sweeps that train the tuned configurations of some arms with the lam of another network.
+
+    They have one configuration and the confirmation's seeds.
+
+    Args:
+        tuned: The results of the part whose networks are trained.
+        sources: Title -> the results that lam is taken from.
+
+    Returns:
+        The title of the source with each sweep. An arm that is not confirmed there or here is left out.
+    """
+    sweeps = []
+    for title, source in sources.items():
+        for arm in CARRIED_ARMS:
+            if arm in tuned.arms and arm in source.arms:
+                sweep = changed(
+                    tuned.sweep,
+                    {"opt": tuned.arms[arm][0].config["opt"]},
+                    name=f"{tuned.sweep.name}_{arm[1]}_lam_of_{title.partition(' ')[0]}",
+                    optimizer=(arm[0],),
+                    regularizer=(arm[1],),
+                    lam=source.arms[arm][0].config["lam"],
+                    hold=("opt/lr", "opt/weight_decay"),
+                    num_trials=1,
+                )
+                sweeps.append((title, sweep))
+    return sweeps
 
 
-def smallest(found: Found) -> str:
-    """Each arm at the highest sparsity that keeps dense SGD's accuracy but for `DENSE_LOSS`, smallest network first."""
-    needed = statistics.fmean(found.values(("sgd", "none"), 0.0).values()) - DENSE_LOSS
-    rows = []
-    for arm in found.arms:
-        kept = [level for level in found.levels if statistics.fmean(found.values(arm, level).values()) >= needed]
-        if not kept:
-            rows.append((1.1, [*arm, "-", "-", "-"]))
-            continue
-        left = list(macs(found, arm, kept[-1]).values())
-        accuracy = with_interval(list(found.values(arm, kept[-1]).values()))
-        rows.append((statistics.fmean(left), [*arm, f"{kept[-1]:g}", accuracy, with_interval(left)]))
-    rows.sort(key=lambda row: row[0])
-    header = ["optimizer", "regularizer", f"highest sparsity with {needed:.3f}", "accuracy there", "MACs left there"]
-    return table(header, [cells for _, cells in rows])
+def carry(tuned: Found, width8: Found, *, run: bool) -> str:
+    """Train with the lam of width 8 and of digits, if `run`; returns the section about it."""
+    digits = digits_methods.study(tuned.sweep.runs)
+    digits.restore()
+    carried = []
+    for title, sweep in carried_sweeps(tuned, {"width8": width8, "digits": digits.found()}):
+        study = Study((sweep,), {}, MARGIN, tuned.study.results)
+        if run:
+            study.run()
+        else:
+            study.restore()
+        carried.append((title, study.found()))
+    return carried_section(tuned, carried)
 
 
-def costs(found: Found) -> str:
-    """Seconds of a training relative to SGD without a regularizer, which ran on the same machine."""
-    medians = {arm: statistics.median(t.report["seconds"] for t in trials) for arm, trials in found.arms.items()}
-    base = medians["sgd", "none"]
-    optimizers, regularizers = (list(dict.fromkeys(arm[i] for arm in medians)) for i in (0, 1))
-    rows = [
-        [
-            optimizer,
-            *(f"{medians[optimizer, r] / base:.2f}" if (optimizer, r) in medians else "-" for r in regularizers),
-        ]
-        for optimizer in optimizers
-    ]
-    return table(["optimizer", *regularizers], rows)
+# ---- the command ---------------------------------------------------------------------------------------------------
 
 
-def section(found: Found, figure: str) -> str:
-    """The generated section of a part."""
-    parts = [found.section(figure)]
-    if ("sgd", "none") in found.arms:
-        parts += [
-            paragraph(
-                "The smallest network of each arm: the highest sparsity at which its mean test accuracy is at most "
-                f"{DENSE_LOSS:g} below that of the dense network of SGD without a regularizer. MACs left: the fraction "
-                "of multiply-accumulate operations after exact shrinking, the mean of the seeds with its interval."
-            ),
-            smallest(found),
-            paragraph(f"Paired differences of the MACs left at {found.target:g}, whatever the accuracy:"),
-            comparison_table(size_comparisons(found)),
-            "Seconds of a training, relative to SGD without a regularizer (medians):",
-            costs(found),
-        ]
-    return "\n\n".join(parts)
+def write(name: str, text: str, page: Path) -> None:
+    replace_section(page, f"<!-- part: {name} -->", f"<!-- end of {name} -->", text)
 
 
-def write(name: str, found: Found, page: Path) -> None:
+def write_part(name: str, found: Found, page: Path) -> None:
     figure = page.with_name(f"{page.stem}-{name}.png")
-    replace_section(page, f"<!-- part: {name} -->", f"<!-- end of {name} -->", section(found, figure.name))
+    write(name, section(found, figure.name), page)
     if found.arms:
         found.draw().savefig(figure, dpi=110)
 
@@ -214,21 +202,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", action="append", choices=PARTS, help="run this part alone; repeatable")
     parser.add_argument("--export", action="store_true", help="write the compact records and the page; run nothing")
     parser.add_argument("--write", action="store_true", help="rewrite the page from the records; run nothing")
-    parser.add_argument("--tiny", action="store_true", help="one short training of everything, to try the program")
+    parser.add_argument("--tiny", action="store_true", help="try the program: one short training of everything")
     parser.add_argument("--runs", type=Path, default=BASE.runs, help="folder of all records")
     parser.add_argument("--data-root", type=Path, help="folder with CIFAR-10; default: download it")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page to write")
+    parser.add_argument("--page", type=Path, help="page to write; default: docs/study.md, and none with --tiny")
     args = parser.parse_args(arguments)
-    for name in args.part or [name for name, part in PARTS.items() if part.default]:
-        part = tiny(PARTS[name]) if args.tiny else PARTS[name]
-        study = study_of(part, args.runs, args.data_root)
-        if not args.tiny:
-            study.restore()
-        if not (args.export or args.write):
+    page = args.page or (None if args.tiny else PAGE)
+    run = not (args.export or args.write)
+    founds = {}
+    for name, part in PARTS.items():
+        chosen = name in args.part if args.part else part.default
+        part = tiny(part) if args.tiny else part
+        study = study_of(part, args.runs, args.data_root, args.runs / "committed" if args.tiny else None)
+        study.restore()
+        if run and chosen:
             study.run()
-        if not (args.write or args.tiny):
+            if name == "width8":
+                prune_again(study)
+        if chosen and not args.write and any((sweep.folder / EVENTS).exists() for sweep in study.sweeps):
             study.export()
-        write(name, study.found(), args.page)
+        founds[name] = study.found()
+        if page and chosen:
+            write_part(name, founds[name], page)
+    criteria = criteria_section(founds["width8"], CRITERIA_ARMS, [method.label for method in CRITERIA])
+    carried = carry(founds["width16"], founds["width8"], run=run and not args.part)
+    if page:
+        write("criteria", criteria, page)
+        write("carried", carried, page)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from service.export_winner import export_winner
 from service.records.bundle import save_code_diff
 from service.records.lock import stop_requested
 from service.records.recorder import Recorder
-from service.records.state import State, find_sweeps
+from service.records.state import State, TrialRecord, find_sweeps
 from service.records.summary import summarize
 from service.search.adoption import Adoptable, admit, adopted_points, check_data
 from service.search.phases import Phases, points_from_other_sweeps
@@ -151,7 +151,12 @@ def states_to_adopt(spec: SweepSpec, state: State) -> list[State]:
 
 
 def run_reprune(
-    spec: SweepSpec, methods: Sequence[PruningMethod], sparsities: Sequence[float], *, quiet: bool = False
+    spec: SweepSpec,
+    methods: Sequence[PruningMethod],
+    sparsities: Sequence[float],
+    *,
+    select: Callable[[TrialRecord], bool] = lambda trial: True,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the finished trials of a recorded sweep by further pruning methods and sparsities.
 
@@ -161,6 +166,7 @@ def run_reprune(
         spec: The recorded sweep (`SweepSpec.from_identity`).
         methods: Pruning methods, beside the one that decides the sweep's objective.
         sparsities: Sparsities, beside those of the sweep.
+        select: Which of the finished trials; default: all.
         quiet: Whether to print only warnings and the headline.
 
     Returns:
@@ -178,7 +184,7 @@ def run_reprune(
         records = stack.enter_context(contextlib.closing(Recorder(spec.folder)))
         check_data(records.state, checked.fingerprint)
         write_sources(criterion_sources(methods), spec.folder)
-        queue = Reprune(records, methods, sparsities)
+        queue = Reprune(records, methods, sparsities, select)
         announce_reprune(spec, queue, methods, console)
         shipper = Shipper(spec.folder, tracking_uri, warn=functools.partial(warn, console))
         if queue.num_left:

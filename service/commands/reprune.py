@@ -43,6 +43,13 @@ def reprune(
         str | None,
         typer.Option(help="prune the weights whose names match this; default: the sweep's", metavar="REGEX"),
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help='only the networks of this arm, e.g. "sam + wcr"; repeatable', metavar="ARM"),
+    ] = None,
+    confirmed: Annotated[
+        bool, typer.Option("--confirmed", help="only the networks of the confirmation, on unseen seeds")
+    ] = False,
     runs: Runs = DEFAULT_RUNS,
     data_root: Annotated[
         Path | None, typer.Option(help="folder of the dataset; by default the one of the sweep's last run")
@@ -59,7 +66,7 @@ def reprune(
 ) -> None:
     """Prune a sweep's trained networks by other criteria, scopes or sparsities. Run it again after an interruption."""
     from service.driver import run_reprune
-    from service.records.state import State
+    from service.records.state import State, TrialRecord
     from service.spec import SweepSpec, pruning_methods, recorded_sources
     from service.views.tables import with_headline
     from trainables.config import check_sparsity
@@ -86,8 +93,16 @@ def reprune(
             recalibrate=decisive.recalibrate if recalibrate is None else recalibrate,
             prunable=decisive.prunable if prunable is None else prunable,
         )
+        arms = sorted({trial.arm for trial in state.trials.values()})
+        for given in arm or ():
+            if given not in arms:
+                raise ValueError(f"arm: must be one of {', '.join(arms) or '(none)'}, got {given!r}")
+
+        def select(trial: TrialRecord) -> bool:
+            return (not arm or trial.arm in arm) and (not confirmed or trial.phase == "confirm")
+
         try:
-            summary = run_reprune(spec, methods, tuple(sparsity or ()), quiet=quiet)
+            summary = run_reprune(spec, methods, tuple(sparsity or ()), select=select, quiet=quiet)
         except KeyboardInterrupt:
             typer.echo("Stopped. The same command continues from here.", err=True)
             raise typer.Exit(130) from None

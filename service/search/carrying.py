@@ -34,7 +34,7 @@ MEASURING = (SHARE_RULE, "lam num_weights")  # these need the network
 # The rule of each regularizer; the last entry is that of all others, which were not measured.
 RULES = {"wcr": "lam", "hoyer_square": "lam", "": "lam"}
 # How many decades a lam that is carried over by its rule is off, in the median over pairs of settings.
-DECADES = {"wcr": 1.5, "hoyer_square": 0.4, "": 1.0}
+DECADES = {"wcr": 1.0, "hoyer_square": 0.8, "": 1.0}
 
 
 def rule_of(regularizer: str) -> str:

@@ -1,8 +1,9 @@
 """Evaluating the finished trials of a sweep by further pruning methods, at further sparsities, without training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from service.records.recorder import Recorder
+from service.records.state import TrialRecord
 from service.search.proposals import Next, Proposal
 from service.search.queue import TrialQueue
 from service.search.wanted import Wanted
@@ -18,9 +19,10 @@ class Reprune(TrialQueue):
     Args:
         methods: Pruning methods, beside the one that decides the sweep's objective.
         sparsities: Sparsities, beside those of the sweep.
+        select: Which of the finished trials; default: all.
 
     Attributes:
-        num_finished: Number of finished trials.
+        num_finished: Number of finished trials that are selected.
         num_measured: Number of finished trials that already have all results.
         not_kept: The trials whose trained weights were not kept.
         of_rounds: The trials whose pruning schedule prunes during training, so their networks cannot be pruned again.
@@ -29,10 +31,17 @@ class Reprune(TrialQueue):
         ValueError: If a method cannot prune to one of the sparsities.
     """
 
-    def __init__(self, records: Recorder, methods: Sequence[PruningMethod], sparsities: Sequence[float]):
+    def __init__(
+        self,
+        records: Recorder,
+        methods: Sequence[PruningMethod],
+        sparsities: Sequence[float],
+        select: Callable[[TrialRecord], bool] = lambda trial: True,
+    ):
         super().__init__(records)
         state = records.state
-        finished = [trial for trial in state.trials.values() if trial.status == Status.FINISHED and not trial.left_out]
+        trials = [trial for trial in state.trials.values() if trial.status == Status.FINISHED and not trial.left_out]
+        finished = [trial for trial in trials if select(trial)]
         self.num_finished = len(finished)
         self.num_measured = 0
         self.not_kept: list[str] = []

@@ -31,7 +31,7 @@ def results(tmp_path):
 def make_study(folder, results):
     """A study at 0.9 whose records are in `folder`."""
     sweep = changed(digits_methods.SWEEP, target_sparsity=0.9, sparsities=(), runs=folder.parent, name=folder.name)
-    return Study((sweep,), digits_methods.PLANNED, results)
+    return Study((sweep,), digits_methods.PLANNED, results=results)
 
 
 def test_records_go_on_from_the_committed_ones(toy, results, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import statistics
 
@@ -5,13 +6,17 @@ import pytest
 import torch
 
 import sparsity
+from benchmarks import _study_page as page
 from benchmarks import study
 from benchmarks._markdown import ALPHA, comparison_table
 from benchmarks._study import Study
+from service.records.events import EventLog
+from service.search.space import make_arms
 from tests.service._sweeps import changed
 from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
 
-SECTIONS = "".join(f"<!-- part: {name} -->\nold\n<!-- end of {name} -->\n" for name in study.PARTS)
+NAMES = (*study.PARTS, "criteria", "carried")
+SECTIONS = "".join(f"<!-- part: {name} -->\nold\n<!-- end of {name} -->\n" for name in NAMES)
 
 
 @pytest.fixture
@@ -31,12 +36,13 @@ def found(toy, tmp_path):
         study.BASE, target_sparsity=0.9, sparsities=(), dataset="digits", runs=toy.folder.parent, name=toy.folder.name
     )
     part = study.PARTS["width8"]
-    return Study((sweep,), part.planned, tmp_path).found()
+    return Study((sweep,), part.planned, results=tmp_path).found()
 
 
 def test_the_smallest_networks_by_hand(found):
-    """Dense SGD has 0.8, so 0.78 is needed: Hoyer-square keeps it at 0.9, the others only without pruning."""
-    first, second, *others = study.smallest(found).splitlines()[2:]
+    """The highest dense accuracy is 0.8, so 0.72 is needed: Hoyer-square has it at 0.9, the others without pruning."""
+    assert page.needed_accuracy(found) == pytest.approx(0.72)
+    first, second, *others = page.smallest(found).splitlines()[2:]
     assert first == "| sgd | hoyer_square | 0.9 | 0.800 [0.800, 0.800] | 0.200 [0.200, 0.200] |"
     mean = 0.5 + 0.001 * statistics.fmean(range(2, 9))
     assert second.startswith(f"| sgd | none | 0 | 0.800 [0.800, 0.800] | {mean:.3f} [")
@@ -44,7 +50,7 @@ def test_the_smallest_networks_by_hand(found):
 
 
 def test_sizes_are_compared_with_no_regularizer(found):
-    shown = comparison_table(study.size_comparisons(found))
+    shown = comparison_table(page.size_comparisons(found))
     row = next(line for line in shown.splitlines() if "hoyer_square, against sgd" in line)
     # 0.2 - (0.5 + 0.001 x seed) for seeds 2 to 8: p = 2 / 2^7, of six comparisons that are planned
     assert row.startswith("| sgd + hoyer_square, against sgd + none | 7 | -0.305 | ")
@@ -52,9 +58,31 @@ def test_sizes_are_compared_with_no_regularizer(found):
     assert shown.count("| 0 | - |") == 5
 
 
-def test_costs_are_relative_to_plain_sgd(found):
-    assert "| sgd | 1.00 | 1.00 | - |" in study.costs(found)
-    assert "| sam | - | - | 1.00 |" in study.costs(found)
+def test_the_best_arm_by_validation_is_tested_alone(found):
+    shown = page.recommended(found)
+    assert "| sgd + hoyer_square, against sgd + none | 7 | +0.305 | " in shown
+    assert shown.endswith(f" | {2 / 2**7:.2g} | {2 / 2**7:.2g} | better |")
+
+
+def test_costs_are_those_of_the_search_relative_to_plain_sgd(toy, found):
+    assert page.costs(found) == ""
+    for optimizer, regularizer, seconds in (("sgd", "none", 2.0), ("sgd", "wcr", 3.0), ("sam", "none", 5.0)):
+        key = toy.trial((0.9, 0.5), optimizer=optimizer, regularizer=regularizer)
+        toy.state.trials[key].report["seconds"] = seconds
+    shown = page.costs(dataclasses.replace(found, states=[toy.state]))
+    assert "| sgd | 1.00 | 1.50 |" in shown
+    assert "| sam | 2.50 | - |" in shown
+
+
+def test_a_training_that_diverged_counts_as_accuracy_0(toy, tmp_path):
+    for seed in (2, 3):
+        pair = (0.9, 0.8)
+        toy.trial(pair, phase="confirm", test=pair, optimizer="sgd", regularizer="wcr", seed=seed)
+    toy.trial((0, 0), phase="confirm", status="diverged", optimizer="sgd", regularizer="wcr", seed=4)
+    sweep = changed(study.BASE, sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
+    found = Study((sweep,), {}, results=tmp_path).found()
+    assert found.at_target(("sgd", "wcr")) == {2: 0.8, 3: 0.8, 4: 0.0}
+    assert found.values(("sgd", "wcr"), 0.9, "macs_left") == {}
 
 
 def test_an_arm_below_the_needed_accuracy_has_no_network(toy, tmp_path):
@@ -64,7 +92,7 @@ def test_an_arm_below_the_needed_accuracy_has_no_network(toy, tmp_path):
             arm = {"optimizer": "sgd", "regularizer": regularizer, "seed": seed}
             toy.trial(pair, phase="confirm", test=pair, more={"macs_left": 0.5}, **arm)
     sweep = changed(study.BASE, sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
-    shown = study.smallest(Study((sweep,), {}, tmp_path).found())
+    shown = page.smallest(Study((sweep,), {}, results=tmp_path).found())
     assert shown.splitlines()[-1] == "| sgd | wcr | - | - | - |"
 
 
@@ -95,30 +123,43 @@ def test_the_tiny_form_of_a_part_has_its_arms_and_network():
             assert tiny.trial.train_size == 32
 
 
+def test_a_lam_is_carried_to_the_tuned_configuration(toy, found, tmp_path):
+    """With the lr and weight decay of the network that is trained, and the seeds of its confirmation."""
+    toy.trial((0.9, 0.8), phase="confirm", test=(0.9, 0.8), optimizer="sgd", regularizer="wcr", seed=2, lam=7e-6)
+    here = Study(found.study.sweeps, {}, results=tmp_path).found()
+    ((title, sweep),) = [entry for entry in study.carried_sweeps(here, {"digits": here}) if "wcr" in entry[1].name]
+    assert (title, sweep.lam, sweep.regularizer) == ("digits", 7e-6, ("wcr",))
+    (arm,) = make_arms(sweep)
+    assert arm.space == {}
+    assert sweep.trial.opt == here.arms["sgd", "wcr"][0].config["opt"]
+    assert (sweep.num_seeds, sweep.num_search_seeds) == (here.sweep.num_seeds, here.sweep.num_search_seeds)
+    assert study.carried_sweeps(here, {"nothing": Study((), {}, results=tmp_path).found()}) == []
+
+
 @pytest.mark.slow
 @pytest.mark.sweep
-def test_the_command_runs_a_part_and_goes_on(cifar_folder, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_the_command_runs_a_part_and_goes_on(cifar_folder, tmp_path):  # noqa: F811
     """The Vision Transformer's part, as a user would try it."""
-    page = tmp_path / "study.md"
-    page.write_text(f"above\n{SECTIONS}below\n")
+    written = tmp_path / "study.md"
+    written.write_text(f"above\n{SECTIONS}below\n")
     arguments = ["--tiny", "--part", "vit", "--runs", str(tmp_path / "runs"), "--data-root", str(cifar_folder)]
-    study.main([*arguments, "--page", str(page)])
-    text = page.read_text()
+    study.main([*arguments, "--page", str(written)])
+    text = written.read_text()
     assert text.startswith("above\n")
     assert text.endswith("below\n")
     assert "Search: 9 trials" in text
     assert "Confirmation: 9 trials." in text
     assert text.count("\nold\n") == len(study.PARTS) - 1
-    assert page.with_name("study-vit.png").stat().st_size > 10_000
-    events = tmp_path / "runs" / "cifar10_methods_vit" / "events.jsonl"
-    ends = events.read_text().count('"event":"end"') or events.read_text().count('"event": "end"')
-    assert ends == 18
-    study.main([*arguments, "--page", str(page)])
-    again = events.read_text()
-    assert (again.count('"event":"end"') or again.count('"event": "end"')) == ends
+    assert text.count("Nothing has run yet.") == 2
+    assert written.with_name("study-vit.png").stat().st_size > 10_000
+    log = tmp_path / "runs" / "cifar10_methods_vit_tiny" / "events.jsonl"
+    trained = [entry["trial"] for entry, _ in EventLog.read(log) if entry["event"] == "end"]
+    assert len(trained) == 18
+    study.main([*arguments, "--page", str(written)])
+    assert [entry["trial"] for entry, _ in EventLog.read(log) if entry["event"] == "end"] == trained
 
 
 def test_the_plan_names_every_part():
     text = study.PAGE.read_text()
-    for name in study.PARTS:
+    for name in NAMES:
         assert text.count(f"<!-- part: {name} -->") == text.count(f"<!-- end of {name} -->") == 1

@@ -16,7 +16,7 @@ def test_values_interval_source_and_distance(tmp_path):
     words += ("--target-sparsity", "0.96", "--weight-decay", "5e-4")
     shown = invoke(*words, runs=tmp_path)
     assert shown.exit_code == 0
-    assert shown.output.startswith("lam 5e-05   (1.6e-07 to 0.0032)   rho 0.5\nrule: lam stays the same")
+    assert shown.output.startswith("lam 5e-05   (5e-07 to 0.001)   rho 0.5\nrule: lam stays the same")
     assert "source: arXiv 2511.14282, table 9: sam + wcr, lam 5e-05, 0.925 at sparsity 0.96 (n = 1)" in shown.output
     assert "differs in: weight_decay not stated there, 0.0005 here\ndistance: 0.5" in shown.output
     entry = json.loads(invoke(*words, "--json", runs=tmp_path).output)

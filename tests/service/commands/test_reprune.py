@@ -14,6 +14,7 @@ from service.commands import app
         (["toy", "--crit", "num_probes"], "crit: must be KEY=VALUE"),
         (["toy", "--crit", "num_probes=3"], "crit: arguments must be among those of the criterion (magnitude: (none))"),
         (["toy", "--recalibrate", "--criterion", "compensation"], "recalibrate: must be off with compensation"),
+        (["toy", "--arm", "sam"], "arm: must be one of (none), got 'sam'"),
         (["toy", "--keep", "some"], "keep: input should be 'target', 'all', 'pruned' or 'none', got 'some'"),
     ],
 )

@@ -76,3 +76,14 @@ def test_a_sparsity_out_of_range_is_refused(toy):
     keep(toy, toy.trial((0.9, 0.5)))
     with pytest.raises(ValueError, match=r"sparsity: must be in \[0, 1\)"):
         Reprune(toy.recorder, [SNIP], [1.5])
+
+
+def test_only_selected_networks_are_handed_out(toy):
+    fill(toy)
+    finished = [t for t in toy.state.trials.values() if t.status == "finished"]
+    keep(toy, *(t.key for t in finished))
+    queue = Reprune(toy.recorder, [SNIP], [], lambda trial: trial.phase == "confirm" and trial.arm == "sam + wcr")
+    chosen = [t.key for t in finished if (t.phase, t.arm) == ("confirm", "sam + wcr")]
+    assert 0 < len(chosen) < len(finished)
+    assert [proposal.key for proposal in handed_out(queue)] == chosen
+    assert queue.num_finished == len(chosen)
