@@ -67,6 +67,7 @@ class Study:
 
     def export(self) -> None:
         """Write what continuing and reporting need (outcomes and search state), without paths of this machine."""
+        self.results.mkdir(parents=True, exist_ok=True)
         for sweep in self.sweeps:
             if not (sweep.folder / EVENTS).exists():
                 continue
