@@ -5,8 +5,19 @@ from typer.testing import CliRunner
 
 from service.commands import app
 from service.commands.train import winner_of
+from service.search import known
+from service.search.known import Known
 
 SMALL = ("--model", "width=2", "--model", "depth=1", "--train-size", "64", "--batch-size", "16", "--epochs", "1")
+
+
+KNOWN = {"dataset": "digits", "architecture": "small_resnet", "optimizer": "sgd", "regularizer": "wcr"}
+
+
+@pytest.fixture(autouse=True)
+def one_known_setting(monkeypatch):
+    one = Known(**KNOWN, source="a page", lam=5e-5, lr=0.2, weight_decay=0.04, target_sparsity=0.96)
+    monkeypatch.setattr(known, "published", lambda: [one])
 
 
 def invoke(*words):
@@ -17,10 +28,10 @@ def test_one_network_is_trained_with_known_values_and_exported(tmp_path):
     words = ("--optimizer", "sgd", "--regularizer", "wcr", "--to", tmp_path / "out", "--no-measure", "--runs", tmp_path)
     shown = invoke("digits", *SMALL, *words, "--seed", "7")
     assert shown.exit_code == 0, shown.output
-    assert "sgd + wcr: lam 5.04e-05, lr 0.182, weight_decay 0.0395 (from the nearest known setting)" in shown.output
+    assert "sgd + wcr: lam 5e-05, lr 0.2, weight_decay 0.04 (from the nearest known setting)" in shown.output
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     trained = config["trial_config"]
-    assert (trained["lam"], trained["seed"], trained["max_epochs"]) == (5.04e-5, 7, 1)
+    assert (trained["lam"], trained["seed"], trained["max_epochs"]) == (5e-5, 7, 1)
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert config["target_sparsity"] == 0.96
 
@@ -30,7 +41,7 @@ def test_a_given_lam_is_taken_and_an_existing_folder_is_kept(tmp_path):
     shown = invoke("digits", *SMALL, *words)
     assert shown.exit_code == 2
     assert f"to: must be a folder that does not exist yet, got {tmp_path}" in shown.output
-    assert shown.output.startswith("sgd + wcr: lr 0.182, weight_decay 0.0395 (")
+    assert shown.output.startswith("sgd + wcr: lr 0.2, weight_decay 0.04 (")
 
 
 def test_the_winner_of_a_sweep_gets_an_unused_seed(toy):
