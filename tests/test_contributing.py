@@ -74,7 +74,7 @@ def test_the_examples_pass_the_contract_tests(copy):
     """By the commands of the page, in one process."""
     folders, names = zip(*COMMANDS, strict=True)
     assert set(names) == {"log_sum", "lion", "relative_magnitude", "bars", "plain_cnn", "polynomial"}
-    options = ("--override-ini=addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-v")
+    options = ("--override-ini=addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-v", "-m", "not slow")
     done = run(copy, "-m", "pytest", *options, *dict.fromkeys(folders), "-k", " or ".join(names))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     for name in names:
