@@ -115,9 +115,9 @@ class SweepSpec(BaseModel):
         default=1, ge=1, description="seeds of each configuration in the search, which maximizes the mean over them"
     )
     sampler: Literal["tpe", "gp"] = Field(
-        default="tpe",
-        description="what proposes an arm's configurations after the first four: TPE (tpe), or a Gaussian process "
-        "(gp), which takes longer to propose and may need fewer of them",
+        default="gp",
+        description="what proposes an arm's configurations after the first four: a Gaussian process (gp), followed by "
+        "TPE after 50 results, or TPE from the start (tpe), which takes less time for a proposal",
     )
     num_confirm: int | None = Field(
         default=None,
@@ -347,7 +347,7 @@ class SweepSpec(BaseModel):
         Args:
             more: Fields that are not part of it, such as `name`, `runs` and `data_root`.
         """
-        fields = dict(identity)
+        fields = {"sampler": "tpe", **identity}
         search = SearchSpace(**{name: from_json(entry) for name, entry in fields.pop("search").items()})
         first, *others = fields.pop("pruning")
         trial = TrialConfig.model_validate({**fields.pop("trial"), **first, "more_pruning": others})

@@ -25,6 +25,7 @@ SWEEP = Sweep(
     search=small_cnn.SEARCH_SPACE,
     optimizer=("sgd", "adamw", "sam", "s2sam", "cram", "sfw", "friendly_sam", "safe"),
     regularizer=("none", "l1", "hoyer_square", "wcr", "l0_hard_concrete", "concave_mask", "weight_factorization"),
+    sampler="tpe",  # as its first 36 arms were searched
     num_trials=8,
     num_search_seeds=2,
     num_seeds=12,

@@ -32,6 +32,15 @@ def test_a_limit_that_earlier_versions_lack_is_left_out_of_the_identity():
             make(max_macs_left=wrong)
 
 
+def test_a_sweep_that_names_no_sampler_was_searched_by_tpe():
+    """As those that were recorded before there was a choice."""
+    assert make().identity()["sampler"] == "gp"
+    earlier = make(sampler="tpe").identity()
+    assert "sampler" not in earlier
+    assert SweepSpec.from_identity(earlier, name="again").sampler == "tpe"
+    assert SweepSpec.from_identity(make().identity(), name="again").sampler == "gp"
+
+
 def test_identity_is_json_and_names_each_range_in_optunas_form():
     identity = make().identity()
     rho = identity["search"]["ranges"]["opt/rho"]["optimizer"]["sam"]
