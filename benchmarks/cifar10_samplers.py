@@ -1,8 +1,7 @@
 """`python -m benchmarks.cifar10_samplers`: does a third of the trainings suffice for a Gaussian process, on CIFAR-10?
 
 Three times, with other proposals: 24 configurations by TPE, and 8 by a Gaussian process, of SGD with Hoyer-square on a
-small network. The first four configurations are the same and are trained once. The selected configurations are trained
-on five unseen seeds. Without records, the command continues from those that are committed; --write rewrites the table
+small network. The first four configurations are the same. The selected configurations are trained on five unseen seeds. Without records, the command continues from those that are committed; --write rewrites the table
 in docs/performance.md and runs nothing.
 """
 
@@ -51,9 +50,8 @@ SWEEP = changed(
 
 
 def sweep_of(sampler: str, first_seed: int) -> Sweep:
-    adopt = () if sampler == "tpe" else (f"c10_tpe_{first_seed}",)
     fields = {"name": f"c10_{sampler}_{first_seed}", "sampler": sampler, "num_trials": NUM_TRIALS[sampler]}
-    return changed(SWEEP, {"seed": first_seed}, **fields, adopt=adopt)
+    return changed(SWEEP, {"seed": first_seed}, **fields)
 
 
 def studies(runs: Path, data_root: Path | None = None) -> dict[tuple[str, int], Study]:
