@@ -1,8 +1,9 @@
 """`python -m benchmarks.cifar10_samplers`: does a third of the trainings suffice for a Gaussian process, on CIFAR-10?
 
 Three times, with other proposals: 24 configurations by TPE, and 8 by a Gaussian process, of SGD with Hoyer-square on a
-small network. The first four configurations are the same. The selected configurations are trained on five unseen seeds. Without records, the command continues from those that are committed; --write rewrites the table
-in docs/performance.md and runs nothing.
+small network. The first four configurations are the same. The selected configurations are trained on five unseen seeds.
+Without records, the command continues from those that are committed; --write rewrites the table in docs/performance.md
+and runs nothing.
 """
 
 import argparse
