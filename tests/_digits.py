@@ -44,7 +44,7 @@ def events(runs, name="digits"):
     return Counter(entry["event"] for entry, _ in EventLog.read(runs / name / "events.jsonl"))
 
 
-def wait_until(when, process=None, timeout=120):
+def wait_until(when, process=None, timeout=300):
     """Until `when()` is true, which must be before the process ends; what it was."""
     deadline = time.monotonic() + timeout
     while not (seen := when()):
@@ -54,7 +54,7 @@ def wait_until(when, process=None, timeout=120):
     return seen
 
 
-def end(process, sig=None, timeout=90):
+def end(process, sig=None, timeout=180):
     """Send it a signal, if any, and wait for its end; the exit code."""
     try:
         if sig is not None:

@@ -1,11 +1,15 @@
 """What the tests of faults and of environments report: each a row of its table in docs/reliability.md."""
 
 import json
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# Ray gives its workers a low priority. Beside other tests, a sweep would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ except ValueError:
 print(sorted(m for m in sys.modules if m.startswith(("torch", "numpy", "sparsity"))))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "['sparsity', 'sparsity.import_strings', 'sparsity.registry']"
+    assert out.strip() == "['sparsity', 'sparsity._source_files', 'sparsity.import_strings', 'sparsity.registry']"
 
 
 # ---- names of objects --------------------------------------------------------------------------------------------
