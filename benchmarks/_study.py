@@ -54,11 +54,17 @@ class Study:
     results: Path = field(default=RESULTS)
 
     def run(self) -> None:
-        """Train what is missing, and export what there is, also after an interruption."""
+        """Train what is missing, and export what there is, also after an interruption.
+
+        Raises:
+            SystemExit: If something is wrong before a sweep starts, such as a missing folder; one line for each fault.
+        """
         self.restore()
         try:
             for sweep in self.sweeps:
                 sweep.run()
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
         finally:
             self.export()
 
@@ -66,7 +72,7 @@ class Study:
         return self.results / f"{sweep.name.replace('_', '-')}-{name}.gz"
 
     def export(self) -> None:
-        """Write what continuing and reporting need (outcomes and search state), without paths of this machine."""
+        """Write what continuing and reporting need: outcomes and proposals, without paths of this machine."""
         self.results.mkdir(parents=True, exist_ok=True)
         for sweep in self.sweeps:
             if not (sweep.folder / EVENTS).exists():
@@ -132,7 +138,7 @@ class Found:
     ) -> dict[int, float]:
         """Seed -> a metric after pruning to `sparsity`; empty for an arm that is not confirmed yet.
 
-        A training that diverged counts as accuracy 0. It has no other metric.
+        A training that diverged counts as accuracy 0. It has no other metric, and one that failed otherwise has none.
 
         Args:
             split: "test", or "curve" for validation.
@@ -142,7 +148,7 @@ class Found:
         found = {}
         for trial in self.arms.get(arm, ()):
             value = trial.at(sparsity, metric, split, method)
-            if trial.status != Status.FINISHED and metric == "acc":
+            if trial.status == Status.DIVERGED and metric == "acc":
                 value = 0.0
             if value is not None:
                 found[trial.config["seed"]] = value

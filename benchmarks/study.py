@@ -157,7 +157,7 @@ def carried_sweeps(tuned: Found, sources: Mapping[str, Found]) -> list[tuple[str
                 sweep = changed(
                     tuned.sweep,
                     {"opt": tuned.arms[arm][0].config["opt"]},
-                    name=f"{tuned.sweep.name}_{arm[1]}_lam_of_{title.partition(' ')[0]}",
+                    name=f"{tuned.sweep.name}_{arm[1]}_lam_of_{title}",
                     optimizer=(arm[0],),
                     regularizer=(arm[1],),
                     lam=source.arms[arm][0].config["lam"],
