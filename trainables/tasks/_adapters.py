@@ -43,7 +43,7 @@ def add_adapters(network: Any, settings: LoRASettings, device: torch.device) -> 
 
     lora = LoraConfig(
         r=settings.r,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=adapted,
         bias="none",

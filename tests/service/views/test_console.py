@@ -58,7 +58,10 @@ def shown_in_terminal(*arguments, **variables):
     return shown.decode()
 
 
-@pytest.mark.parametrize("variables", [{"TERM": "dumb", "COLUMNS": "50"}, {"TERM": "dumb", "COLUMNS": "200"}])
+@pytest.mark.parametrize(
+    "variables",
+    [{"TERM": "dumb", "COLUMNS": "50"}, pytest.param({"TERM": "dumb", "COLUMNS": "200"}, marks=pytest.mark.slow)],
+)
 def test_a_dumb_terminal_shows_every_number(toy, variables, environment_row):
     fill(toy)
     toy.recorder.summarized(toy.summary())

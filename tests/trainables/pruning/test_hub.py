@@ -92,6 +92,7 @@ def opened(checkpoints, tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_transformers_finds_the_same_network(checkpoints, opened, base):
     ours = load_pruned(checkpoints[base].folder)
@@ -103,6 +104,7 @@ def test_transformers_finds_the_same_network(checkpoints, opened, base):
         assert torch.equal(ours(opened[base].tokens).logits, opened[base].small)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_transformers_divides_texts_into_the_same_tokens(checkpoints, opened, base):
     from tokenizers import Tokenizer

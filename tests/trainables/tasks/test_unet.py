@@ -339,6 +339,7 @@ def test_evaluate_restores_the_mode_of_the_model(task, training):
 # ---- trials ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_learns_to_segment_and_resumes_from_a_checkpoint(config, data):
     """It beats both trivial predictions, and a run that stops between epochs ends with bit-identical weights."""
     made = config(
