@@ -12,7 +12,6 @@ from pathlib import Path
 
 from benchmarks._markdown import comparison_table, replace_section, table, with_interval
 from benchmarks._study import Arm, Found, Study
-from benchmarks.study import changed
 from service import Sweep
 from service.views.tables import number
 from sweeps import cifar10
@@ -25,19 +24,16 @@ FIRST_SEEDS = (0, 100, 200)
 SEARCHES = (("tpe", 24), ("tpe", 8), ("gp", 8))  # sampler, configurations
 ARM: Arm = ("sgd", "hoyer_square")
 
-SWEEP = changed(
-    cifar10.SWEEP,
-    {
-        "architecture": "small_resnet",
-        "model": {"width": 8},
-        "train_size": 5000,
-        "max_epochs": 10,
-        "num_evaluations": 1,
-        "lr_schedule": "one_cycle",
-        "opt": {"lr": 0.1, "weight_decay": 5e-4},
-        "target_sparsity": 0.9,
-        "sparsities": (0.8, 0.95),
-    },
+SWEEP = cifar10.SWEEP.changed(
+    architecture="small_resnet",
+    model={"width": 8},
+    train_size=5000,
+    max_epochs=10,
+    num_evaluations=1,
+    lr_schedule="one_cycle",
+    opt={"lr": 0.1, "weight_decay": 5e-4},
+    target_sparsity=0.9,
+    sparsities=(0.8, 0.95),
     optimizer=ARM[:1],
     regularizer=ARM[1:],
     hold=("model/width", "opt/lr"),
@@ -53,9 +49,8 @@ SWEEP = changed(
 def sweep_of(sampler: str, num_trials: int, first_seed: int) -> Sweep:
     """One search. The shorter one by TPE takes the trials of the longer one."""
     shorter = (sampler, num_trials) == ("tpe", 8)
-    return changed(
-        SWEEP,
-        {"seed": first_seed},
+    return SWEEP.changed(
+        seed=first_seed,
         name=f"c10_{sampler}{8 if shorter else ''}_{first_seed}",
         sampler=sampler,
         num_trials=num_trials,

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -302,6 +302,22 @@ class SweepSpec(BaseModel):
     def folder(self) -> Path:
         """The folder of the sweep's records."""
         return expanded(self.runs, "runs").resolve() / self.name
+
+    def changed(self, **fields: Any) -> Self:
+        """The sweep with other values, validated.
+
+        Args:
+            fields: Of the sweep, or else of its trials' configuration, as on the command line.
+
+        Raises:
+            ValueError: pydantic's, one line for each fault.
+        """
+        own = {name: getattr(self, name) for name in self.model_fields_set}
+        trial = {name: fields.pop(name) for name in list(fields) if name not in type(self).model_fields}
+        if trial:
+            template = dict(fields.get("trial", self.trial))
+            fields["trial"] = TrialConfig.model_validate({**template, **trial})
+        return type(self)(**{**own, **fields})
 
     def identity(self) -> dict[str, Any]:
         """What decides which recorded trials belong to the sweep, as JSON values.

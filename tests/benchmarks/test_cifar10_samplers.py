@@ -3,7 +3,6 @@ import pytest
 from benchmarks import cifar10_samplers as samplers
 from benchmarks._study import Study
 from service.search.space import make_arms
-from tests.service._sweeps import changed
 from tests.service.conftest import ToySweep
 
 
@@ -25,7 +24,7 @@ def test_the_table_by_hand(tmp_path):
             pair = (0.9, accuracy)
             arm = {"optimizer": "sgd", "regularizer": "hoyer_square", "seed": seed}
             toy.trial(pair, phase="confirm", test=pair, lam=3e-4, **arm)
-        sweep = changed(samplers.SWEEP, runs=tmp_path, sparsities=()).model_copy(update={"name": f"{search}"})
+        sweep = samplers.SWEEP.changed(runs=tmp_path, sparsities=()).model_copy(update={"name": f"{search}"})
         found[*search, 0] = Study((sweep,), {}, results=tmp_path).found()
     lines = samplers.section(found).splitlines()
     assert lines[2].startswith("| 0 | tpe | 24 | 0.0003 | ")

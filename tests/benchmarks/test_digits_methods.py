@@ -10,7 +10,6 @@ from benchmarks._markdown import ALPHA, comparison_table
 from benchmarks._study import Study
 from service.records.state import State
 from service.records.summary import summarize
-from tests.service._sweeps import changed
 
 
 def fill(toy, num_seeds=7):
@@ -30,7 +29,7 @@ def results(tmp_path):
 
 def make_study(folder, results):
     """A study at 0.9 whose records are in `folder`."""
-    sweep = changed(digits_methods.SWEEP, target_sparsity=0.9, sparsities=(), runs=folder.parent, name=folder.name)
+    sweep = digits_methods.SWEEP.changed(target_sparsity=0.9, sparsities=(), runs=folder.parent, name=folder.name)
     return Study((sweep,), digits_methods.PLANNED, results=results)
 
 

@@ -12,7 +12,6 @@ from benchmarks._markdown import ALPHA, comparison_table
 from benchmarks._study import Study
 from service.records.events import EventLog
 from service.search.space import make_arms
-from tests.service._sweeps import changed
 from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
 
 NAMES = (*study.PARTS, "criteria", "carried")
@@ -32,8 +31,8 @@ def found(toy, tmp_path):
             more = {"macs_left": left + 0.001 * seed * (regularizer == "none")}
             arm = {"optimizer": optimizer, "regularizer": regularizer, "seed": seed}
             toy.trial(accuracies, phase="confirm", test=accuracies, more=more, **arm)
-    sweep = changed(
-        study.BASE, target_sparsity=0.9, sparsities=(), dataset="digits", runs=toy.folder.parent, name=toy.folder.name
+    sweep = study.BASE.changed(
+        target_sparsity=0.9, sparsities=(), dataset="digits", runs=toy.folder.parent, name=toy.folder.name
     )
     part = study.PARTS["width8"]
     return Study((sweep,), part.planned, results=tmp_path).found()
@@ -79,7 +78,7 @@ def test_a_training_that_diverged_counts_as_accuracy_0(toy, tmp_path):
         pair = (0.9, 0.8)
         toy.trial(pair, phase="confirm", test=pair, optimizer="sgd", regularizer="wcr", seed=seed)
     toy.trial((0, 0), phase="confirm", status="diverged", optimizer="sgd", regularizer="wcr", seed=4)
-    sweep = changed(study.BASE, sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
+    sweep = study.BASE.changed(sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
     found = Study((sweep,), {}, results=tmp_path).found()
     assert found.at_target(("sgd", "wcr")) == {2: 0.8, 3: 0.8, 4: 0.0}
     assert found.values(("sgd", "wcr"), 0.9, "macs_left") == {}
@@ -91,7 +90,7 @@ def test_an_arm_below_the_needed_accuracy_has_no_network(toy, tmp_path):
             pair = (accuracy, accuracy)
             arm = {"optimizer": "sgd", "regularizer": regularizer, "seed": seed}
             toy.trial(pair, phase="confirm", test=pair, more={"macs_left": 0.5}, **arm)
-    sweep = changed(study.BASE, sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
+    sweep = study.BASE.changed(sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
     shown = page.smallest(Study((sweep,), {}, results=tmp_path).found())
     assert shown.splitlines()[-1] == "| sgd | wcr | - | - | - |"
 

@@ -17,15 +17,6 @@ def load_sweep(name):
     return importlib.import_module(f"sweeps.{name}").SWEEP
 
 
-def changed(sweep, **fields):
-    """The sweep with other values, of its own fields or of its trials' configuration."""
-    own = {name: getattr(sweep, name) for name in sweep.model_fields_set}
-    trial = {name: fields.pop(name) for name in list(fields) if name not in type(sweep).model_fields}
-    if trial:
-        own["trial"] = TrialConfig.model_validate({**dict(sweep.trial), **trial})
-    return type(sweep)(**{**own, **fields})
-
-
 SPACE = {
     "optimizer": Categorical(("sgd", "sam", "s2sam")),
     "regularizer": Categorical(("none", "hoyer_square", "wcr")),
@@ -42,4 +33,4 @@ def make(**fields):
     """A sweep of digits; fields of the search space, of the sweep or of its trials' configuration."""
     space = {"ranges": SPACE} | {name: fields.pop(name) for name in SearchSpace.__dataclass_fields__ if name in fields}
     trial = TrialConfig(dataset="digits", architecture="small_resnet", max_epochs=1, target_sparsity=0.96)
-    return changed(Sweep(trial=trial, search=SearchSpace(**space)), **fields)
+    return Sweep(trial=trial, search=SearchSpace(**space)).changed(**fields)

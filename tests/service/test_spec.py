@@ -8,7 +8,7 @@ from optuna.distributions import json_to_distribution
 from service import Sweep
 from service.search.space import make_arms, make_config
 from service.spec import SweepSpec
-from tests.service._sweeps import SWEEPS, TUNED, changed, load_sweep, make
+from tests.service._sweeps import SWEEPS, TUNED, load_sweep, make
 from trainables.config import TrialConfig
 
 
@@ -19,6 +19,18 @@ def test_identity_is_what_decides_the_trials():
     changes = ({"max_epochs": 2}, {"opt": {"lr": 0.2}}, {"lam": 1e-4}, {"seed": 1}, {"ranges": {}})
     for what in (*changes, {"num_search_seeds": 2}, {"tuned": TUNED}, {"tuned": TUNED, "tuning": "paper"}):
         assert make(**what).identity() != base
+
+
+def test_a_changed_sweep_has_other_values_of_its_own_or_of_its_trials():
+    base = make(num_trials=3)
+    changed = base.changed(num_trials=4, max_epochs=7, lam=1e-4)
+    assert (changed.num_trials, changed.trial.max_epochs, changed.lam) == (4, 7, 1e-4)
+    assert changed.changed(num_trials=3, max_epochs=1, lam=None) == base
+    other = changed.trial.model_copy(update={"batch_size": 5})
+    assert base.changed(trial=other, seed=3).trial == other.model_copy(update={"seed": 3})
+    for wrong in ({"num_trials": 0}, {"max_epochs": 0}, {"epochs": 1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            base.changed(**wrong)
 
 
 def test_a_limit_that_earlier_versions_lack_is_left_out_of_the_identity():
@@ -155,7 +167,7 @@ def test_bounds_replace_those_of_the_search_space():
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_the_identity_makes_the_same_sweep_again(name):
-    sweep = changed(load_sweep(name), max_dense_drop=0.01, max_macs_left=0.4)
+    sweep = load_sweep(name).changed(max_dense_drop=0.01, max_macs_left=0.4)
     again = SweepSpec.from_identity(json.loads(json.dumps(sweep.identity())), name="again")
     assert again.identity() == sweep.identity()
     assert again.search == sweep.search

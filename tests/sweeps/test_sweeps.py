@@ -12,7 +12,7 @@ from PIL import Image
 
 import sparsity
 from service.search.space import make_arms, make_config
-from tests.service._sweeps import SWEEPS, changed, load_sweep
+from tests.service._sweeps import SWEEPS, load_sweep
 from trainables.data.generate import generate
 from trainables.loop import train
 
@@ -119,7 +119,7 @@ def test_every_sweep_trains_its_arms_for_two_steps(name, chosen, data_folder):
     sweep = load_sweep(name)
     folder = data_folder(sweep.trial.dataset)
     fewer = {"train_size": 8, "eval_size": 8, "batch_size": 4, "accumulate": 1, "max_epochs": 1, "num_evaluations": 1}
-    small = changed(sweep, **fewer, **TINY.get(name, {}), data_root=folder)
+    small = sweep.changed(**fewer, **TINY.get(name, {}), data_root=folder)
     arms = make_arms(small)
     data = None
     for arm in chosen(arms):

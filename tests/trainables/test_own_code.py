@@ -12,7 +12,7 @@ from service.search.adoption import changes
 from service.search.space import make_arms, make_config
 from service.spec import SweepSpec
 from sparsity.import_strings import source_of
-from tests.service._sweeps import SPACE, SWEEPS, changed, load_sweep, make
+from tests.service._sweeps import SPACE, SWEEPS, load_sweep, make
 from trainables.config import PruningMethod, TrialConfig
 from trainables.own_code import OwnCode, WithOwnCode, criterion_sources, sources_of, use_sources, write_sources
 
@@ -96,21 +96,21 @@ def test_arms_have_short_names_and_the_ranges_of_their_classes(own):
     none, mine = make_arms(sweep)
     assert [none.name, mine.name] == ["sgd + none", "sgd + own_nets:Mine"]
     assert (mine.space["lam"].low, mine.space["lam"].high, mine.initial_point["lam"]) == (1e-5, 1e-3, 1e-4)
-    bounded = changed(sweep, bounds=["own_nets:Mine.lam=1e-6:1e-5"])
+    bounded = sweep.changed(bounds=["own_nets:Mine.lam=1e-6:1e-5"])
     assert make_arms(bounded)[1].space["lam"].high == 1e-5
     ranges = {**SPACE, "lam": by_regularizer(**{"own_nets:Mine": SPACE["lam"]["regularizer"]["wcr"]})}
-    declared = changed(sweep, search=SearchSpace(ranges=ranges))
+    declared = sweep.changed(search=SearchSpace(ranges=ranges))
     assert make_arms(declared)[1].space["lam"].low == 1e-6
     made = make_config(sweep, mine.choices, {"lam": 1e-4})
     assert set(made.sources) == {f"{own}/own_nets.py:Mine", f"{own}/own_nets.py:build"}
     with pytest.raises(
         ValueError, match=r"lam: must be given, as --lam, for own_nets:Unranged \(it has no range; a cla"
     ):
-        make_arms(changed(sweep, regularizer=("own_nets.py:Unranged",)))
+        make_arms(sweep.changed(regularizer=("own_nets.py:Unranged",)))
     (own / "a").mkdir()
     (own / "a" / "own_nets.py").write_text((own / "own_nets.py").read_text())
     with pytest.raises(ValueError, match=r"arms: names must differ, got sgd \+ own_nets:Mine twice .*rename a file"):
-        make_arms(changed(sweep, regularizer=("own_nets.py:Mine", "a/own_nets.py:Mine")))
+        make_arms(sweep.changed(regularizer=("own_nets.py:Mine", "a/own_nets.py:Mine")))
 
 
 def test_the_identity_says_which_source_has_changed(own):

@@ -16,7 +16,7 @@ from service.cluster.ray_start import Cluster, Resources, init_with_token
 # isort: split
 import ray
 
-from tests.service._sweeps import changed, make
+from tests.service._sweeps import make
 
 
 def started_with(monkeypatch, fault):
@@ -80,7 +80,7 @@ def test_a_start_in_time_is_not_ended(monkeypatch):
 def resources(monkeypatch, *, total, num_parallel, memory, **fields):
     """What the trials of a sweep reserve on this machine with four CPUs."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": float(total)})
-    sweep = changed(make(), max_concurrent=num_parallel, **fields)
+    sweep = make().changed(max_concurrent=num_parallel, **fields)
     return Cluster(is_own=True).resources(sweep, memory)
 
 
@@ -102,7 +102,7 @@ def test_fewer_trials_run_where_memory_is_scarce(monkeypatch, memory, reserved, 
 def test_memory_is_not_reserved_on_a_cluster_which_may_grow(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 16e9})
     monkeypatch.setattr(ray_start, "may_come", lambda resource: {"CPU": 64.0}.get(resource, 0.0))
-    sweep = changed(make(), max_concurrent=32)
+    sweep = make().changed(max_concurrent=32)
     found = Cluster(is_own=False).resources(sweep, int(7e9))
     assert found == Resources({"cpu": 1}, num_fitting=32, num_parallel=32)
 

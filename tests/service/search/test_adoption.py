@@ -12,7 +12,7 @@ from service.records.state import State
 from service.search.adoption import Adoptable, admit, adopted_points, left_out, parameters_of
 from service.search.space import make_arms, make_config
 from service.spec import SweepSpec
-from tests.service._sweeps import changed, make
+from tests.service._sweeps import make
 from trainables.config import TrialConfig
 
 LAM, RHO = Float(1e-6, 1e-4, log=True), Float(0.02, 0.5, log=True)
@@ -218,7 +218,7 @@ def test_no_arm_adopts_more_configurations_than_its_budget(sweep, recorded):
 
 def test_a_changed_sweep_continues_and_says_what_fits(sweep, recorded):
     records = recorded()
-    narrower = changed(sweep, optimizer=("sgd",), num_search_seeds=2)
+    narrower = sweep.changed(optimizer=("sgd",), num_search_seeds=2)
     (line,) = admit(narrower, make_arms(narrower), records, [], data="digits")
     assert line == (
         "the sweep was changed (optimizer: recorded (none), now sgd): 5 of its 8 finished trials fit and are kept; "
@@ -253,7 +253,7 @@ def test_other_software_is_told(sweep, recorded, monkeypatch):
 def test_a_sweep_without_finished_trials_may_change_into_any_other(sweep, tmp_path):
     with contextlib.closing(Recorder(sweep.folder)) as records:
         admit(sweep, make_arms(sweep), records, [], data="digits")
-        other = changed(sweep, max_epochs=7)
+        other = sweep.changed(max_epochs=7)
         (line,) = admit(other, make_arms(other), records, [], data="digits")
         assert "max_epochs: recorded 1, now 7" in line
 
@@ -263,7 +263,7 @@ def test_a_sweep_without_finished_trials_may_change_into_any_other(sweep, tmp_pa
 
 def test_trials_of_another_sweep_are_linked(sweep, recorded):
     first = recorded().state
-    other = changed(sweep, name="second", max_epochs=1, target_sparsity=0.9)
+    other = sweep.changed(name="second", max_epochs=1, target_sparsity=0.9)
     with contextlib.closing(Recorder(other.folder)) as records:
         assert admit(other, make_arms(other), records, [first], data="digits") == []
         adoptable = Adoptable(other.folder / "trials", records.state, [first])
@@ -279,7 +279,7 @@ def test_trials_of_another_sweep_are_linked(sweep, recorded):
 
 def test_a_confirmation_takes_the_network_of_a_search_trial(sweep, recorded):
     records = recorded()
-    fewer = changed(sweep, num_search_seeds=1)
+    fewer = sweep.changed(num_search_seeds=1)
     admit(fewer, make_arms(fewer), records, [], data="digits")
     adoptable = Adoptable(fewer.folder / "trials", records.state, [])
     config = make_config(fewer, {"optimizer": "sgd", "regularizer": "none"}, {}, seed=1, read_test=True)
@@ -293,7 +293,7 @@ def test_only_finished_trials_of_another_sweep_are_adopted(sweep, recorded):
     records = recorded()
     for trial in records.state.trials.values():
         trial.status = "diverged"
-    other = changed(sweep, name="second")
+    other = sweep.changed(name="second")
     assert adopted_points(other, make_arms(other), [records.state]) == {}
     assert len(adopted_points(sweep, make_arms(sweep), [records.state])) == 3  # its own count, as failures
 

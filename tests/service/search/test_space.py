@@ -3,7 +3,7 @@ from optuna.distributions import FloatDistribution as Float
 
 from search_spaces import by_optimizer, by_regularizer
 from service.search.space import Arm, make_arms, make_config, resolve
-from tests.service._sweeps import TUNED, changed, load_sweep, make
+from tests.service._sweeps import TUNED, load_sweep, make
 
 RANGES = {
     "optimizer": Categorical(("sgd", "sam")),
@@ -104,7 +104,7 @@ def test_the_papers_protocol_searches_the_methods_own_parameters_alone():
 
 
 def test_a_method_given_twice_is_one_arm():
-    sweep = changed(load_sweep("digits"), regularizer=("wcr", "wcr"), optimizer=("sam",))
+    sweep = load_sweep("digits").changed(regularizer=("wcr", "wcr"), optimizer=("sam",))
     assert [arm.name for arm in make_arms(sweep)] == ["sam + wcr"]
 
 
@@ -120,5 +120,5 @@ def test_an_argument_of_the_regularizers_that_is_given_overrides_the_spaces_own(
     wcr = {"optimizer": "adamw", "regularizer": "wcr"}
     assert make_config(lora, wcr, {"lam": 1e-6}).reg == {"eps": 1e-4}
     assert make_config(lora, {**wcr, "regularizer": "l1"}, {"lam": 1e-6}).reg == {}
-    given = changed(lora, reg={"eps": 1e-8})
+    given = lora.changed(reg={"eps": 1e-8})
     assert make_config(given, wcr, {"lam": 1e-6}).reg == {"eps": 1e-8}
