@@ -1,5 +1,6 @@
 """What a sweep prints before its first trial and after its last."""
 
+import itertools
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from service.process import sweeps_command
 from service.records.passwords import hide_passwords
 from service.search.phases import Phases
 from service.search.reprune import Reprune
+from service.search.space import Arm
 from service.spec import SweepSpec
 from service.views.console import make_console, print_whole, say, warn
 from service.views.tables import as_tables
@@ -18,6 +20,8 @@ from trainables.files import write_atomically
 from trainables.network_summary import Weight, in_words
 
 __all__ = ["announce", "announce_memory", "announce_network", "announce_reprune", "report"]
+
+MANY_ARMS = 10
 
 
 def announce(spec: SweepSpec, phases: Phases, tracking_uri: str, console: Console) -> None:
@@ -35,12 +39,20 @@ def announce(spec: SweepSpec, phases: Phases, tracking_uri: str, console: Consol
         + (f"; {done} are done already" if done else "")
         + (f"; {phases.num_trained} are already trained and only need pruning" if phases.num_trained else ""),
     )
-    names = ", ".join(arm.name for arm in phases.arms)
-    say(console, f"arms (an optimizer with a regularizer): {names}")
+    say(console, f"arms (an optimizer with a regularizer): {in_short(phases.arms)}")
     say(console, f"records: {spec.folder}    MLflow: {hide_passwords(tracking_uri)}")
     single = [arm.name for arm in phases.arms if not arm.space]
     if single and spec.num_trials > 1:
         warn(console, f"nothing to search, so one configuration: {', '.join(single)}")
+
+
+def in_short(arms: Sequence[Arm]) -> str:
+    """The arms' names; what is combined, if these are many arms and all combinations."""
+    pairs = [(arm.choices["optimizer"], arm.choices["regularizer"]) for arm in arms]
+    optimizers, regularizers = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    if len(arms) < MANY_ARMS or set(pairs) != set(itertools.product(optimizers, regularizers)):
+        return ", ".join(arm.name for arm in arms)
+    return f"each of {', '.join(map(short_name, optimizers))} with each of {', '.join(map(short_name, regularizers))}"
 
 
 def announce_network(network: Sequence[Weight], architecture: str, console: Console, *, hint: bool = True) -> None:

@@ -25,7 +25,7 @@ __all__ = ["Progress", "seconds_left"]
 
 NUM_BEST = 5  # trials that the live table lists as the best
 WIDE = 64  # columns of a terminal that has room for lam and rho in columns of their own
-LABEL = 64  # columns of a trial's label in a line
+LABEL = 64  # columns of a trial's label in a line; more if one needs more
 
 
 @dataclass
@@ -86,6 +86,7 @@ class Progress:
         self.running: dict[str, Running] = {}
         self.best: dict[str, Finished] = {}  # by key, the best first
         self.durations: list[float] = []  # of the trials that finished, in seconds
+        self._label_width = LABEL
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -137,13 +138,15 @@ class Progress:
 
     def _line(self, proposal: "Proposal", report: Mapping[str, Any]) -> str:
         start = f"{self.title} {self.num_done:>3}/{self.num_trials}  "
+        self._label_width = max(self._label_width, len(proposal.label))
+        padded = f"{proposal.label:<{self._label_width}}"
         if report["status"] != Status.FINISHED:
-            padded = proposal.label if self.is_live else f"{proposal.label:<{LABEL}}"
+            padded = proposal.label if self.is_live else padded
             return f"{start}{padded} {report['status'].replace('_', ' ')}: {report['reason']}"
         dense, pruned = (report[f"{self.objective}_{which}"] for which in ("dense", "pruned"))
         end = f" dense {dense:.3f}  pruned {pruned:.3f}  {report['seconds']:6.1f} s"
         if not self.is_live:
-            return f"{start}{proposal.label:<{LABEL}}{end}   best {next(iter(self.best.values())).pruned:.3f}"
+            return f"{start}{padded}{end}   best {next(iter(self.best.values())).pruned:.3f}"
         label = Text(proposal.label)  # the numbers of a line fit into any terminal
         label.truncate(max(8, min(LABEL, self.console.width - len(start) - len(end))), overflow="ellipsis", pad=True)
         return f"{start}{label.plain}{end}"

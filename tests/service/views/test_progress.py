@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from types import SimpleNamespace
 
@@ -58,6 +59,15 @@ def test_each_ended_trial_is_a_line_with_the_best_so_far(toy):
         ["toy", "3/3", "sgd", "+", "none", "lr", "0.1", "out", "of", "memory:", "of", "the", "GPU"],
         ["toy", "4/4", *arm, "0.0001", "rho", "0.1", "lr", "0.1", *measured, "0.850", "12.3", "s", "best", "0.850"],
     ]
+
+
+def test_lines_stay_aligned_after_a_long_label():
+    long = dataclasses.replace(B, arm="friendly_sam + weight_factorization" * 2)
+    with make() as progress:
+        for proposal in (long, A, long):
+            progress.update(proposal, FINISHED)
+    lines = progress.console.file.getvalue().splitlines()
+    assert len({line.index(" dense ") for line in lines}) == 1
 
 
 def test_a_message_names_the_sweep():
