@@ -146,8 +146,8 @@ def scope_text(jobs: Entries) -> str:
             "If regularizers help because whole layers vanish under global pruning, their gain is smaller where no "
             f"layer can vanish: with at least {trainings.MIN_KEPT} weights kept in each layer, or with the same "
             "sparsity in each layer (uniform). Every network is trained once and pruned in all three ways. `layers "
-            "removed` is the mean number of the 9 convolutions of which global pruning leaves nothing, `fewest left` "
-            "the number of weights in the convolution that keeps fewest, over seeds."
+            "removed` is the mean number of convolutions (of 9) that global pruning empties, `fewest left` the "
+            "number of weights in the convolution that keeps the fewest, over seeds."
         )
     ]
     for level in trainings.LEVELS:
@@ -166,8 +166,8 @@ def scope_text(jobs: Entries) -> str:
     comparisons = scope_comparisons(jobs)
     parts += [
         paragraph(
-            "`sam + wcr - none` is the gain of WCR with SAM; `(global) - (uniform)` is by how much it is larger "
-            "under global pruning."
+            "`sam + wcr - none` is the gain of WCR with SAM; `(global) - (uniform)` is the gain under global pruning "
+            "minus the gain under uniform pruning."
         ),
         tests_are(comparisons, f"test accuracy at {TARGET}"),
         comparison_table(comparisons),

@@ -41,8 +41,8 @@ def comparison_table(
 
     Args:
         comparisons: What was planned.
-        verdicts: What an established positive and negative difference is called.
-        margin: A difference that is not established is called equal if its interval lies within +-margin.
+        verdicts: What a significant positive and negative difference is called.
+        margin: A difference that is not significant is called equal if its interval lies within +-margin.
     """
     found = [(name, compare(ours, theirs)) for name, ours, theirs in comparisons]
     corrected = holm([1.0 if row is None else row["p"] for _, row in found])
@@ -57,7 +57,7 @@ def comparison_table(
             verdict = f"equal within {margin:g}"
         numbers = (f"{row['difference']:+.3f}", interval, f"{row['p']:.2g}", f"{p:.2g}")
         rows.append([name, str(row["n"]), *numbers, verdict])
-    return table(["comparison", "n", "difference", "95% interval", "p", "p (Holm)", "established"], rows)
+    return table(["comparison", "n", "difference", "95% interval", "p", "p (Holm)", "significant"], rows)
 
 
 def replace_section(page: Path, start: str, end: str, text: str) -> None:

@@ -159,7 +159,7 @@ def strategies(record: Mapping[str, Any]) -> str:
     if last is None:
         return "The strategies have not been compared yet.\n"
     head = ["strategy", *(f"{budget} epochs" for budget in last["budgets"])]
-    head += [f"{budget // 3} against today's {budget}" for budget in last["thirds"]]
+    head += [f"{budget // 3} against TPE's {budget}" for budget in last["thirds"]]
 
     def rows(case: Mapping[str, Any]) -> Iterable[Sequence[str]]:
         for name, by_arm in case["results"].items():

@@ -15,9 +15,9 @@ from benchmarks.digits_grid import FULL_EPOCHS, Point, configure
 from service.search.proposals import Proposal, Search
 from service.search.space import Arm
 
-__all__ = ["STRATEGIES", "TODAY", "Strategy", "halving_sizes", "order", "scaled_point", "search"]
+__all__ = ["BY_TPE", "STRATEGIES", "Strategy", "halving_sizes", "order", "scaled_point", "search"]
 
-TODAY = "today: Halton, then TPE"  # as it was when the strategies were compared
+BY_TPE = "Halton, then TPE"  # a sweep's search when the strategies were compared
 SCALED = ("lam", "opt/weight_decay")  # what shrinks the weights in proportion to the number of steps
 
 
@@ -89,7 +89,7 @@ def optuna_search(study: optuna.Study, arm: Arm, train: Trainings, num_trials: i
             study.tell(trial, state=TrialState.FAIL)
 
 
-def today(num_seeds: int, sampler: str = "tpe") -> Strategy:
+def by_a_sweep(num_seeds: int, sampler: str = "tpe") -> Strategy:
     def run(arm: Arm, train: Trainings, budget: int, seed: int) -> None:
         search(arm, train, budget // (num_seeds * FULL_EPOCHS), seed, num_seeds=num_seeds, sampler=sampler)
 
@@ -222,9 +222,9 @@ def scaled_back(point: Point, epochs: int, arm: Arm) -> dict[str, float]:
 
 
 STRATEGIES: dict[str, Strategy] = {
-    TODAY: today(num_seeds=1),
-    "today, two seeds": today(num_seeds=2),
-    "Halton, then GP": today(num_seeds=1, sampler="gp"),
+    BY_TPE: by_a_sweep(num_seeds=1),
+    f"{BY_TPE}, two seeds": by_a_sweep(num_seeds=2),
+    "Halton, then GP": by_a_sweep(num_seeds=1, sampler="gp"),
     "random": sampler(lambda seed: RandomSampler(seed=seed)),
     "Optuna's default TPE": sampler(lambda seed: TPESampler(seed=seed)),
     "GPSampler": sampler(lambda seed: GPSampler(seed=seed, n_startup_trials=4, deterministic_objective=False)),

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from benchmarks._markdown import ALPHA, Comparison, comparison_table, paragraph, replace_section, table
 from benchmarks._transfer_rules import (
+    BY_LAM,
     PREDICTIONS,
-    RAW,
     REFERENCES,
     RULES,
     Curve,
@@ -45,18 +45,18 @@ def section(curves: Curves, figure: str) -> str:
             "### Regret of each rule",
             paragraph(
                 "Mean regret over settings, with a 95% bootstrap interval over settings. `all others`: lam is chosen "
-                "on the results of all other settings. `one other`: lam is taken from the best lam of a single other "
-                "setting, averaged over all of them. The rows in brackets are no rules: `own search` takes the best "
-                "lam by validation in the setting itself, `middle of the range` ignores all results."
+                "on the results of all other settings. `one other`: lam is the best lam of a single other setting; the "
+                "regret is averaged over the other settings. The rows in brackets are not rules: `own search` takes "
+                "the best lam by validation in the setting itself, `middle of the range` ignores all results."
             ),
             regret_table(curves),
             f"![best lam of each setting, and the regret of each rule]({figure})",
             paragraph(
-                "How far the lam that is carried over from one other setting is from the setting's own best lam, in "
+                "How far the lam that a rule predicts from one other setting is from the setting's own best lam, in "
                 "decades: the median and the 90% quantile over all pairs of settings."
             ),
             decades_table(curves),
-            "### Comparisons with raw lam",
+            "### Comparisons with an unchanged lam",
             paragraph(
                 f"Paired differences of the regret (`{PREDICTION}`) over settings, with sign-flip permutation tests "
                 f"and Holm's correction over these {len(found)} comparisons. A negative difference is in favour of "
@@ -66,9 +66,10 @@ def section(curves: Curves, figure: str) -> str:
             conclusion(curves, found),
             "### The best lam of each setting",
             paragraph(
-                "The target sparsity of a setting is the highest one at which the best lam keeps at least 0.9 of the "
-                "dense accuracy. `share` is the penalty share of the best lam, at the start and at the end. The last "
-                "column is the range of accuracies over all values of lam."
+                "The target sparsity of a setting is the highest one at which some lam keeps at least 0.9 of the "
+                "highest dense validation accuracy, and the lowest one if none does. `share` is the penalty share of "
+                "the best lam, at the start and at the end. The last column is the range of accuracies over all values "
+                "of lam."
             ),
             setting_table(curves),
         ]
@@ -114,17 +115,17 @@ def decades_table(curves: Curves) -> str:
 
 
 def comparisons(curves: Curves) -> list[Comparison]:
-    """Every rule against raw lam: a name, and both regrets by setting."""
+    """Every rule against an unchanged lam: a name, and both regrets by setting."""
     return [
-        (f"{regularizer}: ({rule}) - ({RAW})", regrets(own, rule, PREDICTION), regrets(own, RAW, PREDICTION))
+        (f"{regularizer}: ({rule}) - ({BY_LAM})", regrets(own, rule, PREDICTION), regrets(own, BY_LAM, PREDICTION))
         for regularizer, own in curves.items()
         for rule in RULES
-        if rule != RAW
+        if rule != BY_LAM
     ]
 
 
 def conclusion(curves: Curves, found: Sequence[Comparison]) -> str:
-    """Which rule has the least regret, and whether its difference from raw lam is established."""
+    """Which rule has the least regret, and whether its difference from an unchanged lam is significant."""
     differences = [np.array([ours[key] - theirs[key] for key in ours]) for _, ours, theirs in found]
     corrected = holm([sign_flip_p(difference) for difference in differences])
     p_of = {name: p for (name, *_), p in zip(found, corrected, strict=True)}
@@ -132,14 +133,14 @@ def conclusion(curves: Curves, found: Sequence[Comparison]) -> str:
     for regularizer, own in curves.items():
         means = {rule: float(np.mean(list(regrets(own, rule, PREDICTION).values()))) for rule in RULES}
         best = min(means, key=means.__getitem__)
-        if best == RAW:
-            text = f"raw lam has the least regret ({means[RAW]:.3f})"
+        if best == BY_LAM:
+            text = f"an unchanged lam has the least regret ({means[BY_LAM]:.3f})"
         else:
-            p = p_of[f"{regularizer}: ({best}) - ({RAW})"]
-            verdict = "is established" if p < ALPHA else "is not established"
+            p = p_of[f"{regularizer}: ({best}) - ({BY_LAM})"]
+            verdict = "is significant" if p < ALPHA else "is not significant"
             text = (
-                f"`{best}` has the least regret ({means[best]:.3f}; raw lam {means[RAW]:.3f}), and the difference "
-                f"{verdict} (p after Holm's correction: {p:.2g})"
+                f"`{best}` has the least regret ({means[best]:.3f}; unchanged lam {means[BY_LAM]:.3f}), and the "
+                f"difference {verdict} (p after Holm's correction: {p:.2g})"
             )
         lines.append(f"- **{regularizer}**: {text}.")
     return "\n".join(lines)

@@ -17,8 +17,8 @@ from service.search.carrying import SCALES, SHARE_RULE
 from trainables.architectures.small_resnet import small_resnet
 
 __all__ = [
+    "BY_LAM",
     "PREDICTIONS",
-    "RAW",
     "REFERENCES",
     "RULES",
     "Curve",
@@ -63,7 +63,7 @@ class Curve:
 
 # ---- the rules -----------------------------------------------------------------------------------------------------
 
-RAW = "lam"
+BY_LAM = "lam"
 
 
 def scaled(rule: str, curve: Curve) -> np.ndarray:

@@ -32,7 +32,7 @@ from scipy.stats import spearmanr
 from benchmarks._grid_table import GridTable, Trainings, read_tables
 from benchmarks._measure import RESULTS
 from benchmarks._page import fill
-from benchmarks._strategies import STRATEGIES, TODAY, Strategy, scaled_point
+from benchmarks._strategies import BY_TPE, STRATEGIES, Strategy, scaled_point
 from benchmarks.digits_grid import ARMS, FULL_EPOCHS, TABLE, make_arm
 from service.search.space import Arm
 from sweeps.digits import SWEEP
@@ -40,11 +40,11 @@ from sweeps.digits import SWEEP
 __all__ = ["BUDGETS", "compare", "draw", "short_schedules", "summarize"]
 
 BUDGETS = (60, 120, 180, 240, 360, 720)  # epochs of one arm: 2 to 24 configurations with one seed
-THIRDS = (180, 360, 720)  # budgets of today's search that a third is compared with
+THIRDS = (180, 360, 720)  # budgets of the search by TPE that a third is compared with
 NUM_REPETITIONS = 50
 ALL_ARMS = "all arms"
 HIGHLIGHTED: Mapping[str, dict[str, Any]] = {
-    TODAY: {"color": "black", "linewidth": 2.5},
+    BY_TPE: {"color": "black", "linewidth": 2.5},
     "Halton, then GP": {"color": "C3", "linewidth": 2.5},
 }
 # case -> (sparsity, whether searches start with the initial point)
@@ -87,16 +87,16 @@ def compare(
 def summarize(found: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> dict[str, dict[str, dict[str, Any]]]:
     """strategy -> arm, or ALL_ARMS for the average over arms -> means with standard errors over the repetitions.
 
-    `regret` and `difference` (to today's search at the same budget) have an entry for each of BUDGETS. `third` has one
-    for each budget of THIRDS: the difference of the strategy at a third of the budget to today's search at all of it.
+    `regret` and `difference` (to the search by TPE at the same budget) have an entry for each of BUDGETS. `third` has
+    one for each budget of THIRDS: the difference of the strategy at a third of the budget to the search by TPE at all.
     Differences are paired: both strategies see the same accuracies in a repetition.
     """
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for name, by_arm in found.items():
         rows = dict(by_arm)
-        reference = dict(found[TODAY])
-        if by_arm.keys() == found[TODAY].keys():
-            rows[ALL_ARMS], reference[ALL_ARMS] = average(by_arm), average(found[TODAY])
+        reference = dict(found[BY_TPE])
+        if by_arm.keys() == found[BY_TPE].keys():
+            rows[ALL_ARMS], reference[ALL_ARMS] = average(by_arm), average(found[BY_TPE])
         for arm, values in rows.items():
             ours, theirs = list(zip(*values, strict=True)), list(zip(*reference[arm], strict=True))
             third = [(ours[BUDGETS.index(b // 3)], theirs[BUDGETS.index(b)]) for b in THIRDS]
@@ -162,11 +162,11 @@ def draw(record: Mapping[str, Any]) -> Figure:
     Two strategies have bands, of two standard errors on each side.
     """
     cases = record["cases"]
-    num_columns = max(len(case["results"][TODAY]) for case in cases.values())
+    num_columns = max(len(case["results"][BY_TPE]) for case in cases.values())
     figure = Figure(figsize=(4 * num_columns, 4 * len(cases)), layout="constrained")
     panels = figure.subplots(len(cases), num_columns, squeeze=False)
     for row, (title, case) in zip(panels, cases.items(), strict=True):
-        for axes, arm in zip(row, case["results"][TODAY], strict=True):
+        for axes, arm in zip(row, case["results"][BY_TPE], strict=True):
             for index, (name, by_arm) in enumerate(case["results"].items()):
                 if arm in by_arm:
                     means, errors = (np.array(column) for column in zip(*by_arm[arm]["regret"], strict=True))

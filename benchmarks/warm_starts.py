@@ -4,7 +4,7 @@ Searches are compared by lookup in the table of `benchmarks.digits_grid`, as in 
 another optimizer with the same regularizer, or the same arm with half the epochs; a search of 24 configurations there
 comes first and costs nothing. A misleading source is the same with its results in reverse order.
 
-- `cold`: today's search, from the arm's initial point.
+- `cold`: a search by TPE, from the arm's initial point.
 - `three points`: the source's three best configurations come first, then the initial point; this is `--reuse-best`.
 - `prior`: TPE also learns from the source's results (see `PriorSearch`).
 - `three points and prior`: both.

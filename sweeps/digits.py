@@ -1,7 +1,7 @@
 """Digits with a small ResNet: which optimizer, regularizer, lam and rho keep accuracy once 96% of weights are removed?
 
-Runs from embedded data in minutes. The weight decay is high on purpose: on a run this short, it is what makes whole
-layers vanish under magnitude pruning, as they do in long training with a usual one.
+Runs from embedded data in minutes. The weight decay is high on purpose: in a run this short, networks without a
+regularizer then lose accuracy at 96%, as they do after long training with a usual weight decay.
 """
 
 from search_spaces import small_cnn

@@ -2,7 +2,7 @@
 
 Every arm starts with the same few seeds. Each later stage adds one seed to every contender. Clearly beaten
 arms get no more, so the comparisons that matter rest on more seeds at the same total cost. Racing decides how
-many seeds each arm gets; `service.statistics` decides whether a difference is established.
+many seeds each arm gets; `service.statistics` decides whether a difference is significant.
 """
 
 import math

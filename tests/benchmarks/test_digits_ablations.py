@@ -233,7 +233,7 @@ def test_the_tables_of_hand_made_lines():
     assert "| sgd | none | 0 | - | - | - | - | - | - |" in text
 
 
-def test_every_planned_comparison_can_be_established():
+def test_every_planned_comparison_can_be_significant():
     """The smallest p of 12 pairs, times the number of comparisons of its ablation, is below the threshold."""
     for comparisons in (
         tables.scope_comparisons,

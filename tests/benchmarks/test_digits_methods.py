@@ -102,7 +102,7 @@ def test_the_page_keeps_what_people_wrote(toy, results, tmp_path):
     assert page.with_suffix(".png").stat().st_size > 10_000
 
 
-def test_planned_comparisons_can_be_established_with_the_planned_seeds():
+def test_planned_comparisons_can_be_significant_with_the_planned_seeds():
     """The smallest p of 12 pairs, times the number of comparisons, must be below the threshold."""
     assert max(map(len, digits_methods.PLANNED.values())) * 2 / 2**digits_methods.SWEEP.num_seeds < ALPHA
     assert not digits_methods.SWEEP.race

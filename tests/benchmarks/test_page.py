@@ -70,7 +70,7 @@ def test_strategies_are_marked_where_they_differ_by_two_standard_errors(tmp_path
     (tmp_path / "2026-11-22-strategies.json").write_text(json.dumps(record))
     names = ("strategies", "strategies by arm", "short schedules")
     page = filled("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in names))
-    assert "| strategy | 120 epochs | 360 epochs | 120 against today's 360 |\n" in page
+    assert "| strategy | 120 epochs | 360 epochs | 120 against TPE's 360 |\n" in page
     assert "| new | 0.0100 ± 0.0010 (better) | 0.0100 ± 0.0010 (better) | -0.0050 ± 0.0020 (better) |\n" in page
     assert "| strategy | a, 120 | b, 120 | a, 360 | b, 360 |\n" in page
     assert "| new | 0.0100 ± 0.0010 (better) | 0.0100 ± 0.0010 | " in page  # -0.02 is less than two errors of 0.011

@@ -12,8 +12,8 @@ import pytest
 from benchmarks import _page, strategies
 from benchmarks._grid_table import GridTable, Trainings
 from benchmarks._strategies import (
+    BY_TPE,
     STRATEGIES,
-    TODAY,
     halving_sizes,
     optuna_search,
     scaled,
@@ -80,10 +80,10 @@ def test_halving_needs_scaled_configurations_where_the_optimum_moves():
     assert mean_regrets[0] < mean_regrets[1] / 2
 
 
-def test_todays_search_is_that_of_a_sweep():
+def test_the_search_is_that_of_a_sweep():
     """The first configuration is the initial point; two seeds train each configuration twice."""
     seen = []
-    STRATEGIES["today, two seeds"].run(ARM, lambda point, epochs: seen.append((point, epochs)) or 0.5, 240, 7)
+    STRATEGIES[f"{BY_TPE}, two seeds"].run(ARM, lambda point, epochs: seen.append((point, epochs)) or 0.5, 240, 7)
     assert [epochs for _, epochs in seen] == [30] * 8
     points = [point for point, _ in seen]
     assert points[::2] == points[1::2]
@@ -174,15 +174,15 @@ def test_means_errors_and_paired_differences(monkeypatch):
     monkeypatch.setattr(strategies, "BUDGETS", (120, 360))
     monkeypatch.setattr(strategies, "THIRDS", (360,))
     found = {
-        TODAY: {"a": [[0.4, 0.1], [0.2, 0.3]], "b": [[0.2, 0.1], [0.4, 0.1]]},
+        BY_TPE: {"a": [[0.4, 0.1], [0.2, 0.3]], "b": [[0.2, 0.1], [0.4, 0.1]]},
         "new": {"a": [[0.1, 0.0], [0.1, 0.0]]},
         "all": {"a": [[0.1, 0.1], [0.1, 0.1]], "b": [[0.3, 0.3], [0.3, 0.3]]},
     }
     summary = strategies.summarize(found)
     # A mean of two values x and y has the standard error |x - y| / 2.
-    assert np.allclose(summary[TODAY]["a"]["regret"], [(0.3, 0.1), (0.2, 0.1)])
-    assert np.allclose(summary[TODAY]["all arms"]["regret"], [(0.3, 0.0), (0.15, 0.05)])
-    assert np.allclose(summary[TODAY]["a"]["difference"], 0)
+    assert np.allclose(summary[BY_TPE]["a"]["regret"], [(0.3, 0.1), (0.2, 0.1)])
+    assert np.allclose(summary[BY_TPE]["all arms"]["regret"], [(0.3, 0.0), (0.15, 0.05)])
+    assert np.allclose(summary[BY_TPE]["a"]["difference"], 0)
     assert np.allclose(summary["new"]["a"]["difference"], [(-0.2, 0.1), (-0.2, 0.1)])
     assert np.allclose(summary["new"]["a"]["third"], [(-0.1, 0.1)])  # 0.1 - 0.1 and 0.1 - 0.3
     assert "all arms" not in summary["new"]  # it lacks an arm
@@ -203,10 +203,10 @@ def test_one_run_of_an_unplanned_strategy_shows_every_budget(monkeypatch):
 def test_strategies_are_skipped_where_the_table_lacks_a_schedule(monkeypatch):
     monkeypatch.setattr(strategies, "BUDGETS", (60,))
     partial = GridTable({30: TABLE.axes[30]}, {30: TABLE.values[30]})
-    chosen = {name: STRATEGIES[name] for name in (TODAY, "halving 8, 30")}
-    assert strategies.compare({"a": (ARM, partial)}, chosen, 1).keys() == {TODAY}
+    chosen = {name: STRATEGIES[name] for name in (BY_TPE, "halving 8, 30")}
+    assert strategies.compare({"a": (ARM, partial)}, chosen, 1).keys() == {BY_TPE}
     found = strategies.compare({"a": (ARM, partial), "b": (ARM, TABLE)}, chosen, 1)
-    assert {name: list(by_arm) for name, by_arm in found.items()} == {TODAY: ["a", "b"], "halving 8, 30": ["b"]}
+    assert {name: list(by_arm) for name, by_arm in found.items()} == {BY_TPE: ["a", "b"], "halving 8, 30": ["b"]}
 
 
 def test_what_a_short_schedule_says():
@@ -241,7 +241,7 @@ def test_the_command_writes_a_record_and_a_page(tmp_path, monkeypatch, capsys):
     export_grid(tmp_path / "lines", tmp_path / "table.csv.gz")
     monkeypatch.setattr(strategies, "RESULTS", tmp_path)
     monkeypatch.setattr(_page, "RESULTS", tmp_path)
-    chosen = (TODAY, "random", "halving 8, 30", "halving 15, 30")
+    chosen = (BY_TPE, "random", "halving 8, 30", "halving 15, 30")
     monkeypatch.setattr(strategies, "STRATEGIES", {name: STRATEGIES[name] for name in chosen})
     page = tmp_path / "page.md"
     names = ("strategies", "strategies by arm", "short schedules")
@@ -254,13 +254,13 @@ def test_the_command_writes_a_record_and_a_page(tmp_path, monkeypatch, capsys):
     text = page.read_text()
     easy, hard = record["cases"].values()
     for case in (easy, hard):
-        assert list(case["results"]) == [TODAY, "random", "halving 8, 30"]
+        assert list(case["results"]) == [BY_TPE, "random", "halving 8, 30"]
         mean, error = case["results"]["random"]["all arms"]["regret"][0]
         assert f"| random | {mean:.4f} ± {error:.4f}" in text
     # The best accuracies are 0.1 and half of it. All start at the initial point in the first case, none in the second.
     assert easy["short_schedules"]["sgd + hoyer_square"][0]["same"]["regret"] == pytest.approx(0)
     assert easy["results"]["random"]["all arms"]["regret"] != hard["results"]["random"]["all arms"]["regret"]
-    assert hard["results"][TODAY]["all arms"]["regret"][0][0] < 0.05
+    assert hard["results"][BY_TPE]["all arms"]["regret"][0][0] < 0.05
     assert "| sgd + hoyer_square | 8 |" in text
     assert "- s2sam + wcr: 8 epochs: seeds none" in text
     assert (tmp_path / "strategies.png").stat().st_size > 1000

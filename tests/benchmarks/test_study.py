@@ -95,7 +95,7 @@ def test_an_arm_below_the_needed_accuracy_has_no_network(toy, tmp_path):
     assert shown.splitlines()[-1] == "| sgd | wcr | - | - | - |"
 
 
-def test_each_planned_difference_can_be_established():
+def test_each_planned_difference_can_be_significant():
     """The smallest p of ten pairs, times the number of comparisons of its question, must be below the threshold."""
     for part in study.PARTS.values():
         for sweep in part.sweeps:

@@ -54,8 +54,8 @@ def test_regrets_by_hand():
         accuracy = 0.9 - 0.1 * np.abs(np.log10(lams) - best)
         curves.append(rules.Curve(rules.Setting(8, 0.01, lr), 0.9, lams, *[accuracy] * 2, *[lams] * 2, num_weights=10))
     # Between the best values of the other two, their mean loss is constant: the rule takes the middle.
-    assert list(rules.regrets(curves, rules.RAW).values()) == pytest.approx([0.15, 0.0, 0.15], abs=1e-3)
-    assert list(rules.regrets(curves, rules.RAW, "one other").values()) == pytest.approx([0.15, 0.1, 0.15], abs=1e-3)
+    assert list(rules.regrets(curves, rules.BY_LAM).values()) == pytest.approx([0.15, 0.0, 0.15], abs=1e-3)
+    assert list(rules.regrets(curves, rules.BY_LAM, "one other").values()) == pytest.approx([0.15, 0.1, 0.15], abs=1e-3)
     for prediction in rules.PREDICTIONS:
         assert list(rules.regrets(curves, "lam / lr", prediction).values()) == pytest.approx([0.0] * 3, abs=1e-3)
 
@@ -69,7 +69,7 @@ def test_decades_by_hand():
         )
         for lr, best in ((0.01, -4), (0.1, -3), (1.0, -2))
     ]
-    assert sorted(rules.decades_off(curves, rules.RAW)) == pytest.approx([1, 1, 1, 1, 2, 2], abs=1e-6)
+    assert sorted(rules.decades_off(curves, rules.BY_LAM)) == pytest.approx([1, 1, 1, 1, 2, 2], abs=1e-6)
     assert rules.decades_off(curves, "lam / lr") == pytest.approx(np.zeros(6), abs=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_a_measured_share_finds_what_no_setting_says():
     curves = peaked(lambda setting, weights: share(1.0, setting), share=share)
     means = {rule: np.mean(list(rules.regrets(curves, rule).values())) for rule in rules.RULES}
     assert means["penalty share at the end"] == means["penalty share at the start"] == min(means.values())
-    assert means["penalty share at the start"] < 0.01 < means[rules.RAW]
+    assert means["penalty share at the start"] < 0.01 < means[rules.BY_LAM]
 
 
 def test_references_are_the_own_search_and_no_knowledge():
@@ -172,8 +172,8 @@ def test_the_page_names_the_best_rule_and_keeps_what_people_wrote(tmp_path):
     assert text.endswith("<!-- b -->\nbelow\n")
     assert "old" not in text
     assert "- **wcr**: `lam / weight_decay` has the least regret" in text
-    assert "and the difference is established" in text
-    assert "- **hoyer_square**: raw lam has the least regret (" in text
+    assert "and the difference is significant" in text
+    assert "- **hoyer_square**: an unchanged lam has the least regret (" in text
     row = next(line for line in text.splitlines() if line.startswith("| wcr: (lam / weight_decay) - (lam) |"))
     assert row.split("|")[2].strip() == "12"
     assert row.endswith("| lower |")

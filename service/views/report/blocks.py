@@ -36,7 +36,7 @@ class Cell:
     """A cell of a table.
 
     Args:
-        bold: Whether it is established as the best of its column.
+        bold: Whether it is significantly the best of its column.
     """
 
     text: str

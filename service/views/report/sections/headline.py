@@ -1,4 +1,4 @@
-"""What was found, in a sentence, and whether it is established."""
+"""What was found, in a sentence, and whether it is significant."""
 
 from service.statistics import MIN_SEEDS
 from service.views import tables
@@ -28,11 +28,11 @@ def headline(view: SweepView) -> list[Block]:
 
 
 def verdict(view: SweepView) -> str:
-    """Whether the winner's lead over the best arm without a regularizer is established."""
+    """Whether the winner's lead over the best arm without a regularizer is significant."""
     winner = view.summary["winner"]
     lead = (winner or {}).get("against_baseline")
     if not view.summary["confirmed"]:
-        return "Nothing is established: that takes a confirmation on unseen seeds."
+        return "Nothing is tested yet: that takes a confirmation on unseen seeds."
     if winner["regularizer"] == "none":
         return "The winner has no regularizer: none of them came out ahead of it on validation."
     if lead is None:
@@ -40,11 +40,11 @@ def verdict(view: SweepView) -> str:
     if lead["n"] < MIN_SEEDS:
         seeds = "1 paired seed" if lead["n"] == 1 else f"{lead['n']} paired seeds"
         return (
-            f"Whether the regularizer helps is not established: {seeds} cannot show it, whatever the values "
+            f"Whether the regularizer helps is open: {seeds} cannot show it, whatever the values "
             f"({MIN_SEEDS} are needed)."
         )
     if lead["interval"][0] <= 0 <= lead["interval"][1]:
-        return f"The difference is not established: its 95% interval includes 0 (n = {lead['n']})."
+        return f"The difference is not significant: its 95% interval includes 0 (n = {lead['n']})."
     direction = "better" if lead["difference"] > 0 else "worse"
     return (
         f"The winner is {direction} than the best arm without a regularizer on the test split: 95% interval "

@@ -10,13 +10,13 @@ from service.views import tables
 from service.views.report.blocks import Block, Cell, Table, Text, cells
 from service.views.report.view import SweepView
 
-__all__ = ["established_best", "methods"]
+__all__ = ["methods", "significantly_best"]
 
 
 def methods(view: SweepView) -> list[Block]:
-    """Each method at each sparsity. Bold where it is established that no other method of the table is as good."""
+    """Each method at each sparsity. Bold if it is significantly better than every other method of the table."""
     blocks: list[Block] = []
-    best = {level: established_best([m.values(level, view.label) for m in view.methods]) for level in view.levels}
+    best = {level: significantly_best([m.values(level, view.label) for m in view.methods]) for level in view.levels}
     rows = [
         [
             *cells(method.name, str(len(method.trials))),
@@ -58,8 +58,8 @@ def with_interval(values: dict[int, float]) -> str:
     return f"{mean:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
 
 
-def established_best(values: Sequence[dict[int, float]], alpha: float = 0.05) -> int | None:
-    """The index of the method that is better than every other one; None if that is not established.
+def significantly_best(values: Sequence[dict[int, float]], alpha: float = 0.05) -> int | None:
+    """The index of the method that is significantly better than every other one, or None.
 
     The method with the highest mean is compared with each other method by the sign-flip test over their common seeds.
     All p-values, corrected by Holm's method, must be below alpha.
@@ -97,5 +97,5 @@ def says(view: SweepView, best: dict[float, int | None]) -> str:
         "within each sparsity, p < 0.05"
     )
     if all(index is None for index in best.values()):
-        return f"No cell is bold: at no sparsity is one method established as better than every other one ({tested})."
-    return f"Bold: established as better than every other method at that sparsity ({tested})."
+        return f"No cell is bold: at no sparsity is one method significantly better than every other one ({tested})."
+    return f"Bold: significantly better than every other method at that sparsity ({tested})."

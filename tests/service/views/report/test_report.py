@@ -81,7 +81,7 @@ def test_few_seeds_say_nothing(filled):
     )
 
 
-def test_a_real_difference_is_established(toy):
+def test_a_real_difference_is_significant(toy):
     noise = np.random.default_rng(0).normal(0, 0.01, (2, 12))
     seeds = range(100, 112)
     toy.trial((0.9, 0.9))
