@@ -26,7 +26,7 @@ SWEEP = Sweep(
     optimizer=("sgd", "sam", "s2sam", "friendly_sam", "cram", "sfw", "safe"),
     regularizer=("none", "l1", "hoyer_square", "wcr"),
     sampler="gp",
-    num_trials=16,
+    num_trials=12,
     num_seeds=10,
     race=False,  # every planned comparison has all ten seeds
 )
