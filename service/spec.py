@@ -1,25 +1,24 @@
 """A sweep as one frozen, validated value: what is trained, what is searched, with which budget, and where."""
 
-import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-import sparsity
 from search_spaces import SearchSpace
 from service.process import default_runs
+from service.pruning_methods import pruning_methods, without_defaults
 from service.range_file import read_range
 from sparsity.import_strings import is_import_string, short_name, source_of
 from sparsity.registry import name_of
 from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name
 from trainables.paths import expanded
 
-__all__ = ["SweepSpec", "pruning_methods", "recorded_sources"]
+__all__ = ["SweepSpec", "recorded_sources"]
 
 PRUNING_FIELDS = {*PruningMethod.model_fields, "more_pruning"}
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
@@ -381,12 +380,6 @@ def folder_name(dataset: str) -> str:
     return re.sub(r"[^\w.-]", ".", short_name(dataset))
 
 
-def without_defaults(method: PruningMethod) -> dict[str, Any]:
-    """A pruning method as JSON, without the defaults of fields that sweeps of version 0.2 do not have."""
-    fields = method.model_dump(mode="json")
-    return {name: value for name, value in fields.items() if value or name not in ("prunable", "criterion_source")}
-
-
 def from_json(entry: Any) -> Any:
     """The entry of a search space whose `as_json` this is."""
     if isinstance(entry, Mapping) and entry.keys() == {"name", "attributes"}:
@@ -394,45 +387,6 @@ def from_json(entry: Any) -> Any:
     if isinstance(entry, Mapping):
         return {name: from_json(value) for name, value in entry.items()}
     return entry
-
-
-def pruning_methods(
-    criteria: Sequence[str],
-    scopes: Sequence[str],
-    *,
-    arguments: Mapping[str, Any],
-    min_kept: int,
-    recalibrate: bool,
-    prunable: str = "",
-) -> list[PruningMethod]:
-    """Every criterion with every scope. A criterion gets those of the arguments that it takes."""
-    criteria = [check_name("sparsity.criteria", name, "criterion") for name in criteria]
-    own = arguments_of(criteria, arguments)
-    return [
-        PruningMethod(
-            criterion=criterion,
-            crit=own[criterion],
-            scope=scope,
-            min_kept=min_kept,
-            recalibrate=recalibrate,
-            prunable=prunable,
-        )
-        for criterion in dict.fromkeys(criteria)
-        for scope in dict.fromkeys(scopes)
-    ]
-
-
-def arguments_of(criteria: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The arguments that each criterion takes. ValueError names one that none of them takes."""
-    if not arguments:  # loading a criterion imports torch
-        return {name: {} for name in criteria}
-    parameters = {name: inspect.signature(sparsity.load("criteria", name)).parameters.values() for name in criteria}
-    taken = {name: [p.name for p in own if p.default is not p.empty] for name, own in parameters.items()}
-    for argument in arguments:
-        if not any(argument in names for names in taken.values()):
-            known = "; ".join(f"{name}: {', '.join(names) or '(none)'}" for name, names in taken.items())
-            raise ValueError(f"crit: arguments must be among those of the criterion ({known}), got {argument!r}")
-    return {name: {key: arguments[key] for key in arguments if key in taken[name]} for name in criteria}
 
 
 def as_json(entry: Any) -> Any:

@@ -66,8 +66,9 @@ def reprune(
 ) -> None:
     """Prune a sweep's trained networks by other criteria, scopes or sparsities. Run it again after an interruption."""
     from service.driver import run_reprune
+    from service.pruning_methods import pruning_methods
     from service.records.state import State, TrialRecord
-    from service.spec import SweepSpec, pruning_methods, recorded_sources
+    from service.spec import SweepSpec, recorded_sources
     from service.views.tables import with_headline
     from trainables.config import check_sparsity
     from trainables.key_value import parse_arguments

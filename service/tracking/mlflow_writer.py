@@ -10,14 +10,14 @@ from typing import Any
 
 from service.records.events import EventLog
 from service.records.exported import exported_folder
-from service.records.state import EVENTS, flatten
+from service.records.state import EVENTS
 from service.tracking.connection import connect, first_line, is_refusal
 from service.tracking.metrics import metrics_left_out, metrics_of, rounded
 from service.tracking.onnx_models import log_onnx_model
+from service.tracking.run_fields import description_of, name_of, params_of, sweep_params, tags_of
 from service.tracking.saved_views import note, run_colour, views
 from service.views.costs import COST_COLUMNS
 from sparsity.import_strings import short_name
-from trainables.config import HYPERPARAMETERS, PruningMethod, hyperparameters
 from trainables.result import Status, read_result
 
 __all__ = ["MlflowWriter"]
@@ -378,26 +378,6 @@ class MlflowWriter:
             return None
 
 
-def name_of(config: Mapping[str, Any]) -> str:
-    """The name of a trial's run: what varies in a sweep."""
-    short = {"weight_decay": "wd"}
-    values = hyperparameters(config)
-    searched = [f"{short.get(name, name)}={values[name]:.3g}" for name in HYPERPARAMETERS if values[name] is not None]
-    return " ".join(
-        [short_name(config["optimizer"]), short_name(config["regularizer"]), *searched, f"seed={config['seed']}"]
-    )
-
-
-def description_of(start: Mapping[str, Any]) -> str:
-    config = start["config"]
-    phase = "confirmation on an unseen seed" if start["phase"] == "confirm" else f"configuration {start['number']}"
-    network, dataset = (short_name(config[name]) for name in ("architecture", "dataset"))
-    return (
-        f"{network} on {dataset}, {start['arm']}: {config['max_epochs']} epochs, pruned to "
-        f"{config['target_sparsity']:g} ({phase})"
-    )
-
-
 def user() -> str:
     """The name of the user; empty for a user id without a name."""
     try:
@@ -408,38 +388,3 @@ def user() -> str:
 
 def milliseconds_of(event: Mapping[str, Any]) -> int:
     return round(event["time"] * 1000)
-
-
-def tags_of(last: Mapping[str, Any]) -> dict[str, str]:
-    """The tags of a trial's run after an event."""
-    if last["event"] == "retry":
-        return {"retried": "yes", "status": "", "reason": "", "notes": "", "collapsed": ""}
-    if last["event"] == "pruned" and last["status"] != Status.FINISHED:
-        return {"not_pruned": last["reason"]}
-    if last["event"] not in ("end", "pruned"):
-        return {}
-    # `collapsed` is a tag because MLflow's pages slow down with the number of metric names.
-    collapsed = "yes" if any(text.startswith("collapsed:") for text in last["warnings"]) else ""
-    tags = {"status": last["status"], "reason": last["reason"], "notes": "\n".join(last["notes"])}
-    tags["collapsed"] = collapsed
-    if last["event"] == "pruned":  # what an earlier result said does not hold any more
-        return tags | {"not_pruned": ""}
-    return {name: text for name, text in tags.items() if text}
-
-
-def sweep_params(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of the parent run: the trials' own names (`opt/lr`), the sweep's, and each range as one param."""
-    own = {name: value for name, value in identity.items() if name not in ("trial", "search", "pruning")}
-    own["pruning"] = ", ".join(PruningMethod(**method).label for method in identity["pruning"])
-    space = {
-        f"search/{part}/{name}": json.dumps(entry)
-        for part, entries in identity["search"].items()
-        for name, entry in entries.items()
-    }
-    return params_of(identity["trial"]) | own | space
-
-
-def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration by their flat names. Import strings, as names of params, are shortened."""
-    sources = {short_name(name).replace(":", "."): digest for name, digest in config.get("sources", {}).items()}
-    return flatten({**config, "sources": sources})

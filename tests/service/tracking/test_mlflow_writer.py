@@ -4,7 +4,8 @@ import pytest
 from mlflow import MlflowClient
 
 from service.tracking.metrics import metrics_of
-from service.tracking.mlflow_writer import MlflowWriter, sweep_params
+from service.tracking.mlflow_writer import MlflowWriter
+from service.tracking.run_fields import sweep_params
 from tests._tracking import assert_as_the_events_say, runs_of
 from tests.service._sweeps import SWEEPS, load_sweep, make
 
