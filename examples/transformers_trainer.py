@@ -14,8 +14,8 @@ class AddPenalty(TrainerCallback):
     """Adds lam dR/dw to the gradients of each update.
 
     The hook runs once per update, however many batches are accumulated, and after the Trainer has clipped the gradients
-    of the task. The loss that the Trainer logs is the task's alone. Use bf16, not fp16: without clipping, the Trainer
-    has not divided fp16 gradients by the loss scale yet.
+    of the task. The loss that the Trainer logs is the task's alone. Use bf16, not fp16: with fp16 and no clipping, the
+    gradients are still multiplied by the loss scale when this hook runs.
     """
 
     def __init__(self, regularizer, lam: float):

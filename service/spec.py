@@ -149,7 +149,7 @@ class SweepSpec(BaseModel):
     )
     sizes: bool = Field(
         default=True,
-        description="record the size of each pruned network after shrinking (macs, macs_left, parameters): about 3 s "
+        description="record the size of each pruned network after shrinking (macs, macs_left, parameters): about 4 s "
         "once for each worker process",
     )
     export: bool = Field(

@@ -32,7 +32,7 @@ class Table:
 
 
 FAULTS = Table(
-    columns=("fault", "lost", "computed again", "how it goes on"),
+    columns=("fault", "lost", "computed again", "recovery"),
     start="<!-- faults: written by make test-faults -->",
     end="<!-- faults end -->",
 )

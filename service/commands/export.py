@@ -1,4 +1,4 @@
-"""`sweeps export`: take a pruned network away."""
+"""`sweeps export`: write a pruned network for other tools."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sweeps train`: one network, trained with values that are known to be good, and taken away."""
+"""`sweeps train`: one network, trained with values that are known to be good, and exported."""
 
 import tempfile
 from pathlib import Path

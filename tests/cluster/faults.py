@@ -145,7 +145,7 @@ def test_a_host(cluster, hosts, undisturbed, fault_row, name, fault, again):
     runs = in_mlflow(cluster, sweep)
     assert sorted(run[0] for run in runs) == sorted(["all", *results(undisturbed)])
     assert {(status, most) for _, status, most in runs} == {("FINISHED", 1)}
-    fault_row(name, "nothing", again, f"by itself: all trials that ran, after {seconds:.0f} s")
+    fault_row(name, "nothing", again, f"automatic: all trials that ran continue after {seconds:.0f} s")
 
 
 def test_status_and_stop_from_the_head(cluster, hosts):

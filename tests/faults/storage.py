@@ -119,5 +119,5 @@ def test_pickles_where_ray_tune_keeps_its_own(runs, fault_row):
     assert events(runs)["end"] == events(runs)["start"] > 0
     assert not (runs / "unpickled").exists()
     fault_row(
-        "pickles planted where Ray Tune keeps its own", "nothing: they are not read", "nothing", "by itself, at once"
+        "pickles planted where Ray Tune keeps its own", "nothing: they are not read", "nothing", "automatic, at once"
     )

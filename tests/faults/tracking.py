@@ -114,7 +114,7 @@ def test_an_outage_of_two_minutes(runs, server, fault_row):
         "tracking server down for 2 minutes",
         "nothing: 100 runs, each point once",
         "nothing",
-        f"by itself: MLflow has the next run {first:.0f} s after the server's return. Time of the {len(inside)} trials "
+        f"automatic: MLflow has the next run {first:.0f} s after the server's return. Time of the {len(inside)} trials "
         f"during the outage relative to the others: {compared(inside, earlier + later)}; of those after it relative to "
         f"those before it: {compared(later, earlier)}",
     )

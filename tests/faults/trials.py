@@ -24,7 +24,7 @@ def test_a_worker_that_dies(runs, undisturbed_longer, fault_row, name, sig):
     assert num_repeated(runs) == 0
     assert "its worker died, it continues from its last checkpoint" in (runs / "shown").read_text()
     seconds = goes_on(runs, died, before)
-    fault_row(name, "nothing", "at most one checkpoint interval", f"by itself, after {seconds:.0f} s")
+    fault_row(name, "nothing", "at most one checkpoint interval", f"automatic, after {seconds:.0f} s")
 
 
 def running(runs):
@@ -59,7 +59,7 @@ def test_a_worker_that_dies_again_and_again(runs, with_fault, fault_row):
         "worker dies at the same place each time",
         "these trials, recorded as lost with the reason",
         "up to two epochs in each of the two repeated attempts",
-        "by itself: the other trials, at once",
+        "automatic: the other trials continue at once",
     )
 
 
@@ -89,7 +89,7 @@ def test_an_exception_in_a_method_and_the_retry_after_its_mending(runs, undistur
         "an exception in user code",
         "these trials, recorded with the traceback; `sweeps retry NAME` repeats them",
         "the failed trials, when they are retried",
-        "by itself: the other trials, at once",
+        "automatic: the other trials continue at once",
     )
 
 
@@ -118,7 +118,7 @@ def test_out_of_memory_of_the_host(runs, with_fault, fault_row):
         "a trial exhausts the host's memory",
         "that trial, recorded as lost with the reason (as out_of_memory if it was a GPU's memory)",
         "that trial, up to two more attempts",
-        "by itself: the other trials, at once",
+        "automatic: the other trials continue at once",
     )
 
 
@@ -138,5 +138,5 @@ def test_a_loss_that_is_not_finite(runs, fault_row):
         "a loss that is not finite",
         "nothing: it is a result, recorded with step and loss",
         "nothing",
-        "by itself, at once",
+        "automatic, at once",
     )

@@ -24,8 +24,8 @@ file is found by its name; there is no list to add it to.
 - The docstring names the source of the data and says what `root` must hold.
 
 `pytest tests/trainables/datasets/test_datasets_contract.py` tests every file of this folder. It calls `NAME(None)`. If
-your dataset needs a folder, write a fixture in `tests/trainables/datasets/conftest.py` that returns a small one, and
-add its name to `FOLDERS` in the contract tests.
+your dataset needs a folder, write a fixture in `tests/trainables/_folders.py` that returns a small one, import it in
+`tests/trainables/conftest.py`, and add its name to `FOLDERS` in the contract tests.
 
 Try it: `python sweeps/digits.py --dataset NAME`.
 """
