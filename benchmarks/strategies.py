@@ -43,6 +43,7 @@ BUDGETS = (60, 120, 180, 240, 360, 720)  # epochs of one arm: 2 to 24 configurat
 THIRDS = (180, 360, 720)  # budgets of the search by TPE that a third is compared with
 NUM_REPETITIONS = 50
 ALL_ARMS = "all arms"
+OTHER_COLOURS = [f"C{index}" for index in range(10) if index != 3]  # C3, red, is highlighted
 HIGHLIGHTED: Mapping[str, dict[str, Any]] = {
     BY_TPE: {"color": "black", "linewidth": 2.5},
     "Halton, then GP": {"color": "C3", "linewidth": 2.5},
@@ -167,10 +168,11 @@ def draw(record: Mapping[str, Any]) -> Figure:
     panels = figure.subplots(len(cases), num_columns, squeeze=False)
     for row, (title, case) in zip(panels, cases.items(), strict=True):
         for axes, arm in zip(row, case["results"][BY_TPE], strict=True):
-            for index, (name, by_arm) in enumerate(case["results"].items()):
+            others = iter(itertools.product(("-", "--"), OTHER_COLOURS))
+            for name, by_arm in case["results"].items():
+                style = HIGHLIGHTED.get(name) or dict(zip(("linestyle", "color"), next(others), strict=True))
                 if arm in by_arm:
                     means, errors = (np.array(column) for column in zip(*by_arm[arm]["regret"], strict=True))
-                    style = HIGHLIGHTED.get(name, {"color": f"C{index % 10}", "linestyle": "-" if index < 10 else "--"})
                     axes.plot(record["budgets"], means, marker="o", markersize=3, label=name, **style)
                     if name in HIGHLIGHTED:
                         band = np.maximum(means - 2 * errors, 0), means + 2 * errors
