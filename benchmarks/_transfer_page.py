@@ -1,6 +1,5 @@
 """The tables and the figure of docs/transfer.md, computed from the table of `benchmarks.transfer`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks._best_values import entry
 from benchmarks._markdown import ALPHA, Comparison, comparison_table, paragraph, replace_section, table
 from benchmarks._transfer_rules import (
     BY_LAM,
@@ -213,10 +213,11 @@ def best_entry(regularizer: str, curve: Curve) -> str:
     best = int(curve.validation.argmax())
     close = curve.lams[curve.validation >= curve.validation[best] - CLOSE]
     width, weight_decay, lr = curve.setting
-    fields = {
+    fields: dict[str, Any] = {
         "source": "docs/transfer.md",
         "dataset": "digits",
         "architecture": "small_resnet",
+        "model": {"width": width, "depth": DEPTH},
         "optimizer": "sgd",
         "regularizer": regularizer,
         "lam": float(curve.lams[best]),
@@ -229,8 +230,7 @@ def best_entry(regularizer: str, curve: Curve) -> str:
         "value": round(float(curve.test[best]), 4),
         "n": curve.num_seeds,
     }
-    lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
-    return "\n".join(["[[best]]", *lines, f"model = {{ width = {width}, depth = {DEPTH} }}"])
+    return entry(fields)
 
 
 def write(curves: Curves, page: Path, start: str, end: str) -> None:

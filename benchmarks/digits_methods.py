@@ -1,6 +1,7 @@
 """`python -m benchmarks.digits_methods`: every optimizer with every regularizer on digits, and the page about it.
 
-Runs sweeps/digits_methods.py and rewrites the study's tables in docs/methods-on-digits.md. Without local records it
+Runs sweeps/digits_methods.py and rewrites the study's tables in docs/methods-on-digits.md and its values in
+search_spaces/best.toml. Without local records it
 continues from those committed in benchmarks/results/. --export writes the compact records and the page without running
 anything; --write writes the page alone.
 """
@@ -9,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks._best_values import BEST, best_entries
 from benchmarks._markdown import replace_section
 from benchmarks._study import Study
 from sweeps import digits_methods
@@ -64,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.write:
         whole.export()
     write(whole, PAGE)
+    if arms := best_entries(whole.found(), "docs/methods-on-digits.md"):
+        replace_section(BEST, f"# {START}", f"# {END}", arms)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import digits_methods
+from benchmarks._best_values import BEST, best_entries
 from benchmarks._markdown import replace_section
 from benchmarks._study import Arm, Found, Study
 from benchmarks._study_page import carried_section, criteria_section, section
@@ -222,6 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         founds[name] = study.found()
         if page and chosen:
             write_part(name, founds[name], page)
+        if page == PAGE and chosen:
+            markers = (f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for edge in ("part", "end"))
+            replace_section(BEST, *markers, best_entries(founds[name], "docs/study.md"))
     criteria = criteria_section(founds["width8"], CRITERIA_ARMS, [method.label for method in CRITERIA])
     carried = carry(founds["width16"], founds["width8"], run=run and not args.part)
     if page:

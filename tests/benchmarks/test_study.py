@@ -8,9 +8,11 @@ import torch
 import sparsity
 from benchmarks import _study_page as page
 from benchmarks import study
+from benchmarks._best_values import best_entries
 from benchmarks._markdown import ALPHA, comparison_table
 from benchmarks._study import Study
 from service.records.events import EventLog
+from service.search.known import published
 from service.search.space import make_arms
 from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
 
@@ -93,6 +95,27 @@ def test_an_arm_below_the_needed_accuracy_has_no_network(toy, tmp_path):
     sweep = study.BASE.changed(sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
     shown = page.smallest(Study((sweep,), {}, results=tmp_path).found())
     assert shown.splitlines()[-1] == "| sgd | wcr | - | - | - |"
+
+
+def test_what_an_arm_found_is_an_entry_to_reuse(found, tmp_path):
+    """At 0.9, Hoyer-square keeps 0.8, and the others keep less than nine tenths of it."""
+    file = tmp_path / "best.toml"
+    file.write_text(best_entries(found, "docs/study.md"))
+    (known,) = published(file)
+    config = found.arms["sgd", "hoyer_square"][0].config
+    assert (known.source, known.optimizer, known.regularizer) == ("docs/study.md", "sgd", "hoyer_square")
+    assert (known.lam, known.lr, known.weight_decay) == (config["lam"], config["opt"]["lr"], None)
+    assert (known.model, known.target_sparsity, known.value, known.n) == (config["model"], 0.9, 0.8, 7)
+
+
+def test_an_arm_without_a_regularizer_is_an_entry_too(toy, tmp_path):
+    for seed in (2, 3):
+        toy.trial((0.9, 0.8), phase="confirm", test=(0.9, 0.7), optimizer="sgd", regularizer="none", seed=seed)
+    sweep = study.BASE.changed(sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
+    file = tmp_path / "best.toml"
+    file.write_text(best_entries(Study((sweep,), {}, results=tmp_path).found(), "docs/study.md"))
+    (known,) = published(file)
+    assert (known.regularizer, known.lam, known.value) == ("none", None, 0.7)
 
 
 def test_each_planned_difference_can_be_significant():

@@ -25,7 +25,7 @@ def test_every_published_entry_names_what_exists_and_its_source():
             assert getattr(entry, kind) in (None, *sparsity.names(f"sparsity.{kind}s"))
         assert entry.architecture in sparsity.names("trainables.architectures")
         assert entry.dataset in sparsity.names("trainables.datasets")
-        assert entry.lam
+        assert (entry.lam is None) == (entry.regularizer == "none")
 
 
 @pytest.mark.parametrize(
