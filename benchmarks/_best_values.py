@@ -10,7 +10,7 @@ from trainables.config import hyperparameters
 
 __all__ = ["BEST", "best_entries", "entry"]
 
-BEST = Path("search_spaces/best.toml")
+BEST = Path(__file__).parents[1] / "search_spaces" / "best.toml"
 KEPT = 0.9  # arms below this share of the best one's accuracy have no values worth reusing
 
 
@@ -34,7 +34,8 @@ def best_entries(found: Found, source: str) -> str:
     Args:
         source: The page about the study.
     """
-    means = {arm: found.mean(arm, found.target, split="curve") for arm in found.arms}
+    measured = [arm for arm in found.arms if found.values(arm, found.target, split="curve")]
+    means = {arm: found.mean(arm, found.target, split="curve") for arm in measured}
     counts = [trial.num_prunable for trials in found.arms.values() for trial in trials]
     num_prunable = next(filter(None, counts), None)  # the network is the same; earlier versions recorded none
     entries = []

@@ -1,9 +1,10 @@
 """`python -m benchmarks.study`: what holds on CIFAR-10, under equal budgets; docs/study.md is the plan and the result.
 
 Each part is a network with the same methods, budget and seeds. The command trains what is missing, part after part, and
-rewrites the generated sections of the page. After an interruption it continues. Where there are no records, it
-continues from those that are committed in benchmarks/results/. --export writes the committed records and the page
-without running anything; --write writes the page alone. CIFAR-10 is downloaded unless --data-root has it.
+rewrites the generated sections of the page and of search_spaces/best.toml. After an interruption it continues. Where
+there are no records, it continues from those that are committed in benchmarks/results/. --export writes the committed
+records, the page and the values without running anything; --write does not write records. CIFAR-10 is downloaded unless
+--data-root has it.
 """
 
 import argparse

@@ -21,7 +21,7 @@ from trainables.network_summary import Weight, in_words
 
 __all__ = ["announce", "announce_memory", "announce_network", "announce_reprune", "report"]
 
-MANY_ARMS = 10
+MANY_ARMS = 10  # from here on, a line of all names is hard to read
 
 
 def announce(spec: SweepSpec, phases: Phases, tracking_uri: str, console: Console) -> None:

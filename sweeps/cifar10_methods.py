@@ -1,6 +1,6 @@
 """CIFAR-10 on two CPU cores: which optimizer and regularizer keep the most accuracy of a small network at 90%?
 
-28 arms at equal budgets: hours. `python -m benchmarks.study` runs it, resumably, and writes docs/study.md.
+28 arms at equal budgets: hours. `python -m benchmarks.study` trains them in two sweeps and writes docs/study.md.
 """
 
 from search_spaces import small_cifar10

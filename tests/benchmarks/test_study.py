@@ -111,6 +111,7 @@ def test_what_an_arm_found_is_an_entry_to_reuse(found, tmp_path):
 def test_an_arm_without_a_regularizer_is_an_entry_too(toy, tmp_path):
     for seed in (2, 3):
         toy.trial((0.9, 0.8), phase="confirm", test=(0.9, 0.7), optimizer="sgd", regularizer="none", seed=seed)
+    toy.trial((0, 0), phase="confirm", status="error", optimizer="sam", regularizer="none", seed=2)  # has no value
     sweep = study.BASE.changed(sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
     file = tmp_path / "best.toml"
     file.write_text(best_entries(Study((sweep,), {}, results=tmp_path).found(), "docs/study.md"))
