@@ -58,6 +58,7 @@ class Study:
 
         Raises:
             SystemExit: If something is wrong before a sweep starts, such as a missing folder; one line for each fault.
+                After Ctrl-C, with status 130.
         """
         self.restore()
         try:
@@ -65,6 +66,8 @@ class Study:
                 sweep.run()
         except ValueError as error:
             raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # the sweep has said what is left
         finally:
             self.export()
 
@@ -181,7 +184,7 @@ class Found:
             f"{progress}Search: {search} trials (planned: {self.sweep.num_trials} configurations x "
             f"{self.sweep.num_search_seeds} seeds per arm). Confirmation: {len(trials) - search} trials. They took "
             f"{hours:.1f} core hours; {failed or 'none'} of them diverged or failed. "
-            f"Commit of the code: {', '.join(commits)}."
+            f"Commit of the code at the start: {', '.join(commits)}."
         )
 
     def method_table(self) -> str:
@@ -246,12 +249,14 @@ class Found:
         Args:
             figure: File name of the figure, beside the page.
         """
-        parts = [self.progress()] if self.states else ["Nothing has run yet."]
+        parts = [paragraph(self.progress())] if self.states else ["Nothing has run yet."]
         if not self.arms:
             return "\n\n".join(parts)
         parts += [
-            f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, ordered by validation accuracy at "
-            f"{self.target:g}.",
+            paragraph(
+                f"Test accuracy by sparsity: mean and 95% interval over n unseen seeds, ordered by validation accuracy "
+                f"at {self.target:g}."
+            ),
             self.method_table(),
             *filter(None, [self.further_settings()]),
             f"![test accuracy against sparsity, a panel for each optimizer]({figure})",
@@ -261,5 +266,5 @@ class Found:
                 shown = comparison_table(
                     self.comparisons(planned), verdicts=("better", "worse"), margin=self.study.margin
                 )
-                parts += [f"{title}: paired differences of test accuracy at {self.target:g}.", shown]
+                parts += [paragraph(f"{title}: paired differences of test accuracy at {self.target:g}."), shown]
         return "\n\n".join(parts)

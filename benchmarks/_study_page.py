@@ -2,12 +2,22 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from benchmarks._markdown import Comparison, comparison_table, paragraph, table, with_interval
+from benchmarks._markdown import Comparison, compared, comparison_table, paragraph, table, with_interval
 from benchmarks._study import Arm, Found
 
-__all__ = ["carried_section", "costs", "criteria_section", "recommended", "section", "size_comparisons", "smallest"]
+__all__ = [
+    "answers",
+    "carried_section",
+    "costs",
+    "criteria_section",
+    "in_short",
+    "recommended",
+    "section",
+    "size_comparisons",
+    "smallest",
+]
 
 BASELINE: Arm = ("sgd", "none")
 KEPT = 0.9  # the share of the highest dense accuracy that the smallest network of an arm must keep
@@ -20,7 +30,7 @@ def section(found: Found, figure: str) -> str:
         figure: File name of the figure, beside the page.
     """
     parts = [found.section(figure)]
-    if BASELINE in found.arms:
+    if found.at_target(BASELINE):
         parts += [recommended(found), *sizes(found)]
         parts += [
             paragraph(
@@ -32,15 +42,71 @@ def section(found: Found, figure: str) -> str:
     return "\n\n".join(parts)
 
 
+def best_arm(found: Found) -> Arm | None:
+    """The highest mean validation accuracy at the target over the confirmed networks; None if there are none."""
+    means = {arm: found.mean(arm, found.target, split="curve") for arm in found.arms}
+    return max((arm for arm in means if not math.isnan(means[arm])), key=means.__getitem__, default=None)
+
+
 def recommended(found: Found) -> str:
     """The arm that is best by validation against the baseline, the only comparison of its question."""
-    best = max(found.arms, key=lambda arm: found.mean(arm, found.target, split="curve"))
-    if best == BASELINE:
+    best = best_arm(found)
+    if best is None or best == BASELINE:
         return "The best arm by the validation accuracy of the confirmed networks is SGD without a regularizer."
     shown = comparison_table(
         found.comparisons([(best, BASELINE)]), verdicts=("better", "worse"), margin=found.study.margin
     )
     return f"The best arm by the validation accuracy of the confirmed networks, against SGD alone:\n\n{shown}"
+
+
+# ---- all networks --------------------------------------------------------------------------------------------------
+
+
+def answers(founds: Mapping[str, Found]) -> str:
+    """A table for each question: the comparisons, and what each network says about them.
+
+    Args:
+        founds: Title -> the results of a network. The first asks every question; a comparison belongs to the question
+            that it has there.
+    """
+    founds = {title: found for title, found in founds.items() if found.arms}
+    if not founds:
+        return "Nothing has run yet."
+    verdicts = {title: answered(found) for title, found in founds.items()}
+    questions = next(iter(founds.values())).study.planned
+    parts = []
+    for question, planned in questions.items():
+        rows = [
+            [f"{' + '.join(ours)}, against {' + '.join(theirs)}"]
+            + [verdicts[title].get((ours, theirs), "") for title in founds]
+            for ours, theirs in planned
+        ]
+        parts += [f"{question}:", table(["comparison", *founds], rows)]
+    return "\n\n".join(parts)
+
+
+def answered(found: Found) -> dict[tuple[Arm, Arm], str]:
+    """The difference and the verdict of each planned comparison, `-` without data; Holm's correction by question."""
+    cells = {}
+    for planned in found.study.planned.values():
+        rows = compared(found.comparisons(planned), verdicts=("better", "worse"), margin=found.study.margin)
+        for pair, row in zip(planned, rows, strict=True):
+            verdict = row and {"no": "open"}.get(row["verdict"], row["verdict"])
+            cells[pair] = "-" if row is None else f"{row['difference']:+.3f}, {verdict}"
+    return cells
+
+
+def in_short(found: Found, others: Sequence[Arm]) -> str:
+    """A few arms, those of `others` and the best one by validation, with their costs; for the README."""
+    cost = relative_costs(found)
+    rows = []
+    for arm in dict.fromkeys((*others, best_arm(found))):
+        if arm and found.at_target(arm):
+            cells = [f"{found.mean(arm, level):.3f}" for level in found.levels]
+            cells[found.levels.index(found.target)] = with_interval(list(found.at_target(arm).values()))
+            rows.append([*arm, *cells, f"{cost[arm]:.2f}"])
+    levels = ["dense" if level == 0 else f"{level:g}" for level in found.levels]
+    return table(["optimizer", "regularizer", *levels, "time"], rows) if rows else "Nothing has run yet."
 
 
 # ---- the smallest network ------------------------------------------------------------------------------------------
@@ -101,20 +167,27 @@ def size_comparisons(found: Found) -> list[Comparison]:
 # ---- cost ----------------------------------------------------------------------------------------------------------
 
 
-def costs(found: Found) -> str:
-    """Median seconds of the search's trials of each arm, over those of the baseline."""
+def relative_costs(found: Found) -> dict[Arm, float]:
+    """Median seconds of the search's trials of each arm, over those of the baseline; empty without the baseline's."""
     seconds: dict[Arm, list[float]] = {}
     for state in found.states:
         for trial in state.finished("search"):
             arm = trial.config["optimizer"], trial.config["regularizer"]
             seconds.setdefault(arm, []).append(trial.report["seconds"])
     if BASELINE not in seconds:
-        return ""
+        return {}
     base = statistics.median(seconds[BASELINE])
-    optimizers, regularizers = (list(dict.fromkeys(arm[i] for arm in seconds)) for i in (0, 1))
+    return {arm: statistics.median(found) / base for arm, found in seconds.items()}
+
+
+def costs(found: Found) -> str:
+    relative = relative_costs(found)
+    if not relative:
+        return ""
+    optimizers, regularizers = (list(dict.fromkeys(arm[i] for arm in relative)) for i in (0, 1))
 
     def ratio(arm: Arm) -> str:
-        return f"{statistics.median(seconds[arm]) / base:.2f}" if arm in seconds else "-"
+        return f"{relative[arm]:.2f}" if arm in relative else "-"
 
     rows = [[optimizer, *(ratio((optimizer, regularizer)) for regularizer in regularizers)] for optimizer in optimizers]
     return table(["optimizer", *regularizers], rows)

@@ -1,9 +1,8 @@
 """`python -m benchmarks.digits_methods`: every optimizer with every regularizer on digits, and the page about it.
 
 Runs sweeps/digits_methods.py and rewrites the study's tables in docs/methods-on-digits.md and its values in
-search_spaces/best.toml. Without local records it
-continues from those committed in benchmarks/results/. --export writes the compact records and the page without running
-anything; --write writes the page alone.
+search_spaces/best.toml. Without local records it continues from those committed in benchmarks/results/. --export writes
+the compact records and the page without running anything; --write writes the page alone.
 """
 
 import argparse

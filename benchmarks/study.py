@@ -1,10 +1,10 @@
 """`python -m benchmarks.study`: what holds on CIFAR-10, under equal budgets; docs/study.md is the plan and the result.
 
 Each part is a network with the same methods, budget and seeds. The command trains what is missing, part after part, and
-rewrites the generated sections of the page and of search_spaces/best.toml. After an interruption it continues. Where
-there are no records, it continues from those that are committed in benchmarks/results/. --export writes the committed
-records, the page and the values without running anything; --write does not write records. CIFAR-10 is downloaded unless
---data-root has it.
+rewrites the generated sections of the page, of search_spaces/best.toml and of the README. After an interruption it
+continues. Where there are no records, it continues from those that are committed in benchmarks/results/. --export
+writes the committed records and the sections without running anything; --write does not write records. CIFAR-10 is
+downloaded unless --data-root has it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks import digits_methods
 from benchmarks._best_values import BEST, best_entries
 from benchmarks._markdown import replace_section
 from benchmarks._study import Arm, Found, Study
-from benchmarks._study_page import carried_section, criteria_section, section
+from benchmarks._study_page import answers, carried_section, criteria_section, in_short, section
 from service import Sweep
 from service.driver import run_reprune
 from service.records.state import EVENTS, TrialRecord
@@ -28,6 +28,7 @@ from trainables.config import PruningMethod
 __all__ = ["CRITERIA", "CRITERIA_ARMS", "PARTS", "Part", "carried_sweeps", "study_of", "tiny"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "study.md"
+README = Path(__file__).parents[1] / "README.md"
 REDUCED: dict[str, Any] = {"optimizer": ("sgd", "sam", "s2sam"), "regularizer": ("none", "hoyer_square", "wcr")}
 MARGIN = 0.01  # of accuracy: a smaller difference is of no importance
 
@@ -43,6 +44,7 @@ CRITERIA = tuple(
 )
 CRITERIA_ARMS = tuple((o, r) for o in ("sgd", "sam") for r in ("none", "hoyer_square", "wcr"))
 CARRIED_ARMS = (("sgd", "hoyer_square"), ("sgd", "wcr"))
+IN_SHORT = (("sgd", "none"), ("sgd", "wcr"), ("sam", "wcr"))  # and the best arm: the README's rows
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class Part:
     """One network of the study.
 
     Args:
+        title: Its name in tables.
         sweeps: They differ in their arms and their names alone.
         planned: By title, the pairs of arms that are compared (see `Study`).
         default: Whether the command runs it without being asked to.
     """
 
+    title: str
     sweeps: tuple[Sweep, ...]
     planned: Mapping[str, Sequence[tuple[Arm, Arm]]]
     default: bool = True
@@ -104,10 +108,10 @@ WITH_SGD = {
     ]
 }
 PARTS = {
-    "width8": Part((FIRST, OTHERS, MORE), questions(BASE) | WITH_SGD),
-    "width16": Part((WIDTH_16,), questions(WIDTH_16)),
-    "vit": Part((VIT,), questions(VIT)),
-    "resnet18": Part((RESNET18,), questions(RESNET18), default=False),
+    "width8": Part("width 8", (FIRST, MORE, OTHERS), questions(BASE) | WITH_SGD),
+    "width16": Part("width 16", (WIDTH_16,), questions(WIDTH_16)),
+    "vit": Part("ViT", (VIT,), questions(VIT)),
+    "resnet18": Part("ResNet-18", (RESNET18,), questions(RESNET18), default=False),
 }
 
 
@@ -227,11 +231,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if page == PAGE and chosen:
             markers = (f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for edge in ("part", "end"))
             replace_section(BEST, *markers, best_entries(founds[name], "docs/study.md"))
-    criteria = criteria_section(founds["width8"], CRITERIA_ARMS, [method.label for method in CRITERIA])
     carried = carry(founds["width16"], founds["width8"], run=run and not args.part)
     if page:
-        write("criteria", criteria, page)
+        write("answers", answers({PARTS[name].title: found for name, found in founds.items()}), page)
+        labels = [method.label for method in CRITERIA]
+        write("criteria", criteria_section(founds["width8"], CRITERIA_ARMS, labels), page)
         write("carried", carried, page)
+    if page == PAGE and founds["width8"].arms:
+        replace_section(README, "<!-- study on CIFAR-10 -->", "<!-- end -->", in_short(founds["width8"], IN_SHORT))
 
 
 if __name__ == "__main__":

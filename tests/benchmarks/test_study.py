@@ -16,7 +16,7 @@ from service.search.known import published
 from service.search.space import make_arms
 from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
 
-NAMES = (*study.PARTS, "criteria", "carried")
+NAMES = ("answers", *study.PARTS, "criteria", "carried")
 SECTIONS = "".join(f"<!-- part: {name} -->\nold\n<!-- end of {name} -->\n" for name in NAMES)
 
 
@@ -63,6 +63,30 @@ def test_the_best_arm_by_validation_is_tested_alone(found):
     shown = page.recommended(found)
     assert "| sgd + hoyer_square, against sgd + none | 7 | +0.305 | " in shown
     assert shown.endswith(f" | {2 / 2**7:.2g} | {2 / 2**7:.2g} | better |")
+
+
+def test_the_answers_are_beside_each_other(found):
+    """A network without results has no column; one with fewer comparisons leaves theirs empty."""
+    reduced = Study(found.study.sweeps, study.PARTS["width16"].planned, results=found.study.results).found()
+    none = Study((), {}, results=found.study.results).found()
+    text = page.answers({"width 8": found, "width 16": reduced, "ViT": none})
+    assert text.count("| comparison | width 8 | width 16 |") == len(found.study.planned)
+    (row,) = [line for line in text.splitlines() if line.startswith("| sgd + hoyer_square, against sgd + none |")]
+    # p = 2 / 2^7 times 14 comparisons at width 8, of which three are left at width 16
+    assert row == "| sgd + hoyer_square, against sgd + none | +0.305, open | +0.305, better |"
+    assert "| sgd + l1, against sgd + none | - |  |" in text
+    assert page.answers({"ViT": none}) == "Nothing has run yet."
+
+
+def test_a_few_arms_and_the_best_one_are_shown_in_short(toy, found):
+    for optimizer, regularizer, seconds in (("sgd", "none", 2.0), ("sgd", "hoyer_square", 3.0), ("sam", "wcr", 5.0)):
+        key = toy.trial((0.9, 0.5), optimizer=optimizer, regularizer=regularizer)
+        toy.state.trials[key].report["seconds"] = seconds
+    shown = page.in_short(dataclasses.replace(found, states=[toy.state]), (("sgd", "wcr"), ("sam", "wcr")))
+    assert shown.splitlines()[2:] == [
+        "| sam | wcr | 0.800 | 0.500 [0.500, 0.500] | 2.50 |",
+        "| sgd | hoyer_square | 0.800 | 0.800 [0.800, 0.800] | 1.50 |",
+    ]
 
 
 def test_costs_are_those_of_the_search_relative_to_plain_sgd(toy, found):
@@ -174,12 +198,23 @@ def test_the_command_runs_a_part_and_goes_on(cifar_folder, tmp_path):  # noqa: F
     assert "Confirmation: 9 trials." in text
     assert text.count("\nold\n") == len(study.PARTS) - 1
     assert text.count("Nothing has run yet.") == 2
+    assert "| comparison | ViT |" in text
     assert written.with_name("study-vit.png").stat().st_size > 10_000
     log = tmp_path / "runs" / "cifar10_methods_vit_tiny" / "events.jsonl"
     trained = [entry["trial"] for entry, _ in EventLog.read(log) if entry["event"] == "end"]
     assert len(trained) == 18
     study.main([*arguments, "--page", str(written)])
     assert [entry["trial"] for entry, _ in EventLog.read(log) if entry["event"] == "end"] == trained
+
+
+def test_ctrl_c_ends_without_a_traceback(monkeypatch, tmp_path):
+    def interrupted(sweep):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study.Sweep, "run", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        study.main(["--tiny", "--part", "vit", "--runs", str(tmp_path)])
+    assert stopped.value.code == 130
 
 
 def test_the_plan_names_every_part():
