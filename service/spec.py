@@ -1,5 +1,6 @@
 """A sweep as one frozen, validated value: what is trained, what is searched, with which budget, and where."""
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -309,8 +310,14 @@ class SweepSpec(BaseModel):
             fields: Of the sweep, or else of its trials' configuration, as on the command line.
 
         Raises:
-            ValueError: pydantic's, one line for each fault.
+            ValueError: If a field is unknown or a value is not possible.
         """
+        known = {*type(self).model_fields, *TrialConfig.model_fields}
+        for name in fields.keys() - known:
+            close = difflib.get_close_matches(name, known, n=3) or ["num_trials", "max_epochs"]
+            raise ValueError(
+                f"changed: must be a field of the sweep or its trials, such as {', '.join(close)}, got {name!r}"
+            )
         own = {name: getattr(self, name) for name in self.model_fields_set}
         trial = {name: fields.pop(name) for name in list(fields) if name not in type(self).model_fields}
         if trial:
