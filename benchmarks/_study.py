@@ -15,6 +15,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+import sparsity
 from benchmarks._markdown import Comparison, comparison_table, paragraph, table, with_interval
 from benchmarks._measure import RESULTS
 from service import Sweep
@@ -212,20 +213,25 @@ class Found:
         return paragraph(f"Further values that the search chose: {'; '.join(parts)}.") if parts else ""
 
     def draw(self) -> Figure:
-        """A panel for each optimizer, with a line and 95% interval for each regularizer and a dot for each seed."""
+        """A panel for each confirmed optimizer: a line and 95% interval for each regularizer, a dot for each seed."""
         arms = [arm.choices for sweep in self.study.sweeps for arm in make_arms(sweep)]
-        optimizers, regularizers = (list(dict.fromkeys(a[n] for a in arms)) for n in ("optimizer", "regularizer"))
+        regularizers = list(dict.fromkeys(arm["regularizer"] for arm in arms))
+        confirmed = {optimizer for optimizer, _ in self.arms}
+        optimizers = [name for name in dict.fromkeys(arm["optimizer"] for arm in arms) if name in confirmed]
+        shown = [value for arm in self.arms for level in self.levels for value in self.values(arm, level).values()]
+        # In every figure, a regularizer has the same colour.
+        colours = dict(zip(sparsity.names("regularizers"), COLOURS, strict=False))
         num_columns = min(4, len(optimizers))
         num_rows = math.ceil(len(optimizers) / num_columns)
         figure = Figure(figsize=(4 * num_columns, 3.75 * num_rows), layout="constrained")
         panels = figure.subfigures(num_rows, num_columns, squeeze=False).flat
         for panel, optimizer in zip(panels, optimizers, strict=False):
             axes = sparsity_axes(panel, "test accuracy")
-            for colour, regularizer in zip(COLOURS, regularizers, strict=False):
-                self.draw_arm(axes, (optimizer, regularizer), colour)
+            for regularizer in regularizers:
+                self.draw_arm(axes, (optimizer, regularizer), colours[regularizer])
             label_levels(axes, self.levels)
             axes.tick_params(axis="x", labelsize=7)
-            axes.set_ylim(0, 1.02)
+            axes.set_ylim(0, 1.02 * (max(shown, default=0) or 1))
             axes.set_title(optimizer)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=7, loc="lower left")
