@@ -172,17 +172,29 @@ class Found:
     def at_target(self, arm: Arm) -> dict[int, float]:
         return self.values(arm, self.target)
 
+    @property
+    def ended(self) -> list[TrialRecord]:
+        """The trials of both phases that have ended."""
+        return [trial for state in self.states for trial in state.trials.values() if trial.done]
+
+    @property
+    def num_planned(self) -> int:
+        sizes = [(len(make_arms(s)), s.num_trials * s.num_search_seeds + s.num_seeds) for s in self.study.sweeps]
+        return sum(math.prod(size) for size in sizes)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.ended) >= self.num_planned
+
     def progress(self) -> str:
-        trials = [trial for state in self.states for trial in state.trials.values() if trial.done]
+        trials = self.ended
         search = sum(trial.phase == "search" for trial in trials)
         hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
         failed = sum(trial.status != "finished" for trial in trials)
-        sizes = [(len(make_arms(s)), s.num_trials * s.num_search_seeds + s.num_seeds) for s in self.study.sweeps]
-        planned = sum(math.prod(size) for size in sizes)
         commits = dict.fromkeys(state.header["software"]["git_commit"][:10] for state in self.states)
-        progress = "" if len(trials) >= planned else f"**Not complete:** {len(trials)} of {planned} trials have run. "
+        missing = "" if self.is_complete else f"**Not complete:** {len(trials)} of {self.num_planned} trials have run. "
         return (
-            f"{progress}Search: {search} trials (planned: {self.sweep.num_trials} configurations x "
+            f"{missing}Search: {search} trials (planned: {self.sweep.num_trials} configurations x "
             f"{self.sweep.num_search_seeds} seeds per arm). Confirmation: {len(trials) - search} trials. They took "
             f"{hours:.1f} core hours; {failed or 'none'} of them diverged or failed. "
             f"Commit of the code at the start: {', '.join(commits)}."

@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         founds[name] = study.found()
         if page and chosen:
             write_part(name, founds[name], page)
-        if page == PAGE and chosen:
+        if page == PAGE and chosen and founds[name].is_complete:
             markers = (f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for edge in ("part", "end"))
             replace_section(BEST, *markers, best_entries(founds[name], "docs/study.md"))
     carried = carry(founds["width16"], founds["width8"], run=run and not args.part)
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         labels = [method.label for method in CRITERIA]
         write("criteria", criteria_section(founds["width8"], CRITERIA_ARMS, labels), page)
         write("carried", carried, page)
-    if page == PAGE and founds["width8"].arms:
+    if page == PAGE and founds["width8"].is_complete:
         replace_section(README, "<!-- study on CIFAR-10 -->", "<!-- end -->", in_short(founds["width8"], IN_SHORT))
 
 
