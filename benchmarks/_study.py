@@ -172,30 +172,34 @@ class Found:
     def at_target(self, arm: Arm) -> dict[int, float]:
         return self.values(arm, self.target)
 
-    @property
-    def ended(self) -> list[TrialRecord]:
-        """The trials of both phases that have ended."""
-        return [trial for state in self.states for trial in state.trials.values() if trial.done]
+    @cached_property
+    def planned_arms(self) -> list[Arm]:
+        made = [arm.choices for sweep in self.study.sweeps for arm in make_arms(sweep)]
+        return [(choices["optimizer"], choices["regularizer"]) for choices in made]
 
     @property
-    def num_planned(self) -> int:
-        sizes = [(len(make_arms(s)), s.num_trials * s.num_search_seeds + s.num_seeds) for s in self.study.sweeps]
-        return sum(math.prod(size) for size in sizes)
+    def num_confirmed(self) -> int:
+        """Number of arms with all their unseen seeds."""
+        return sum(len(self.arms.get(arm, ())) >= self.sweep.num_seeds for arm in self.planned_arms)
 
     @property
     def is_complete(self) -> bool:
-        return len(self.ended) >= self.num_planned
+        return self.num_confirmed == len(self.planned_arms)
 
     def progress(self) -> str:
-        trials = self.ended
-        search = sum(trial.phase == "search" for trial in trials)
+        trials = [trial for state in self.states for trial in state.trials.values() if trial.done]
+        search = sum(trial.phase == "search" and not trial.left_out for trial in trials)
+        confirmed = sum(map(len, self.arms.values()))
         hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
         failed = sum(trial.status != "finished" for trial in trials)
         commits = dict.fromkeys(state.header["software"]["git_commit"][:10] for state in self.states)
-        missing = "" if self.is_complete else f"**Not complete:** {len(trials)} of {self.num_planned} trials have run. "
+        missing = f"**Not complete:** {self.num_confirmed} of {len(self.planned_arms)} arms are confirmed. "
+        further = f", and {self.sweep.num_finalist_seeds} more seeds for the best {self.sweep.num_finalists}"
+        earlier = f"Of an earlier selection: {num} trials. " if (num := len(trials) - search - confirmed) else ""
         return (
-            f"{missing}Search: {search} trials (planned: {self.sweep.num_trials} configurations x "
-            f"{self.sweep.num_search_seeds} seeds per arm). Confirmation: {len(trials) - search} trials. They took "
+            f"{'' if self.is_complete else missing}Search: {search} trials (planned: {self.sweep.num_trials} "
+            f"configurations x {self.sweep.num_search_seeds} seeds per arm"
+            f"{further if self.sweep.num_finalists > 1 else ''}). Confirmation: {confirmed} trials. {earlier}They took "
             f"{hours:.1f} core hours; {failed or 'none'} of them diverged or failed. "
             f"Commit of the code at the start: {', '.join(commits)}."
         )
@@ -226,10 +230,9 @@ class Found:
 
     def draw(self) -> Figure:
         """A panel for each confirmed optimizer: a line and 95% interval for each regularizer, a dot for each seed."""
-        arms = [arm.choices for sweep in self.study.sweeps for arm in make_arms(sweep)]
-        regularizers = list(dict.fromkeys(arm["regularizer"] for arm in arms))
         confirmed = {optimizer for optimizer, _ in self.arms}
-        optimizers = [name for name in dict.fromkeys(arm["optimizer"] for arm in arms) if name in confirmed]
+        optimizers, regularizers = (list(dict.fromkeys(arm[i] for arm in self.planned_arms)) for i in (0, 1))
+        optimizers = [optimizer for optimizer in optimizers if optimizer in confirmed]
         shown = [value for arm in self.arms for level in self.levels for value in self.values(arm, level).values()]
         # In every figure, a regularizer has the same colour.
         colours = dict(zip(sparsity.names("regularizers"), COLOURS, strict=False))

@@ -100,7 +100,8 @@ VIT = BASE.changed(
     name="cifar10_methods_vit",
     **REDUCED,
 )
-BUDGET = {name: getattr(BASE, name) for name in ("num_trials", "num_search_seeds", "num_seeds", "race", "sampler")}
+SELECTION = ("num_trials", "num_search_seeds", "num_finalists", "num_finalist_seeds", "sampler")
+BUDGET = {name: getattr(BASE, name) for name in (*SELECTION, "num_seeds", "race")}
 RESNET18 = cifar10.SWEEP.changed(name="cifar10_methods_resnet18", **BUDGET, **REDUCED)
 WITH_SGD = {
     "Weight factorization and L0 gates, with SGD": [

@@ -30,6 +30,8 @@ def announce(spec: SweepSpec, phases: Phases, tracking_uri: str, console: Consol
     num_configurations = max(number for _, number in phases.search.slots) + 1
     plural = "s" if num_configurations > 1 else ""
     seeds = f" on {spec.num_search_seeds} seeds" if spec.num_search_seeds > 1 else ""
+    if spec.num_finalists > 1 and num_configurations > 1:
+        seeds += f", the best {spec.num_finalists} on {spec.num_finalist_seeds} more seeds"
     say(
         console,
         f"{spec.name}: {short_name(trial.architecture)} on {short_name(trial.dataset)}, {trial.max_epochs} epochs a "

@@ -41,7 +41,7 @@ PANELS = {
     "Search and confirmation": (
         *("objective", "max_dense_drop", "max_macs_left", "bounds", "range_from", "tuning", "hold"),
         *("reuse_best", "adopt", "sampler"),
-        *("num_search_seeds", "num_confirm", "num_seeds", "race", "seed"),
+        *("num_search_seeds", "num_finalists", "num_finalist_seeds", "num_confirm", "num_seeds", "race", "seed"),
     ),
     "Where it runs": (
         *("name", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "keep", "export", "tracking_uri", "study_uri"),

@@ -114,6 +114,12 @@ class SweepSpec(BaseModel):
     num_search_seeds: int = Field(
         default=1, ge=1, description="seeds of each configuration in the search, which maximizes the mean over them"
     )
+    num_finalists: int = Field(
+        default=1,
+        ge=1,
+        description="best configurations of each arm that are trained on further seeds before one of them is selected",
+    )
+    num_finalist_seeds: int = Field(default=2, ge=1, description="further seeds of each of several finalists")
     sampler: Literal["tpe", "gp"] = Field(
         default="gp",
         description="what proposes an arm's configurations after the first four: a Gaussian process (gp), followed by "
@@ -325,11 +331,17 @@ class SweepSpec(BaseModel):
             fields["trial"] = TrialConfig.model_validate({**template, **trial})
         return type(self)(**{**own, **fields})
 
+    @property
+    def first_unseen_seed(self) -> int:
+        """The confirmation's first seed: it follows those of the search and of the finalists."""
+        further = self.num_finalist_seeds if self.num_finalists > 1 else 0
+        return self.trial.seed + self.num_search_seeds + further
+
     def identity(self) -> dict[str, Any]:
         """What decides which recorded trials belong to the sweep, as JSON values.
 
         If it changes, `service.search.adoption` decides which trials still fit. The rest changes freely: the budget
-        except `num_search_seeds`, and where data and records are.
+        except the seeds that select configurations, and where data and records are.
         """
         search = {name: as_json(getattr(self.search, name)) for name in SearchSpace.__dataclass_fields__}
         trial = self.trial.model_dump(mode="json", exclude={"lam", "read_test", "sources", *PRUNING_FIELDS})
@@ -355,6 +367,8 @@ class SweepSpec(BaseModel):
             identity["max_macs_left"] = self.max_macs_left
         if self.sampler != "tpe":
             identity["sampler"] = self.sampler
+        if self.num_finalists > 1:
+            identity |= {"num_finalists": self.num_finalists, "num_finalist_seeds": self.num_finalist_seeds}
         return json.loads(json.dumps(identity))
 
     def sources(self) -> dict[str, str]:

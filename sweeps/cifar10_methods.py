@@ -27,6 +27,7 @@ SWEEP = Sweep(
     regularizer=("none", "l1", "hoyer_square", "wcr"),
     sampler="gp",
     num_trials=12,
+    num_finalists=4,  # one seed is too few to select a configuration
     num_seeds=10,
     race=False,  # every planned comparison has all ten seeds
 )

@@ -39,9 +39,9 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
         - goal: what is maximized, in words; `method` is the pruning method that decides it
         - levels: the sparsities of the tables, by pruning method, which are labels; the decisive method comes first
         - arms: the best configuration of each arm in the search, with its validation curve. Best means the highest mean
-          of the goal on validation over the seeds of the search, among those that satisfy the sweep's limits if there
-          are any (`feasible`); `violated` names the limits that it violates. num_configurations counts the finished
-          configurations of the arm, num_trials all of its trials in the search.
+          of the goal on validation over the seeds of the search, among the arm's configurations with the most seeds
+          that satisfy the sweep's limits if there are any (`feasible`); `violated` names the limits that it violates.
+          num_configurations counts the finished configurations of the arm, num_trials all of its trials in the search.
         - confirmed: the configurations trained again on unseen seeds, with mean, standard deviation and n over those
           seeds alone, on validation and test. `against` compares each with the same optimizer without a regularizer:
           paired by seed, on test, by the goal.
@@ -167,10 +167,13 @@ def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     for arm, configurations in by_arm.items():
         if not configurations:
             continue
-        violations = goal.violations(configurations, among=everything)
-        ranks = [(excess(of), -cells.value(trials)) for of, trials in zip(violations, configurations, strict=True)]
+        # Finalists have more seeds than the others, whose single results are often good by luck.
+        most = max(map(len, configurations))
+        compared = [trials for trials in configurations if len(trials) == most]
+        violations = goal.violations(compared, among=everything)
+        ranks = [(excess(of), -cells.value(trials)) for of, trials in zip(violations, compared, strict=True)]
         index = ranks.index(min(ranks))
-        best, violated = configurations[index], names_of(violations[index])
+        best, violated = compared[index], names_of(violations[index])
         rows.append(
             {
                 **describe(best[0]),

@@ -28,8 +28,8 @@ def parameters_of(spec: SweepSpec, arms: Sequence[Arm], trial: TrialRecord) -> d
     """The searched parameters with which a sweep would make this trial itself; None if it would not."""
     arm = next((arm for arm in arms if arm.name == trial.arm), None)
     config = TrialConfig.model_validate(trial.config)
-    first_unseen = spec.trial.seed + spec.num_search_seeds
-    if arm is None or config.seed < spec.trial.seed or (config.seed < first_unseen) != (trial.phase == "search"):
+    is_unseen = config.seed >= spec.first_unseen_seed
+    if arm is None or config.seed < spec.trial.seed or is_unseen != (trial.phase == "confirm"):
         return None
     values = {name: value_of(config, name) for name in arm.space}
     if not all(contains(arm.space[name], value) for name, value in values.items()):

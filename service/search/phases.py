@@ -1,8 +1,10 @@
 """Which trials a sweep makes, in which order, and how many are left."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from service.records.best import is_named
 from service.records.goal import excess
@@ -20,14 +22,18 @@ from trainables.result import Status
 
 __all__ = ["Phases", "asked_of", "points_from_other_sweeps"]
 
+Slot = tuple[int, int]  # an arm by its index, and the number of a configuration of its search
+
 NUM_REUSED = 3  # points from elsewhere that an arm starts with: the far ones say little
 
 
 class Phases(TrialQueue):
-    """The search, then the confirmation of each arm's best configuration on unseen seeds.
+    """The search with its finalists, then the confirmation of each arm's best configuration on unseen seeds.
 
-    Only trials of the confirmation read the test split. The confirmation runs in stages (see `service.search.race`). A
-    stage starts when the previous one has ended, so the trials depend on the results, not on which trial ended first.
+    One seed ranks configurations by luck as much as by merit. The finalists, an arm's best configurations of the
+    search, are therefore trained on further seeds; the one with the highest mean over all its seeds is confirmed. Only
+    trials of the confirmation read the test split. The confirmation runs in stages (see `service.search.race`). A stage
+    starts when the previous one has ended, so the trials depend on the results, not on which trial ended first.
 
     Args:
         adoptable: Trials and trained networks that need not be trained again; None if there are none.
@@ -56,10 +62,11 @@ class Phases(TrialQueue):
             num_seeds=spec.num_search_seeds,
             sampler=spec.sampler,
         )
-        self.num_search = self.search.num_all
+        self.num_search = self.search.num_all + self._num_further()
         self.num_confirm = self._most_confirmations() * spec.num_seeds  # fewer if the race ends early
-        self._proposed: set[str] = set()  # keys of confirmation trials that this process proposed
-        self._contenders: list[Proposal] | None = None  # once the search has ended
+        self._proposed: dict[str, str] = {}  # key -> phase of the trials after the search that this process proposed
+        self._finalists: dict[Slot, list[Proposal]] | None = None  # with further seeds, once the search has ended
+        self._contenders: list[Proposal] | None = None  # once the finalists have ended
         self._seeded: dict[tuple[str, int], Proposal] = {}  # (key in the search, number of the unseen seed) -> trial
 
     def value_of(self, key: str) -> float | None:
@@ -107,12 +114,63 @@ class Phases(TrialQueue):
             return proposal
         if not self.search.ended():
             return Next.WAIT
-        for confirmation in self.confirmations():
-            if confirmation.key not in self._proposed:
-                self._proposed.add(confirmation.key)
-                if self.value_of(confirmation.key) is None:
-                    return confirmation
+        further = self._first_unproposed([p for of in self.finalists().values() for p in of])
+        if further is not None:
+            return further
+        if not self.selected():
+            return Next.WAIT
+        confirmation = self._first_unproposed(self.confirmations())
+        if confirmation is not None:
+            return confirmation
         return Next.FINISHED if self.confirmed() else Next.WAIT
+
+    def _first_unproposed(self, proposals: Sequence[Proposal]) -> Proposal | None:
+        """The first trial without a value that this process has not proposed, None if there is none."""
+        for proposal in proposals:
+            if proposal.key not in self._proposed:
+                self._proposed[proposal.key] = proposal.phase
+                if self.value_of(proposal.key) is None:
+                    return proposal
+        return None
+
+    # ---- the finalists ---------------------------------------------------------------------------------------------
+
+    def _num_further(self) -> int:
+        """The number of trials with further seeds, if no configuration fails."""
+        if self.spec.num_finalists == 1:
+            return 0
+        configurations = Counter(index for index, _ in self.search.slots)
+        finalists = sum(min(self.spec.num_finalists, num) for num in configurations.values() if num > 1)
+        return finalists * self.spec.num_finalist_seeds
+
+    def finalists(self) -> dict[Slot, list[Proposal]]:
+        """The best configurations of each arm in the search, with the further trials of each.
+
+        The only one of an arm has none, because there is nothing to select.
+        """
+        if self._finalists is None:
+            self._finalists = {}
+            ranks = self._ranks({slot: self._searched(slot) for slot in self.search.slots})
+            for index in range(len(self.arms)):
+                own = sorted((slot for slot in ranks if slot[0] == index), key=ranks.__getitem__, reverse=True)
+                best = own[: self.spec.num_finalists]
+                num_further = self.spec.num_finalist_seeds if len(best) > 1 else 0
+                for slot in best:
+                    first = self.search.proposals(slot)[0]
+                    seeds = range(self.spec.first_unseen_seed - num_further, self.spec.first_unseen_seed)
+                    self._finalists[slot] = [
+                        replace(first, config=first.config.model_copy(update={"seed": seed})) for seed in seeds
+                    ]
+        return self._finalists
+
+    def _searched(self, slot: Slot) -> list[str]:
+        return [proposal.key for proposal in self.search.proposals(slot)]
+
+    def selected(self) -> bool:
+        """Whether every trial of the finalists has ended."""
+        return all(self.value_of(p.key) is not None for further in self.finalists().values() for p in further)
+
+    # ---- the confirmation ------------------------------------------------------------------------------------------
 
     def _most_confirmations(self) -> int:
         """The largest number of arms that may be confirmed."""
@@ -130,28 +188,33 @@ class Phases(TrialQueue):
         return self._contenders
 
     def _find_contenders(self) -> list[Proposal]:
-        best_slot: dict[int, tuple[tuple[float, float], tuple[int, int]]] = {}
-        for slot, rank in self._ranks().items():
-            if slot[0] not in best_slot or rank > best_slot[slot[0]][0]:
-                best_slot[slot[0]] = rank, slot
-        ranked = sorted(best_slot, key=lambda index: best_slot[index][0], reverse=True)
+        further = {slot: [proposal.key for proposal in of] for slot, of in self.finalists().items()}
+        ranks = self._ranks({slot: self._searched(slot) + further.get(slot, []) for slot in self.search.slots})
+        best_slot: dict[int, Slot] = {}
+        for slot in [slot for slot in further if slot in ranks]:
+            if slot[0] not in best_slot or ranks[slot] > ranks[best_slot[slot[0]]]:
+                best_slot[slot[0]] = slot
+        ranked = sorted(best_slot, key=lambda index: ranks[best_slot[index]], reverse=True)
         num = len(ranked) if self.spec.num_confirm is None else self.spec.num_confirm
         baselines = [index for index in ranked if num and is_baseline(self.spec, self.arms[index].choices)]
         return [
-            replace(self.search.proposals(best_slot[index][1])[0], phase="confirm")
+            replace(self.search.proposals(best_slot[index])[0], phase="confirm")
             for index in sorted({*ranked[:num], *baselines})
         ]
 
-    def _ranks(self) -> dict[tuple[int, int], tuple[float, float]]:
-        """How good each configuration is that did not fail: minus its violation of the limits, then its objective.
+    def _ranks(self, keys: Mapping[Slot, Sequence[str]]) -> dict[Slot, tuple[float, float]]:
+        """How good each configuration is that did not fail: minus its violation of the limits, then its mean objective.
 
         All configurations that satisfy the limits have the violation 0. Among the others, the smallest violation wins.
+
+        Args:
+            keys: The trials of every configuration.
         """
-        values = {slot: self.search.value(slot) for slot in self.search.slots}
-        finite = {slot: value for slot, value in values.items() if value is not None and math.isfinite(value)}
+        means = {slot: fmean(self.value_of(key) or 0.0 for key in of) for slot, of in keys.items()}
+        finite = {slot: mean for slot, mean in means.items() if math.isfinite(mean)}
         if not self.goal.limits:
-            return {slot: (0.0, value) for slot, value in finite.items()}
-        violations = self.violations_of([[p.key for p in self.search.proposals(slot)] for slot in finite])
+            return {slot: (0.0, mean) for slot, mean in finite.items()}
+        violations = self.violations_of([keys[slot] for slot in finite])
         return {slot: (-excess(of), finite[slot]) for slot, of in zip(finite, violations, strict=True)}
 
     def confirmations(self) -> list[Proposal]:
@@ -188,7 +251,7 @@ class Phases(TrialQueue):
         """The configuration with unseen seed number `repeat`, counted from the first seed after the search's."""
         place = proposal.key, repeat
         if place not in self._seeded:
-            seed = self.spec.trial.seed + self.spec.num_search_seeds + repeat
+            seed = self.spec.first_unseen_seed + repeat
             config = proposal.config.model_copy(update={"seed": seed, "read_test": True})
             self._seeded[place] = replace(proposal, config=config)
         return self._seeded[place]
@@ -202,14 +265,18 @@ class Phases(TrialQueue):
         """Number of trials still to be proposed; an upper bound if the race may end early."""
         if self.stopped_because:
             return 0
-        confirmation = 0
-        if not (self.search.ended() and self.confirmed()):
-            confirmation = max(0, self.num_confirm - len(self._proposed))
-        return len(self._repeat) + self.search.num_left + confirmation
+        num_proposed = Counter(self._proposed.values())
+        further = self._num_further()
+        if self.search.ended():
+            further = sum(map(len, self.finalists().values()))
+        left = self.search.num_left + max(0, further - num_proposed["search"])
+        if not self.complete():
+            left += max(0, self.num_confirm - num_proposed["confirm"])
+        return len(self._repeat) + left
 
     def complete(self) -> bool:
         """Whether every trial of both phases has ended."""
-        return self.search.ended() and self.confirmed()
+        return self.search.ended() and self.selected() and self.confirmed()
 
 
 def points_from_other_sweeps(spec: SweepSpec, arms: Sequence[Arm]) -> dict[str, list[dict[str, float]]]:

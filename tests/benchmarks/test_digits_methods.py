@@ -84,8 +84,8 @@ def test_the_tables_by_hand(toy, results):
     half = 2.570582 * math.sqrt(3.5e-4 / 6)  # variance of 0.81 ... 0.86 is 3.5e-4; t(0.975, 5)
     assert f"0.835 [{0.835 - half:.3f}, {0.835 + half:.3f}]" in methods
     assert methods.index("| sam | wcr |") < methods.index("| sam | none |")  # by validation
-    assert "14 of them diverged" not in found.progress()
-    assert found.progress().startswith("**Not complete:** 14 of 1568 trials have run. Search: 2 trials (planned: ")
+    assert "none of them diverged" in found.progress()
+    assert found.progress().startswith("**Not complete:** 0 of 56 arms are confirmed. Search: 2 trials (planned: ")
     assert "Confirmation: 12 trials." in found.progress()
 
 

@@ -65,6 +65,29 @@ def test_the_best_arm_by_validation_is_tested_alone(found):
     assert shown.endswith(f" | {2 / 2**7:.2g} | {2 / 2**7:.2g} | better |")
 
 
+def test_a_study_is_complete_once_each_arm_has_its_unseen_seeds(found):
+    (sweep,) = found.study.sweeps
+    for regularizers, num_seeds, expected in (
+        (("none", "hoyer_square"), 7, "Search: 0 trials"),
+        (("none", "hoyer_square"), 8, "**Not complete:** 0 of 2 arms are confirmed."),
+        (("none", "l1"), 7, "**Not complete:** 1 of 2 arms are confirmed."),
+    ):
+        changed = sweep.changed(optimizer=("sgd",), regularizer=regularizers, num_seeds=num_seeds)
+        now = Study((changed,), {}, results=found.study.results).found()
+        assert now.progress().startswith(expected)
+        assert now.is_complete == expected.startswith("Search")
+
+
+def test_trials_of_an_earlier_selection_are_not_shown(toy, found):
+    """Hoyer-square has seven seeds; a configuration that was selected before has two."""
+    for seed in (2, 3):
+        arm = {"optimizer": "sgd", "regularizer": "hoyer_square", "seed": seed, "lam": 7e-7}
+        toy.trial((0.9, 0.1), phase="confirm", test=(0.9, 0.1), **arm)
+    now = found.study.found()
+    assert now.at_target(("sgd", "hoyer_square")) == found.at_target(("sgd", "hoyer_square"))
+    assert "Confirmation: 21 trials. Of an earlier selection: 2 trials." in now.progress()
+
+
 def test_the_answers_are_beside_each_other(found):
     """A network without results has no column; one with fewer comparisons leaves theirs empty."""
     reduced = Study(found.study.sweeps, study.PARTS["width16"].planned, results=found.study.results).found()

@@ -46,6 +46,15 @@ def test_the_best_of_the_search_has_the_highest_mean_over_its_seeds(toy):
     assert cell == {"value": pytest.approx(0.8), "spread": pytest.approx(0.02**0.5), "n": 2}
 
 
+def test_a_configuration_with_fewer_seeds_than_the_finalists_is_not_the_best(toy):
+    toy.trial((0.99, 0.9), lam=1e-7)  # by luck, on its only seed
+    for seed in (0, 1, 2):
+        toy.trial((0.99, 0.8), lam=1e-6, seed=seed)
+        toy.trial((0.99, 0.7), lam=1e-5, seed=seed)
+    (row,) = toy.summary(complete=False)["arms"]
+    assert (row["lam"], row["num_seeds"], row["num_configurations"], row["value"]) == (1e-6, 3, 3, pytest.approx(0.8))
+
+
 def test_other_metrics_are_means_over_the_unseen_seeds(toy):
     for seed, distance in ((1, 4.0), (2, 6.0)):
         toy.trial((0.9, 0.8), phase="confirm", test=(0.9, 0.7), seed=seed, more={"hausdorff": distance})

@@ -132,6 +132,8 @@ CHANGES = {
     # ---- seeds: those of the search become unseen ones, and the other way round
     "seed": ({"seed": 1}, {(arm, "search", 1) for arm in ("sgd + none", "sgd + wcr", "sam + wcr")}),
     "num_search_seeds": ({"num_search_seeds": 3}, {trial for trial in ALL if trial[1] == "search"}),
+    "num_finalists": ({"num_finalists": 2}, {trial for trial in ALL if trial[1] == "search"}),
+    "num_finalist_seeds": ({"num_finalist_seeds": 3}, ALL),  # without several finalists it has no effect
     "fewer search seeds": ({"num_search_seeds": 1}, {trial for trial in ALL if trial[2] != 1}),
     # ---- what decides the training
     "max_epochs": ({"max_epochs": 2}, None),

@@ -84,6 +84,47 @@ def test_the_best_configuration_is_that_of_the_highest_mean_over_seeds(tmp_path,
     assert len({p.config.opt["lr"] for p in proposals if p.phase == "search"}) == 2
 
 
+@pytest.mark.parametrize("num_search_seeds", [1, 2])
+def test_the_finalists_get_further_seeds_and_the_best_of_all_their_seeds_is_confirmed(tmp_path, play, num_search_seeds):
+    """By the search's seeds, configuration 1 is the best, 3 the second, and 2 the last; 3 is the best of all seeds."""
+    first = {0: 0.5, 1: 0.9, 2: 0.1, 3: 0.8}
+    seen = {}
+
+    def objective(config):
+        number = seen.setdefault(
+            (config.regularizer, config.opt["lr"]), len([k for k in seen if k[0] == config.regularizer])
+        )
+        return first[number] if config.seed < num_search_seeds else {1: 0.6, 3: 0.85}.get(number, 1.0)
+
+    sweep = make(tmp_path, num_trials=4, num_search_seeds=num_search_seeds, num_finalists=2, race=False)
+    phases, proposals = play(sweep, objective)
+    assert phases.complete()
+    further = [p for p in proposals if p.phase == "search" and p.config.seed >= num_search_seeds]
+    numbers = [seen[p.config.regularizer, p.config.opt["lr"]] for p in further]
+    assert numbers == [1, 1, 3, 3] * 2
+    assert {p.config.seed for p in further} == {num_search_seeds, num_search_seeds + 1}
+    assert not any(p.config.read_test for p in further)
+    confirmed = [p.config for p in proposals if p.phase == "confirm"]
+    assert {seen[c.regularizer, c.opt["lr"]] for c in confirmed} == {3}
+    assert {c.seed for c in confirmed} == set(range(num_search_seeds + 2, num_search_seeds + 5))
+    assert phases.num_search == 2 * (4 * num_search_seeds + 2 * 2)
+
+
+def test_a_finalist_that_diverges_once_is_not_selected(tmp_path, play):
+    sweep = make(tmp_path, num_trials=3, num_search_seeds=1, num_finalists=3, num_finalist_seeds=1)
+    _, proposals = play(sweep, lambda config: math.nan if config.seed == 1 and config.opt["lr"] == 0.1 else 0.5)
+    assert any(p.config.opt["lr"] == 0.1 for p in proposals if p.phase == "search")
+    confirmed = {p.config.opt["lr"] for p in proposals if p.phase == "confirm"}
+    assert confirmed
+    assert 0.1 not in confirmed
+
+
+def test_an_arm_with_a_single_configuration_has_no_finalists(tmp_path, play):
+    phases, proposals = play(make(tmp_path, num_trials=1, num_finalists=4), lambda config: 0.5)
+    assert phases.num_search == len([p for p in proposals if p.phase == "search"]) == 2 * 2
+    assert {p.config.seed for p in proposals if p.phase == "confirm"} >= {4, 5}  # after those of finalists elsewhere
+
+
 def test_a_clearly_beaten_arm_gives_its_seeds_to_the_others(tmp_path, play):
     noise = {seed: 0.01 * (-1) ** seed for seed in range(20)}
     sweep = make(tmp_path, ranges=choices(("sgd", "sam", "s2sam"), ("none",)))

@@ -51,9 +51,12 @@ def budget(view: SweepView) -> list[Block]:
 def best_so_far(view: SweepView) -> dict[str, list[float]]:
     """For each arm, the highest mean of the goal after 1, 2, ... configurations."""
     goal = view.state.goal
+    num_seeds = view.state.identity["num_search_seeds"]  # all configurations have these; finalists have more
     running = {}
     for arm, configurations in configurations_by_arm(view.search).items():
-        values = [[value for t in trials if (value := goal.value(t)) is not None] for trials in configurations]
+        values = [
+            [value for t in trials[:num_seeds] if (value := goal.value(t)) is not None] for trials in configurations
+        ]
         running[arm] = list(accumulate((fmean(found) for found in values if found), max))
     return {arm: best for arm, best in running.items() if best}
 

@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from service.commands import app
 from service.statistics import interval_of_mean
 from service.views.report import FORMATS, make_report, write_report
 from service.views.report.blocks import Items, Plot, Table, Text
+from service.views.report.sections.budget import best_so_far
 from tests.service.conftest import fill
 
 
@@ -93,6 +95,14 @@ def test_a_real_difference_is_significant(toy):
     assert [[cell.bold for cell in row].index(True) if row[-1].bold else None for row in table.rows] == [3, None]
     result = " ".join(block.text for block in blocks(report, "Result", Text))
     assert "The winner is better than the best arm without a regularizer on the test split" in result
+
+
+def test_further_seeds_of_finalists_do_not_change_what_the_search_reached(toy):
+    for lam, accuracies in ((1e-6, (0.9, 0.1, 0.1)), (1e-5, (0.8, 0.8, 0.8))):
+        for seed, accuracy in enumerate(accuracies):
+            toy.trial((0.99, accuracy), lam=lam, seed=seed)
+    running = best_so_far(SimpleNamespace(state=toy.state, search=toy.state.finished("search")))
+    assert running == {"sam + wcr": [0.9, 0.9]}
 
 
 def test_failures_cost_and_budget(filled):
