@@ -123,6 +123,8 @@ def sizes(found: Found) -> list[str]:
         smallest(found),
         "Paired differences of these fractions:",
         comparison_table(size_comparisons(found), verdicts=("larger", "smaller")),
+        paragraph(f"The same fractions at {found.target:g}, smallest first; an observation, which was added later:"),
+        sizes_at_target(found),
     ]
 
 
@@ -140,6 +142,17 @@ def macs(found: Found, arm: Arm) -> dict[int, float]:
     """Seed -> fraction of the dense network's MACs that is left of the arm's smallest network."""
     level = smallest_level(found, arm)
     return {} if level is None else found.values(arm, level, "macs_left", "curve")
+
+
+def sizes_at_target(found: Found) -> str:
+    rows = []
+    for arm in found.arms:
+        left = list(found.values(arm, found.target, "macs_left", "curve").values())
+        accuracy = list(found.at_target(arm).values())
+        if left and accuracy:
+            rows.append((statistics.fmean(left), [*arm, with_interval(accuracy), with_interval(left)]))
+    rows.sort(key=lambda row: row[0])
+    return table(["optimizer", "regularizer", "test accuracy", "MACs left"], [cells for _, cells in rows])
 
 
 def smallest(found: Found) -> str:

@@ -50,6 +50,12 @@ def test_the_smallest_networks_by_hand(found):
     assert [row.split(" | ")[:3] for row in others] == [["| sam", "wcr", "0"]]
 
 
+def test_the_sizes_at_the_target_are_those_of_every_arm(found):
+    first, _, last = page.sizes_at_target(found).splitlines()[2:]
+    assert first == "| sgd | hoyer_square | 0.800 [0.800, 0.800] | 0.200 [0.200, 0.200] |"
+    assert last == "| sam | wcr | 0.500 [0.500, 0.500] | 0.700 [0.700, 0.700] |"
+
+
 def test_sizes_are_compared_with_no_regularizer(found):
     shown = comparison_table(page.size_comparisons(found))
     row = next(line for line in shown.splitlines() if "hoyer_square, against sgd" in line)
