@@ -75,7 +75,7 @@ def comparison_table(
     verdicts: tuple[str, str] = ("higher", "lower"),
     margin: float | None = None,
 ) -> str:
-    """What `compared` finds."""
+    """What `compared` finds, as a table; its arguments are the same."""
     rows = []
     for (name, *_), row in zip(comparisons, compared(comparisons, verdicts=verdicts, margin=margin), strict=True):
         if row is None:

@@ -195,10 +195,12 @@ class Found:
         commits = dict.fromkeys(state.header["software"]["git_commit"][:10] for state in self.states)
         missing = f"**Not complete:** {self.num_confirmed} of {len(self.planned_arms)} arms are confirmed. "
         further = f", and {self.sweep.num_finalist_seeds} more seeds for the best {self.sweep.num_finalists}"
-        earlier = f"Of an earlier selection: {num} trials. " if (num := len(trials) - search - confirmed) else ""
+        others = len(trials) - search - confirmed
+        earlier = f"Of an earlier selection: {others} trials. " if others else ""
+        num = self.sweep.num_search_seeds
         return (
             f"{'' if self.is_complete else missing}Search: {search} trials (planned: {self.sweep.num_trials} "
-            f"configurations x {self.sweep.num_search_seeds} seeds per arm"
+            f"configurations x {num} seed{'s' * (num > 1)} per arm"
             f"{further if self.sweep.num_finalists > 1 else ''}). Confirmation: {confirmed} trials. {earlier}They took "
             f"{hours:.1f} core hours; {failed or 'none'} of them diverged or failed. "
             f"Commit of the code at the start: {', '.join(commits)}."

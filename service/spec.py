@@ -117,7 +117,8 @@ class SweepSpec(BaseModel):
     num_finalists: int = Field(
         default=1,
         ge=1,
-        description="best configurations of each arm that are trained on further seeds before one of them is selected",
+        description="best configurations of each arm that are trained on further seeds before one of them is "
+        "selected; 1: no further seeds",
     )
     num_finalist_seeds: int = Field(default=2, ge=1, description="further seeds of each of several finalists")
     sampler: Literal["tpe", "gp"] = Field(
