@@ -2,13 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from benchmarks._markdown import Comparison, compared, comparison_table, paragraph, table, with_interval
+from benchmarks._markdown import Comparison, comparison_table, paragraph, table, with_interval
 from benchmarks._study import Arm, Found
 
 __all__ = [
-    "answers",
     "carried_section",
     "costs",
     "criteria_section",
@@ -59,41 +58,7 @@ def recommended(found: Found) -> str:
     return f"The best arm by the validation accuracy of the confirmed networks, against SGD alone:\n\n{shown}"
 
 
-# ---- all networks --------------------------------------------------------------------------------------------------
-
-
-def answers(founds: Mapping[str, Found]) -> str:
-    """A table for each question: the comparisons, and what each network says about them.
-
-    Args:
-        founds: Title -> the results of a network. The first asks every question; a comparison belongs to the question
-            that it has there.
-    """
-    founds = {title: found for title, found in founds.items() if found.arms}
-    if not founds:
-        return "Nothing has run yet."
-    verdicts = {title: answered(found) for title, found in founds.items()}
-    questions = next(iter(founds.values())).study.planned
-    parts = []
-    for question, planned in questions.items():
-        rows = [
-            [f"{' + '.join(ours)}, against {' + '.join(theirs)}"]
-            + [verdicts[title].get((ours, theirs), "") for title in founds]
-            for ours, theirs in planned
-        ]
-        parts += [f"{question}:", table(["comparison", *founds], rows)]
-    return "\n\n".join(parts)
-
-
-def answered(found: Found) -> dict[tuple[Arm, Arm], str]:
-    """The difference and the verdict of each planned comparison, `-` without data; Holm's correction by question."""
-    cells = {}
-    for planned in found.study.planned.values():
-        rows = compared(found.comparisons(planned), verdicts=("better", "worse"), margin=found.study.margin)
-        for pair, row in zip(planned, rows, strict=True):
-            verdict = row and {"no": "open"}.get(row["verdict"], row["verdict"])
-            cells[pair] = "-" if row is None else f"{row['difference']:+.3f}, {verdict}"
-    return cells
+# ---- in short --------------------------------------------------------------------------------------------------------
 
 
 def in_short(found: Found, others: Sequence[Arm]) -> str:

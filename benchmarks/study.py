@@ -16,9 +16,10 @@ from typing import Any
 
 from benchmarks import digits_methods
 from benchmarks._best_values import BEST, best_entries
-from benchmarks._markdown import replace_section
+from benchmarks._markdown import paragraph, replace_section
 from benchmarks._study import Arm, Found, Study
-from benchmarks._study_page import answers, carried_section, criteria_section, in_short, section
+from benchmarks._study_answers import answers, draw_answers
+from benchmarks._study_page import carried_section, criteria_section, in_short, section
 from service import Sweep
 from service.driver import run_reprune
 from service.records.state import EVENTS, TrialRecord
@@ -202,6 +203,20 @@ def write_part(name: str, found: Found, page: Path) -> None:
         found.draw().savefig(figure, dpi=110)
 
 
+def write_answers(founds: Mapping[str, Found], page: Path) -> None:
+    figure, shown = page.with_name(f"{page.stem}-answers.png"), draw_answers(founds)
+    parts = [answers(founds)]
+    if shown:
+        shown.savefig(figure, dpi=110)
+        caption = (
+            "A filled symbol stands for a difference that is significant after Holm's correction, the grey band for "
+            f"differences up to {MARGIN:g}. In the tables, *open* means neither significant nor shown to be equal."
+        )
+        picture = f"![the difference of each comparison with its interval, by question and network]({figure.name})"
+        parts = [picture, paragraph(caption), *parts]
+    write("answers", "\n\n".join(parts), page)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=PARTS, help="run this part alone; repeatable")
@@ -234,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             replace_section(BEST, *markers, best_entries(founds[name], "docs/study.md"))
     carried = carry(founds["width16"], founds["width8"], run=run and not args.part)
     if page:
-        write("answers", answers({PARTS[name].title: found for name, found in founds.items()}), page)
+        write_answers({PARTS[name].title: found for name, found in founds.items()}, page)
         labels = [method.label for method in CRITERIA]
         write("criteria", criteria_section(founds["width8"], CRITERIA_ARMS, labels), page)
         write("carried", carried, page)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sparsity
+from benchmarks import _study_answers as answers
 from benchmarks import _study_page as page
 from benchmarks import study
 from benchmarks._best_values import best_entries
@@ -98,13 +99,34 @@ def test_the_answers_are_beside_each_other(found):
     """A network without results has no column; one with fewer comparisons leaves theirs empty."""
     reduced = Study(found.study.sweeps, study.PARTS["width16"].planned, results=found.study.results).found()
     none = Study((), {}, results=found.study.results).found()
-    text = page.answers({"width 8": found, "width 16": reduced, "ViT": none})
+    founds = {"width 8": found, "width 16": reduced, "ViT": none}
+    text = answers.answers(founds)
     assert text.count("| comparison | width 8 | width 16 |") == len(found.study.planned)
-    (row,) = [line for line in text.splitlines() if line.startswith("| sgd + hoyer_square, against sgd + none |")]
+    (row,) = [line for line in text.splitlines() if line.startswith("| sgd: hoyer_square against none |")]
     # p = 2 / 2^7 times 14 comparisons at width 8, of which three are left at width 16
-    assert row == "| sgd + hoyer_square, against sgd + none | +0.305, open | +0.305, better |"
-    assert "| sgd + l1, against sgd + none | - |  |" in text
-    assert page.answers({"ViT": none}) == "Nothing has run yet."
+    assert row == "| sgd: hoyer_square against none | +0.305, open | +0.305, better |"
+    assert "| sgd: l1 against none | - |  |" in text
+    assert answers.answers({"ViT": none}) == "Nothing has run yet."
+
+
+def test_the_figure_has_a_symbol_for_each_answer(found):
+    """Filled where the corrected test is significant: with fewer comparisons, Hoyer-square against none."""
+    reduced = Study(found.study.sweeps, study.PARTS["width16"].planned, results=found.study.results).found()
+    figure = answers.draw_answers({"width 8": found, "width 16": reduced})
+    symbols = [line for axes in figure.axes for line in axes.lines if line.get_marker() in ("o", "s")]
+    drawn = {(line.get_marker(), line.get_markerfacecolor()): line for line in symbols if len(line.get_xdata())}
+    assert drawn["s", answers.COLOURS[1]].get_xdata() == pytest.approx([0.305])
+    assert ("o", answers.COLOURS[0]) not in drawn
+    assert drawn["o", "white"].get_xdata() == pytest.approx([0.305])
+    rows = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    expected = [answers.shortened(pair) for pairs in found.study.planned.values() for pair in pairs]
+    assert sorted(rows) == sorted([*expected, *found.study.planned])
+    assert answers.draw_answers({"width 8": Study((), {}, results=found.study.results).found()}) is None
+
+
+def test_questions_are_spread_over_columns_of_similar_heights():
+    assert answers.in_columns({"a": 9, "b": 16, "c": 16, "d": 8, "e": 8}, 2) == [["a", "b"], ["c", "d", "e"]]
+    assert answers.in_columns({"a": 3}, 2) == [["a"]]
 
 
 def test_a_few_arms_and_the_best_one_are_shown_in_short(toy, found):
