@@ -99,9 +99,16 @@ class Phases(TrialQueue):
 
     @property
     def num_done(self) -> int:
-        """Number of trials of the sweep that have ended, in earlier runs too."""
-        trials = self.records.state.trials
-        return sum(self.has_ended(key) for key, trial in trials.items() if not trial.left_out)
+        """Number of trials of the sweep that have ended, in earlier runs too.
+
+        After a change of the sweep, its records may have trials that confirmed another selection; they do not count.
+        """
+        chosen = {p.key for p in self.confirmations()} if self.search.ended() and self.selected() else set()
+        return sum(
+            self.has_ended(key)
+            for key, trial in self.records.state.trials.items()
+            if not trial.left_out and (trial.phase != "confirm" or key in chosen)
+        )
 
     def _start(self, proposal: Proposal) -> None:
         if self.adoptable is not None:

@@ -230,6 +230,15 @@ def test_a_trial_that_has_everything_is_not_handed_out_again(toy, phases_of):
     assert phases.next().phase == "confirm"
 
 
+def test_what_confirmed_an_earlier_selection_does_not_count_as_done(toy, phases_of):
+    toy.trial((0.9, 0.7))
+    for lam in (1e-5, 2e-5):  # the second was selected before the sweep was changed
+        toy.trial((0.9, 0.7), phase="confirm", test=(0.9, 0.7), lam=lam, seed=1)
+    phases = phases_of()
+    assert phases.next() is Next.FINISHED
+    assert phases.num_done == 2
+
+
 def test_the_checkpoint_of_another_method_is_replaced_where_the_weights_are_kept(toy, phases_of):
     key = toy.trial((0.9, 0.7), others={"snip global": (0.8, None)})
     (toy.state.trial_folder(key) / "trained").mkdir()
