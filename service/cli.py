@@ -118,7 +118,7 @@ def make_command(sweep: SweepSpec, action: Callable[[Any], None] | None = None) 
                 return action(chosen)
             summary = chosen.run(typed_command(), quiet=quiet)
         except (ValueError, OSError) as error:
-            fail(error)
+            fail(error, {name: flag_of(name) for name in given})
         except KeyboardInterrupt:
             again = shlex.join([sys.orig_argv[0], *map(hide_passwords, sys.orig_argv[1:])])
             typer.echo(f"Stopped. The same command continues from here.\n{again}", err=True)

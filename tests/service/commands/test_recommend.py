@@ -39,10 +39,10 @@ def test_an_own_sweep_is_nearer(toy):
     [
         (("resnet81", "--regularizer", "wcr"), "architecture: must be one of"),
         (("resnet18", "--regularizer", "none"), "regularizer: must have a lam to recommend, got none"),
-        (("resnet18", "--regularizer", "wcr", "--lr", "-1"), "lr: input should be greater than 0, got -1.0"),
+        (("resnet18", "--regularizer", "wcr", "--lr", "-1"), "lr: must be greater than 0, got -1.0"),
         (
             ("resnet18", "--regularizer", "wcr", "--target-sparsity", "1"),
-            "target_sparsity: input should be less",
+            "target_sparsity: must be less",
         ),
         (("resnet18", "--regularizer", "wcr", "--model", "width"), "model: must be KEY=VALUE"),
     ],

@@ -15,7 +15,7 @@ from service.commands import app
         (["toy", "--crit", "num_probes=3"], "crit: arguments must be among those of the criterion (magnitude: (none))"),
         (["toy", "--recalibrate", "--criterion", "compensation"], "recalibrate: must be off with compensation"),
         (["toy", "--arm", "sam"], "arm: must be one of (none), got 'sam'"),
-        (["toy", "--keep", "some"], "keep: input should be 'target', 'all', 'pruned' or 'none', got 'some'"),
+        (["toy", "--keep", "some"], "keep: must be 'target', 'all', 'pruned' or 'none', got 'some'"),
     ],
 )
 def test_reprune_refuses_bad_input_before_anything_starts(toy, options, message):
