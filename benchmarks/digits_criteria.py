@@ -22,9 +22,9 @@ from benchmarks._measure import RESULTS
 from benchmarks.digits_ablations import Arms, studied_configs
 from benchmarks.digits_methods import PAGE, SWEEP
 from service.records.events import EventLog
-from trainables.config import PruningMethod
 from trainables.loop import Training, load_task
 from trainables.pruning import evaluate_pruned
+from trainables.pruning_method import PruningMethod
 
 __all__ = ["ARMS", "COMPARED", "LEVELS", "METHODS", "CriteriaJob", "all_jobs", "comparisons", "section"]
 

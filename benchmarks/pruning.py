@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from sweeps.digits import SWEEP
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import TrialConfig
 from trainables.loop import load_task
 from trainables.malloc import keep_freed_memory
+from trainables.pruning_method import PruningMethod
 from trainables.runner import TrialRunner
 from trainables.task import Task
 

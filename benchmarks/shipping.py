@@ -36,7 +36,8 @@ def write_events(folder: Path, *, num_trials: int, num_points: int, figures: boo
     """A sweep of finished trials, written by `Recorder`; returns the number of metric points in it."""
     from service.records.recorder import Recorder
     from sweeps.digits import SWEEP
-    from trainables.config import PruningMethod, TrialConfig
+    from trainables.config import TrialConfig
+    from trainables.pruning_method import PruningMethod
 
     rng = np.random.default_rng(0)
     layers = [

@@ -24,7 +24,7 @@ from service import Sweep
 from service.driver import run_reprune
 from service.records.state import EVENTS, TrialRecord
 from sweeps import cifar10, cifar10_methods
-from trainables.config import PruningMethod
+from trainables.pruning_method import PruningMethod
 
 __all__ = ["CRITERIA", "CRITERIA_ARMS", "PARTS", "Part", "carried_sweeps", "study_of", "tiny"]
 

@@ -15,9 +15,9 @@ from service.spec import SweepSpec
 from service.views.console import make_console, print_whole, say, warn
 from service.views.tables import as_tables
 from sparsity.import_strings import short_name
-from trainables.config import PruningMethod
 from trainables.files import write_atomically
 from trainables.network_summary import Weight, in_words
+from trainables.pruning_method import PruningMethod
 
 __all__ = ["announce", "announce_memory", "announce_network", "announce_reprune", "report"]
 

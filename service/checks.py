@@ -15,7 +15,7 @@ from service.spec import SweepSpec
 from sparsity import masks
 from sparsity.gates import Gated
 from sparsity.import_strings import is_import_string, own_frame, short_name, source_of
-from trainables.config import construct
+from trainables.arguments import construct
 from trainables.data.fingerprint import fingerprint
 from trainables.errors import one_line
 from trainables.loop import Training

@@ -19,8 +19,8 @@ from service.errors import fail
 from service.process import prepare_process, typed_command
 from service.records.passwords import hide_passwords
 from service.spec import SweepSpec
+from trainables.arguments import parse_arguments
 from trainables.config import ARGUMENT_GROUPS, TrialConfig
-from trainables.key_value import parse_arguments
 
 __all__ = ["main"]
 

@@ -38,8 +38,8 @@ from service.tracking.shipper import Shipper
 from service.views.console import make_console, warn
 from service.views.progress import Progress
 from sparsity.import_strings import pinned_sources
-from trainables.config import PruningMethod
 from trainables.own_code import OwnCode, WithOwnCode, criterion_sources, write_sources
+from trainables.pruning_method import PruningMethod
 from trainables.trial import Trial
 
 __all__ = ["run_reprune", "run_sweep"]

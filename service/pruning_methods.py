@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sparsity
-from trainables.config import PruningMethod, check_name
+from trainables.pruning_method import PruningMethod
 
 __all__ = ["pruning_methods", "without_defaults"]
 
@@ -20,7 +20,7 @@ def pruning_methods(
     prunable: str = "",
 ) -> list[PruningMethod]:
     """Every criterion with every scope. A criterion gets those of the arguments that it takes."""
-    criteria = [check_name("sparsity.criteria", name, "criterion") for name in criteria]
+    criteria = [sparsity.check("sparsity.criteria", name, "criterion") for name in criteria]
     own = arguments_of(criteria, arguments)
     return [
         PruningMethod(

@@ -9,11 +9,12 @@ import torch
 
 import sparsity
 from service.records.state import State, TrialRecord
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import TrialConfig
 from trainables.data.fingerprint import fingerprint
 from trainables.loop import load_task
 from trainables.malloc import keep_freed_memory
 from trainables.own_code import sources_of, use_sources
+from trainables.pruning_method import PruningMethod
 from trainables.result import Status, read_result
 from trainables.runner import TrialRunner
 

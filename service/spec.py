@@ -10,14 +10,16 @@ from typing import Any, Literal, Self
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+import sparsity
 from search_spaces import SearchSpace
 from service.process import default_runs
 from service.pruning_methods import pruning_methods, without_defaults
 from service.range_file import read_range
 from sparsity.import_strings import is_import_string, short_name, source_of
 from sparsity.registry import name_of
-from trainables.config import ARGUMENT_GROUPS, Lam, PruningMethod, TrialConfig, check_name
+from trainables.config import ARGUMENT_GROUPS, Lam, TrialConfig
 from trainables.paths import expanded
+from trainables.pruning_method import PruningMethod
 
 __all__ = ["SweepSpec", "recorded_sources"]
 
@@ -194,13 +196,13 @@ class SweepSpec(BaseModel):
     @field_validator("optimizer", "regularizer")
     @classmethod
     def _names_of_methods(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        checked = [check_name(f"sparsity.{info.field_name}s", name, info.field_name) for name in names]
+        checked = [sparsity.check(f"sparsity.{info.field_name}s", name, info.field_name) for name in names]
         return tuple(dict.fromkeys(checked))  # an arm given twice is one
 
     @field_validator("criterion")
     @classmethod
     def _names_of_criteria(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(check_name("sparsity.criteria", name, "criterion") for name in names))
+        return tuple(dict.fromkeys(sparsity.check("sparsity.criteria", name, "criterion") for name in names))
 
     @field_validator("hold")
     @classmethod

@@ -1,55 +1,27 @@
 """One trial's configuration: a frozen, validated value, the only thing that decides what the trial computes."""
 
 import hashlib
-import inspect
 import json
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-import sparsity
-from sparsity.import_strings import check_import_string, is_import_string, own_frame, short_name, source_of
+from sparsity.import_strings import check_import_string, is_import_string, short_name, source_of
 from sparsity.registry import name_of
+from trainables.arguments import Arguments
+from trainables.pruning_method import PruningMethod, Sparsity, named
 
 __all__ = [
     "ARGUMENT_GROUPS",
     "EVALUATED",
     "HYPERPARAMETERS",
     "TEST_ARGUMENTS",
-    "Arguments",
     "Lam",
-    "PruningMethod",
-    "Sparsity",
     "TrialConfig",
-    "check_name",
-    "check_sparsity",
-    "construct",
-    "folder_of",
     "hyperparameters",
 ]
-
-
-def check_name(package: str, name: str, where: str) -> str:
-    """The name of a file of `package`, or an import string with an absolute path; else ValueError with the choices."""
-    return sparsity.check(package, name, where)
-
-
-def check_sparsity(value: float) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"sparsity: must be in [0, 1) (the fraction of weights removed), got {value:g}")
-    return value
-
-
-def check_arguments(arguments: Any, info: ValidationInfo) -> Any:
-    for name, value in arguments.items() if isinstance(arguments, dict) else ():
-        if not isinstance(value, bool | int | float | str):
-            raise ValueError(f"{info.field_name}/{name}: must be a number, true, false or a word, got {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{info.field_name}/{name}: must be finite, got {value}")
-    return arguments
 
 
 def check_lam(value: float) -> float:
@@ -64,127 +36,7 @@ def check_dataset(given: Any) -> str:
     return check_import_string(name, "dataset") if is_import_string(name) else name
 
 
-def check_pattern(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"prunable: must be a regular expression, got {pattern!r} ({error})") from None
-    return pattern
-
-
-def named(package: str, where: str) -> BeforeValidator:
-    return BeforeValidator(lambda given: check_name(package, name_of(package, given, where), where))
-
-
-Sparsity = Annotated[float, AfterValidator(check_sparsity)]
 Lam = Annotated[float, AfterValidator(check_lam)]
-Arguments = Annotated[dict[str, bool | int | float | str], BeforeValidator(check_arguments)]
-
-
-def construct(where: str, make: Callable[..., Any], *args: Any, arguments: Mapping[str, Any], **given: Any) -> Any:
-    """`make(*args, **given, **arguments)`, a constructor with the arguments of the configuration's group `where`.
-
-    ValueError names a argument that it does not take, or lacks, and says what those are that it takes.
-    """
-    called = getattr(make, "__name__", type(make).__name__)
-    signature = inspect.signature(make)
-    parameters = list(signature.parameters.values())
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    own = {p.name: p for p in parameters[len(args) :] if p.kind in kinds and p.name not in given}
-    taken = ", ".join(own) or "(none)"
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):  # else it refuses them itself
-        for name in given:
-            if name not in signature.parameters:
-                raise ValueError(f"{where}: {called} must take {name}, got {called}{signature}")
-        for argument in arguments:
-            if argument not in own:
-                raise ValueError(f"{where}: arguments of {called} must be among {taken}, got {argument!r}")
-    for name, parameter in own.items():
-        if parameter.default is inspect.Parameter.empty and name not in arguments:
-            raise ValueError(f"{where}: arguments of {called} must include {name}, got {dict(arguments)}")
-    try:
-        return make(*args, **given, **arguments)
-    except TypeError as error:
-        if own_frame(error):  # a fault inside a user's own code
-            raise
-        raise ValueError(f"{where}: arguments must be what {called} takes, got {dict(arguments)} ({error})") from error
-
-
-class PruningMethod(BaseModel):
-    """How a trained network is pruned: what ranks its weights, and which of them are ranked together.
-
-    Raises:
-        ValueError: pydantic's, one line for each fault, with the field, the rule and the value.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    criterion: Annotated[str, named("sparsity.criteria", "criterion")] = Field(
-        default="magnitude", description="what ranks weights for pruning"
-    )
-    crit: Arguments = Field(default={}, description="argument of the criterion, e.g. num_batches=4")
-    scope: str = Field(
-        default="global",
-        description="weights ranked together: global, uniform (per tensor), row (per output row), or N:M like 2:4",
-    )
-    min_kept: int = Field(default=0, ge=0, description="smallest number of weights kept in each tensor")
-    recalibrate: bool = Field(
-        default=False, description="also evaluate with BatchNorm statistics estimated again after pruning"
-    )
-    prunable: Annotated[str, AfterValidator(check_pattern)] = Field(
-        default="",
-        description="prune the weights whose names match this regular expression (as `sweeps inspect` lists them); "
-        "default: the task's choice",
-    )
-    criterion_source: str = Field(default="", description="digest of the criterion's source, if it is your own")
-
-    @model_validator(mode="after")
-    def _read_criterion_source(self) -> "PruningMethod":
-        is_own = is_import_string(self.criterion)
-        if is_own != bool(self.criterion_source):  # __dict__, because the value is frozen for everyone else
-            self.__dict__["criterion_source"] = source_of(self.criterion, "criterion").digest if is_own else ""
-        return self
-
-    @model_validator(mode="after")
-    def _recalibration_fits_the_criterion(self) -> "PruningMethod":
-        if self.recalibrate and self.criterion == "compensation":
-            raise ValueError(
-                "recalibrate: must be off with compensation (it would undo the shifts in BatchNorm), got on"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _scope_is_known(self) -> "PruningMethod":
-        n_of_m = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", self.scope)
-        if self.scope not in ("global", "uniform", "row") and (not n_of_m or int(n_of_m[1]) > int(n_of_m[2])):
-            raise ValueError(
-                f"scope: must be one of global, uniform, row, n:m with 1 <= n <= m (such as 2:4), got {self.scope!r}"
-            )
-        return self
-
-    @property
-    def only_level(self) -> float | None:
-        """The one sparsity of an n:m scope; None if the scope allows any sparsity."""
-        if ":" not in self.scope:
-            return None
-        n, m = map(int, self.scope.split(":"))
-        return (m - n) / m
-
-    @property
-    def label(self) -> str:
-        """The method in words, e.g. "magnitude global". Two methods have the same label only if they are equal."""
-        criterion = short_name(self.criterion) + f"@{self.criterion_source[:8]}" * bool(self.criterion_source)
-        words = [criterion, *(f"{name}={value}" for name, value in sorted(self.crit.items())), self.scope]
-        words += [f"min_kept={self.min_kept}"] * bool(self.min_kept) + ["recalibrated"] * self.recalibrate
-        words += [f"prunable={self.prunable}"] * bool(self.prunable)
-        return " ".join(words)
-
-
-def folder_of(method: str) -> str:
-    """The label of a pruning method as the name of a folder."""
-    name = method.replace(" ", "_")
-    safe = re.sub(r"[^\w.,=:+@-]", "_", name)
-    return name if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 class TrialConfig(PruningMethod):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from trainables.config import PruningMethod, TrialConfig, folder_of
+from trainables.config import TrialConfig
 from trainables.errors import one_line
 from trainables.files import storage_errors
 from trainables.pruning import (
@@ -20,6 +20,7 @@ from trainables.pruning import (
     save_pruned,
     shrunk_sizes,
 )
+from trainables.pruning_method import PruningMethod, folder_of
 from trainables.result import Status
 
 __all__ = ["KEEP", "FinalEvaluation", "missing_levels", "unmeasured"]

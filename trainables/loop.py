@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import sparsity
 from sparsity.import_strings import short_name
-from trainables.config import TrialConfig, construct
+from trainables.arguments import construct
+from trainables.config import TrialConfig
 from trainables.early_stopping import EarlyStopping
 from trainables.lottery import Lottery, weights_left
 from trainables.network_checks import check_network

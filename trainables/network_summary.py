@@ -6,8 +6,9 @@ from itertools import groupby
 
 from torch import nn
 
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import TrialConfig
 from trainables.prunable import prunable_weights, tied_names
+from trainables.pruning_method import PruningMethod
 from trainables.task import Task
 
 __all__ = ["Weight", "in_words", "summarize_network"]

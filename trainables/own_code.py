@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsity.import_strings import is_import_string, make_importable, use_source, write_source
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import TrialConfig
+from trainables.pruning_method import PruningMethod
 
 __all__ = ["OwnCode", "WithOwnCode", "criterion_sources", "sources_of", "use_sources", "write_sources"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from trainables.config import PruningMethod
+from trainables.pruning_method import PruningMethod
 from trainables.task import Task
 
 __all__ = ["prunable_weights", "tied_names"]

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 import sparsity
-from trainables.config import TrialConfig, construct
+from trainables.arguments import construct
+from trainables.config import TrialConfig
 
 __all__ = ["PruningSchedule", "make_pruning_schedule", "num_epochs"]
 

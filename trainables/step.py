@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import sparsity
-from trainables.config import TrialConfig, construct
+from trainables.arguments import construct
+from trainables.config import TrialConfig
 from trainables.task import Task
 
 __all__ = [

@@ -85,7 +85,7 @@ def export(
 
 def choose(state: Any, trial: str, level: float | None) -> tuple[str, float]:
     """The trial's key and the sparsity."""
-    from trainables.config import check_sparsity
+    from trainables.pruning_method import check_sparsity
     from trainables.result import Status
 
     name, winner = state.folder.name, (state.summary or {}).get("winner")

@@ -41,17 +41,17 @@ def recommend(
     as_json: AsJson = False,
 ) -> None:
     """Recommend lam and rho from the nearest settings that sweeps recorded or papers state; nothing is searched."""
+    import sparsity
     from service.search.known import Asked, all_known, ranked
-    from trainables.config import check_name
-    from trainables.key_value import parse_arguments
+    from trainables.arguments import parse_arguments
 
     mention_unreadable(runs)
     with one_line_errors(), stdout_for_json(as_json):
         asked = Asked(
-            architecture=check_name("trainables.architectures", architecture, "architecture"),
-            regularizer=check_name("sparsity.regularizers", regularizer, "regularizer"),
+            architecture=sparsity.check("trainables.architectures", architecture, "architecture"),
+            regularizer=sparsity.check("sparsity.regularizers", regularizer, "regularizer"),
             dataset=dataset,
-            optimizer=optimizer and check_name("sparsity.optimizers", optimizer, "optimizer"),
+            optimizer=optimizer and sparsity.check("sparsity.optimizers", optimizer, "optimizer"),
             model=parse_arguments("model", model or ()),
             lr=lr,
             weight_decay=weight_decay,

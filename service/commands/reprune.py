@@ -70,9 +70,9 @@ def reprune(
     from service.records.state import State, TrialRecord
     from service.spec import SweepSpec, recorded_sources
     from service.views.tables import with_headline
-    from trainables.config import check_sparsity
-    from trainables.key_value import parse_arguments
+    from trainables.arguments import parse_arguments
     from trainables.own_code import use_sources
+    from trainables.pruning_method import check_sparsity
 
     folder = sweep_folder(runs, name)
     with one_line_errors(), stdout_for_json(as_json):

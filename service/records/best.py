@@ -10,8 +10,9 @@ from typing import Any
 from service.records.state import State, TrialRecord, find_sweeps
 from service.statistics import mean_and_spread
 from sparsity.import_strings import short_name
-from trainables.config import EVALUATED, PruningMethod, hyperparameters
+from trainables.config import EVALUATED, hyperparameters
 from trainables.paths import expanded
+from trainables.pruning_method import PruningMethod
 from trainables.result import Status
 
 __all__ = ["PRUNING_DEFAULTS", "TRAINING_FIELDS", "best", "is_named", "near_best", "without_seed"]

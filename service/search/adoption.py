@@ -18,7 +18,8 @@ from service.records.state import State, TrialRecord, flatten
 from service.search.space import Arm, make_config
 from service.spec import SweepSpec
 from sparsity.import_strings import short_name
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import TrialConfig
+from trainables.pruning_method import PruningMethod
 from trainables.result import RESULT, Status
 
 __all__ = ["Adoptable", "admit", "adopted_points", "check_data", "left_out", "parameters_of"]

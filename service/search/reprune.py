@@ -7,7 +7,8 @@ from service.records.state import TrialRecord
 from service.search.proposals import Next, Proposal
 from service.search.queue import TrialQueue
 from service.search.wanted import Wanted
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import TrialConfig
+from trainables.pruning_method import PruningMethod
 from trainables.result import Status
 
 __all__ = ["Reprune"]

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 import sparsity
 from service.spec import SweepSpec
 from sparsity.import_strings import short_name
-from trainables.config import ARGUMENT_GROUPS, TrialConfig, check_name
+from trainables.config import ARGUMENT_GROUPS, TrialConfig
 
 __all__ = ["Arm", "choose", "is_baseline", "make_arms", "make_config"]
 
@@ -164,7 +164,7 @@ def combinations(ranges: Mapping[str, Any], chosen: Mapping[str, Sequence[str]])
 
 def checked(name: str, choice: str) -> str:
     """The choice; the path of an import string is absolute."""
-    return check_name(f"sparsity.{name}s", choice, name) if name in ("optimizer", "regularizer") else choice
+    return sparsity.check(f"sparsity.{name}s", choice, name) if name in ("optimizer", "regularizer") else choice
 
 
 def categories(distribution: Any) -> tuple[Any, ...]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from service.records.state import flatten
 from sparsity.import_strings import short_name
-from trainables.config import HYPERPARAMETERS, PruningMethod, hyperparameters
+from trainables.config import HYPERPARAMETERS, hyperparameters
+from trainables.pruning_method import PruningMethod
 from trainables.result import Status
 
 __all__ = ["description_of", "name_of", "params_of", "sweep_params", "tags_of"]

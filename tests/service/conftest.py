@@ -6,7 +6,8 @@ from service.records.recorder import Recorder
 from service.records.summary import summarize
 from sparsity.import_strings import short_name
 from tests.service._sweeps import make
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import TrialConfig
+from trainables.pruning_method import PruningMethod
 
 LEVELS = (0.0, 0.9)
 IDENTITY = make(target_sparsity=0.9).identity()

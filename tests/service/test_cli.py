@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_help_shows_every_knob_with_its_default(name, monkeypatch, capsys):
+def test_help_shows_every_option_with_its_default(name, monkeypatch, capsys):
     script = str(REPOSITORY / "sweeps" / f"{name}.py")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", [script, "--help"])

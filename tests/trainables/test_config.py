@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 import sparsity
-from trainables.config import PruningMethod, TrialConfig, check_name, check_sparsity, construct
+from trainables.config import TrialConfig
+from trainables.pruning_method import PruningMethod, check_sparsity
 
 FIELDS = {
     "dataset": "digits",
@@ -85,7 +86,7 @@ def test_lam_needs_a_regularizer():
 
 
 @pytest.mark.parametrize("group", ["model", "opt", "reg", "lr_sched"])
-def test_a_knobs_fault_names_the_argument(group):
+def test_a_fault_in_arguments_names_the_argument(group):
     for value in (float("nan"), float("inf"), float("-inf")):
         assert faults(**{group: {"fine": 1.0, "rho": value}}) == [
             ((group,), f"{group}/rho: must be finite, got {value}")
@@ -95,7 +96,7 @@ def test_a_knobs_fault_names_the_argument(group):
     ]
 
 
-def test_knobs_keep_their_types():
+def test_arguments_keep_their_types():
     arguments = {"width": 16, "rho": 1.0, "adaptive": True, "base": "adamw"}
     kept = TrialConfig(**FIELDS, opt=arguments).opt
     assert [(name, type(value), value) for name, value in kept.items()] == [
@@ -316,44 +317,3 @@ def test_evaluations_rise_to_the_last_epoch():
             assert len(evaluations) == min(max_epochs, num_evaluations)
             assert evaluations[-1] == max_epochs
             assert all(a < b for a, b in zip((0, *evaluations), evaluations, strict=False))
-
-
-# ---- constructors and their arguments --------------------------------------------------------------------------------
-
-
-def make(first, given, needed, *, optional=2):
-    return (first, given, needed, optional)
-
-
-def test_with_knobs_passes_them_on():
-    assert construct("opt", make, 1, given=2, arguments={"needed": 3}) == (1, 2, 3, 2)
-    assert construct("opt", make, 1, given=2, arguments={"needed": 3, "optional": 4}) == (1, 2, 3, 4)
-
-
-@pytest.mark.parametrize(
-    "argument", ["unknown", "first", "given"]
-)  # the caller's own arguments are no arguments either
-def test_with_knobs_refuses_others(argument):
-    with pytest.raises(ValueError, match=f"^opt: arguments of make must be among needed, optional, got '{argument}'$"):
-        construct("opt", make, 1, given=2, arguments={"needed": 3, argument: 4})
-
-
-def test_with_knobs_misses_one():
-    with pytest.raises(ValueError, match=r"^opt: arguments of make must include needed, got \{'optional': 4\}$"):
-        construct("opt", make, 1, given=2, arguments={"optional": 4})
-
-
-def test_with_knobs_of_a_wrong_type():
-    def halve(x):
-        return x / 2
-
-    with pytest.raises(
-        ValueError, match=r"^opt: arguments must be what halve takes, got \{'x': 'one'\} \(unsupported op"
-    ):
-        construct("opt", halve, arguments={"x": "one"})
-
-
-def test_check_name():
-    assert check_name("sparsity.criteria", "magnitude", "criterion") == "magnitude"
-    with pytest.raises(ValueError, match=r"^criterion: must be one of .*magnitude.*, got 'size'$"):
-        check_name("sparsity.criteria", "size", "criterion")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.trainables._tiny_tasks import make_tiny_task, tiny_config
-from trainables.config import PruningMethod
 from trainables.loop import Training
 from trainables.pruning import TrainedNetwork, evaluation, load_pruned
+from trainables.pruning_method import PruningMethod
 from trainables.result import Status, read_result
 from trainables.runner import TrialRunner
 

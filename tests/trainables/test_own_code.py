@@ -13,8 +13,9 @@ from service.search.space import make_arms, make_config
 from service.spec import SweepSpec
 from sparsity.import_strings import source_of
 from tests.service._sweeps import SPACE, SWEEPS, load_sweep, make
-from trainables.config import PruningMethod, TrialConfig
+from trainables.config import TrialConfig
 from trainables.own_code import OwnCode, WithOwnCode, criterion_sources, sources_of, use_sources, write_sources
+from trainables.pruning_method import PruningMethod
 
 OWN = {"architecture": "own_nets.py:build", "dataset": "own_nets.py:load", "criterion": "own_nets.py:score"}
 

@@ -6,11 +6,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sparsity.regularizers.l0_hard_concrete import L0HardConcrete
-from trainables.config import PruningMethod
 from trainables.loop import Training
 from trainables.network_summary import in_words, summarize_network
 from trainables.prunable import prunable_weights, tied_names
 from trainables.pruning import apply_pruning, evaluate_pruned, load_pruned, save_pruned
+from trainables.pruning_method import PruningMethod
 
 NETS = """
 from torch import nn

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import sparsity
-from trainables.config import construct
+from trainables.arguments import construct, parse_arguments
 from trainables.data.questions import Question, Questions
 from trainables.files import new_folder
-from trainables.key_value import parse_arguments
 
 __all__ = ["harness_tasks", "write_harness_tasks"]
 

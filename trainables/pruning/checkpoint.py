@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import sparsity
 from sparsity import masks
 from sparsity.import_strings import is_import_string
-from trainables.config import construct
+from trainables.arguments import construct
 from trainables.errors import one_line
 from trainables.network_checks import check_network
 from trainables.prunable import tied_names

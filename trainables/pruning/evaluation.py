@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import sparsity
 from sparsity import masks
-from trainables.config import TrialConfig, construct
+from trainables.arguments import construct
+from trainables.config import TrialConfig
 from trainables.prunable import prunable_weights
 from trainables.pruning.calibration import gradients_in_parts, num_calibration_examples, parts_in_memory
 from trainables.task import Task

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import sparsity
 from sparsity.gates import Gated
 from trainables.architectures.causal_lm import DEFAULT_BASE
-from trainables.config import TEST_ARGUMENTS, TrialConfig, construct
+from trainables.arguments import construct
+from trainables.config import TEST_ARGUMENTS, TrialConfig
 
 __all__ = ["LoRASettings", "base_of", "check_config"]
 

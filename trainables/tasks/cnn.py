@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import sparsity
 from sparsity.import_strings import short_name
-from trainables.config import TrialConfig, check_name, construct
+from trainables.arguments import construct
+from trainables.config import TrialConfig
 from trainables.data.images import Images
 from trainables.data.splits import split_indices
 from trainables.network_checks import check_network
@@ -63,7 +64,7 @@ class CNN(Task):
 
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> LoadedImages:
-        check_name("trainables.datasets", config.dataset, "dataset")
+        sparsity.check("trainables.datasets", config.dataset, "dataset")
         images = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(images, Images):
             got = f"{type(images).__name__} of {config.dataset!r}"

@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sparsity
 from trainables.architectures.causal_lm import SIZES, TINY, base_folder, network_config
-from trainables.config import TrialConfig, check_name, construct
+from trainables.arguments import construct
+from trainables.config import TrialConfig
 from trainables.data.questions import Questions
 from trainables.data.splits import split_indices
 from trainables.data.tokens import (
@@ -109,7 +110,7 @@ class LoRA(Task):
 
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> LoadedQuestions:
-        check_name("trainables.datasets", config.dataset, "dataset")
+        sparsity.check("trainables.datasets", config.dataset, "dataset")
         check_config(config)
         questions = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(questions, Questions):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import sparsity
 from sparsity.import_strings import short_name
-from trainables.config import TrialConfig, check_name, construct
+from trainables.arguments import construct
+from trainables.config import TrialConfig
 from trainables.data.slices import Slices
 from trainables.data.splits import SPLITS
 from trainables.network_checks import check_network
@@ -91,7 +92,7 @@ class UNet(Task):
 
     @classmethod
     def load(cls, config: TrialConfig, root: str | None = None) -> Slices:
-        check_name("trainables.datasets", config.dataset, "dataset")
+        sparsity.check("trainables.datasets", config.dataset, "dataset")
         slices = construct("data", sparsity.load("trainables.datasets", config.dataset), root, arguments=config.data)
         if not isinstance(slices, Slices):
             raise ValueError(f"dataset: must have image slices with masks (e.g. lgg), got {config.dataset!r}")

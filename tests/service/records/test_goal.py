@@ -6,7 +6,7 @@ from scipy.integrate import trapezoid
 
 from service.records.goal import Goal, area_under_curve, excess
 from tests.service._sweeps import make
-from trainables.config import PruningMethod
+from trainables.pruning_method import PruningMethod
 
 
 def test_the_area_by_hand():

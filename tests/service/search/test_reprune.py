@@ -5,7 +5,7 @@ import pytest
 from service.search.proposals import Next, Proposal
 from service.search.reprune import Reprune
 from tests.service.conftest import fill
-from trainables.config import PruningMethod
+from trainables.pruning_method import PruningMethod
 
 SNIP = PruningMethod(criterion="snip", scope="uniform")
 

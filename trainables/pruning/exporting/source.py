@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from trainables.config import TrialConfig, check_sparsity
+from trainables.config import TrialConfig
 from trainables.pruning.checkpoint import save_pruned
 from trainables.pruning.trained import load_trained
+from trainables.pruning_method import check_sparsity
 from trainables.task import Task
 
 __all__ = ["find_checkpoint"]
