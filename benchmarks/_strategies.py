@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 
 from benchmarks._grid_table import Trainings
 from benchmarks.digits_grid import FULL_EPOCHS, Point, configure
-from service.search.proposals import Proposal, Search
+from service.search.proposals import Search
+from service.search.queue import Proposal
 from service.search.space import Arm
 
 __all__ = ["BY_TPE", "STRATEGIES", "Strategy", "halving_sizes", "order", "scaled_point", "search"]

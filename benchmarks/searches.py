@@ -25,7 +25,8 @@ import optuna
 from optuna.distributions import FloatDistribution
 
 from benchmarks._measure import RESULTS
-from service.search.proposals import Next, Proposal, Search, num_pending
+from service.search.proposals import Search, num_pending
+from service.search.queue import Next, Proposal
 from service.search.space import Arm
 from trainables.config import TrialConfig
 

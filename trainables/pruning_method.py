@@ -15,6 +15,7 @@ __all__ = ["PruningMethod", "Sparsity", "check_sparsity", "folder_of", "named"]
 
 
 def named(package: str, where: str) -> BeforeValidator:
+    """What checks a name of `package`, for which a class or function may stand."""
     return BeforeValidator(lambda given: sparsity.check(package, name_of(package, given, where), where))
 
 

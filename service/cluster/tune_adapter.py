@@ -12,8 +12,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from service.records.recorder import Recorder
-from service.search.proposals import Next, Proposal
-from service.search.queue import STORAGE_HINT, TrialQueue
+from service.search.queue import STORAGE_HINT, Next, Proposal, TrialQueue
 from service.views.progress import Progress
 from trainables.config import TrialConfig
 from trainables.final_evaluation import missing_levels

@@ -11,8 +11,8 @@ from service.records.goal import excess
 from service.records.recorder import Recorder
 from service.search.adoption import Adoptable
 from service.search.known import ATTRIBUTES, NAMES, Asked, all_known, carried, different_points, ranked
-from service.search.proposals import Next, Proposal, Search, open_storage
-from service.search.queue import TrialQueue
+from service.search.proposals import Search, open_storage
+from service.search.queue import Next, Proposal, TrialQueue
 from service.search.race import next_stage
 from service.search.space import Arm, is_baseline, make_config
 from service.search.wanted import Wanted

@@ -10,13 +10,10 @@ still run. It never depends on which trial happened to finish first. A sweep tha
 trials, even if the number of workers has changed: the records keep the `num_parallel` that the sweep began with.
 """
 
-import functools
 import hashlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -27,60 +24,17 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from service.records.goal import excess
+from service.search.queue import Next, Proposal
 from service.search.samplers import clip, halton_point, sample
 from service.search.space import Arm
-from trainables.config import TrialConfig, hyperparameters
-from trainables.pruning_schedule import num_epochs
+from trainables.config import TrialConfig
 
-__all__ = ["Next", "Proposal", "Search", "num_pending", "open_storage"]
+__all__ = ["Search", "num_pending", "open_storage"]
 
 NUM_STARTUP = 4  # trials of an arm before there are enough results to learn from
 MOST_FOR_GP = 50  # results of an arm; with more, TPE proposes
 # The results of an arm that TPE learns from. Its time grows with their number, and it gives old ones little weight.
 MOST_RESULTS, NUM_BEST = 500, 25
-
-
-class Next(Enum):
-    """What `next` returns when there is no proposal."""
-
-    WAIT = "the next proposal depends on a running trial"
-    FINISHED = "there are no more trials"
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A trial to run.
-
-    Args:
-        phase: "search" or "confirm".
-        arm: The arm's name.
-        number: The number of its configuration in the search. The seeds of a configuration share it.
-    """
-
-    config: TrialConfig
-    phase: str
-    arm: str
-    number: int
-
-    @functools.cached_property
-    def key(self) -> str:
-        """The configuration's key, computed once: the driver looks results up by it again and again."""
-        return self.config.key
-
-    @functools.cached_property
-    def label(self) -> str:
-        """Arm and hyperparameters, for people: `sam + wcr lam 1e-05 rho 0.1 lr 0.1 wd 0.03`."""
-        values = {name: value for name, value in hyperparameters(dict(self.config)).items() if value is not None}
-        short = {"weight_decay": "wd"}
-        parts = [self.arm, *(f"{short.get(name, name)} {value:.2g}" for name, value in values.items())]
-        if self.phase != "search" or self.config.seed:
-            parts.append(f"seed {self.config.seed}")
-        return " ".join(parts)
-
-    @functools.cached_property
-    def num_epochs(self) -> int:
-        """Epochs of the whole trial, in all rounds of its pruning schedule."""
-        return num_epochs(self.config)
 
 
 def open_storage(place: str | Path) -> BaseStorage:

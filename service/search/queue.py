@@ -1,15 +1,65 @@
-"""The base class of queues of trials: it records starts, repeats interrupted trials and stops on full disks."""
+"""Trials to run and the base class of what hands them out.
+
+It records starts, repeats interrupted trials and stops on full disks.
+"""
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
 
 from service.records.recorder import Recorder
-from service.search.proposals import Next, Proposal
+from trainables.config import TrialConfig, hyperparameters
+from trainables.pruning_schedule import num_epochs
 
-__all__ = ["STORAGE_HINT", "TrialQueue"]
+__all__ = ["STORAGE_HINT", "Next", "Proposal", "TrialQueue"]
 
 STORAGE_HINT = "No more trials are started. Free space or make the folder writable, then run the same command again."
+
+
+class Next(Enum):
+    """What `next` returns when there is no proposal."""
+
+    WAIT = "the next proposal depends on a running trial"
+    FINISHED = "there are no more trials"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run.
+
+    Args:
+        phase: "search" or "confirm".
+        arm: The arm's name.
+        number: The number of its configuration in the search. The seeds of a configuration share it.
+    """
+
+    config: TrialConfig
+    phase: str
+    arm: str
+    number: int
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The configuration's key, computed once: the driver looks results up by it again and again."""
+        return self.config.key
+
+    @functools.cached_property
+    def label(self) -> str:
+        """Arm and hyperparameters, for people: `sam + wcr lam 1e-05 rho 0.1 lr 0.1 wd 0.03`."""
+        values = {name: value for name, value in hyperparameters(dict(self.config)).items() if value is not None}
+        short = {"weight_decay": "wd"}
+        parts = [self.arm, *(f"{short.get(name, name)} {value:.2g}" for name, value in values.items())]
+        if self.phase != "search" or self.config.seed:
+            parts.append(f"seed {self.config.seed}")
+        return " ".join(parts)
+
+    @functools.cached_property
+    def num_epochs(self) -> int:
+        """Epochs of the whole trial, in all rounds of its pruning schedule."""
+        return num_epochs(self.config)
 
 
 class TrialQueue(ABC):

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 from service.records.recorder import Recorder
 from service.records.state import TrialRecord
-from service.search.proposals import Next, Proposal
-from service.search.queue import TrialQueue
+from service.search.queue import Next, Proposal, TrialQueue
 from service.search.wanted import Wanted
 from trainables.config import TrialConfig
 from trainables.pruning_method import PruningMethod

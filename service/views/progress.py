@@ -19,7 +19,7 @@ from trainables.config import hyperparameters
 from trainables.result import Status
 
 if TYPE_CHECKING:
-    from service.search.proposals import Proposal
+    from service.search.queue import Proposal
 
 __all__ = ["Progress", "seconds_left"]
 

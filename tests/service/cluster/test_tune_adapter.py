@@ -11,7 +11,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 from ray.tune.search import Searcher
 
 from service.cluster.tune_adapter import MAX_ATTEMPTS, Cause, TrialRecorder, TrialSource, interruption_of
-from service.search.proposals import Next, Proposal
+from service.search.queue import Next, Proposal
 from tests.service._sweeps import make
 
 

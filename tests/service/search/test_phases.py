@@ -13,7 +13,7 @@ from service.records.best import best
 from service.records.recorder import Recorder
 from service.search import carrying
 from service.search.phases import Phases, points_from_other_sweeps
-from service.search.proposals import Next
+from service.search.queue import Next
 from service.search.space import make_arms
 from tests.service._sweeps import make as make_sweep
 

@@ -12,7 +12,8 @@ from optuna.samplers import GPSampler, TPESampler
 from optuna.trial import TrialState
 
 from service.search import proposals, samplers
-from service.search.proposals import Next, Proposal, Search, num_pending, open_storage
+from service.search.proposals import Search, num_pending, open_storage
+from service.search.queue import Next, Proposal
 from service.search.samplers import from_unit
 from service.search.space import make_arms
 from tests.service._sweeps import make

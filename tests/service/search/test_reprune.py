@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from service.search.proposals import Next, Proposal
+from service.search.queue import Next, Proposal
 from service.search.reprune import Reprune
 from tests.service.conftest import fill
 from trainables.pruning_method import PruningMethod

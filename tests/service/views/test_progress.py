@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from service.search.proposals import Proposal
+from service.search.queue import Proposal
 from service.views import progress as module
 from service.views.progress import Progress, Running, seconds_left
 from tests.service.conftest import make_config
