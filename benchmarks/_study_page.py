@@ -8,6 +8,7 @@ from benchmarks._markdown import Comparison, comparison_table, paragraph, table,
 from benchmarks._study import Arm, Found
 
 __all__ = [
+    "added_section",
     "carried_section",
     "costs",
     "criteria_section",
@@ -171,7 +172,7 @@ def costs(found: Found) -> str:
     return table(["optimizer", *regularizers], rows)
 
 
-# ---- criteria, and lam carried over --------------------------------------------------------------------------------
+# ---- criteria, lam carried over, WCR added ---------------------------------------------------------------------------
 
 
 def criteria_section(found: Found, arms: Sequence[Arm], labels: Sequence[str]) -> str:
@@ -204,3 +205,22 @@ def carried_section(tuned: Found, carried: Sequence[tuple[str, Found]]) -> str:
     if not comparisons:
         return "Nothing has run yet."
     return comparison_table(comparisons, margin=tuned.study.margin)
+
+
+def added_section(tuned: Found, added: Found, optimizers: Sequence[str]) -> str:
+    """Paired differences of the accuracy with WCR from that without, at equal lr, weight decay and rho.
+
+    Args:
+        tuned: The results without.
+        added: The results with WCR, whose lam alone was searched.
+        optimizers: Those that were planned. Holm's correction covers them.
+    """
+    if not added.arms:
+        return "Nothing has run yet."
+    comparisons = []
+    for optimizer in optimizers:
+        trials = added.arms.get((optimizer, "wcr"), [])
+        lam = f" (lam {trials[0].config['lam']:.3g})" if trials else ""
+        name = f"{optimizer} + wcr{lam}, against {optimizer} + none"
+        comparisons.append((name, added.at_target((optimizer, "wcr")), tuned.at_target((optimizer, "none"))))
+    return comparison_table(comparisons, verdicts=("better", "worse"), margin=tuned.study.margin)

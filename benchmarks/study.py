@@ -19,14 +19,14 @@ from benchmarks._best_values import BEST, best_entries
 from benchmarks._markdown import paragraph, replace_section
 from benchmarks._study import Arm, Found, Study
 from benchmarks._study_answers import answers, draw_answers
-from benchmarks._study_page import carried_section, criteria_section, in_short, section
+from benchmarks._study_page import added_section, carried_section, criteria_section, in_short, section
 from service import Sweep
 from service.driver import run_reprune
 from service.records.state import EVENTS, TrialRecord
 from sweeps import cifar10, cifar10_methods
 from trainables.pruning_method import PruningMethod
 
-__all__ = ["CRITERIA", "CRITERIA_ARMS", "PARTS", "Part", "carried_sweeps", "study_of", "tiny"]
+__all__ = ["CRITERIA", "CRITERIA_ARMS", "PARTS", "Part", "added_sweeps", "carried_sweeps", "study_of", "tiny"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "study.md"
 README = Path(__file__).parents[1] / "README.md"
@@ -45,6 +45,7 @@ CRITERIA = tuple(
 )
 CRITERIA_ARMS = tuple((o, r) for o in ("sgd", "sam") for r in ("none", "hoyer_square", "wcr"))
 CARRIED_ARMS = (("sgd", "hoyer_square"), ("sgd", "wcr"))
+ADDED_TO = ("sgd", "sam", "s2sam")
 IN_SHORT = (("sgd", "none"), ("sgd", "wcr"), ("sam", "wcr"))  # and the best arm: the README's rows
 
 
@@ -178,15 +179,43 @@ def carry(tuned: Found, width8: Found, *, run: bool) -> str:
     """Train with the lam of width 8 and of digits, if `run`; returns the section about it."""
     digits = digits_methods.study(tuned.sweep.runs)
     digits.restore()
-    carried = []
-    for title, sweep in carried_sweeps(tuned, {"width8": width8, "digits": digits.found()}):
-        study = Study((sweep,), {}, MARGIN, tuned.study.results)
-        if run:
-            study.run()
-        else:
-            study.restore()
-        carried.append((title, study.found()))
+    sweeps = carried_sweeps(tuned, {"width8": width8, "digits": digits.found()})
+    carried = [(title, found_of((sweep,), tuned.study.results, run=run)) for title, sweep in sweeps]
     return carried_section(tuned, carried)
+
+
+def added_sweeps(tuned: Found) -> list[Sweep]:
+    """Sweeps that search the lam of WCR alone, with all else as it was selected without a regularizer."""
+    sweeps = []
+    for optimizer in ADDED_TO:
+        if (optimizer, "none") in tuned.arms:
+            selected = tuned.arms[optimizer, "none"][0].config["opt"]
+            sweep = tuned.sweep.changed(
+                opt=selected,
+                name=f"{tuned.sweep.name}_wcr_added_to_{optimizer}",
+                optimizer=(optimizer,),
+                regularizer=("wcr",),
+                hold=("opt/lr", "opt/weight_decay", "opt/rho"),
+                num_trials=6,
+                num_finalists=3,
+            )
+            sweeps.append(sweep)
+    return sweeps
+
+
+def add(tuned: Found, *, run: bool) -> str:
+    """Train the sweeps of `added_sweeps`, if `run`; returns the section about them."""
+    return added_section(tuned, found_of(added_sweeps(tuned), tuned.study.results, run=run), ADDED_TO)
+
+
+def found_of(sweeps: Sequence[Sweep], results: Path, *, run: bool) -> Found:
+    """What sweeps that follow from others found; they are trained first, if `run`."""
+    study = Study(tuple(sweeps), {}, MARGIN, results)
+    if run:
+        study.run()
+    else:
+        study.restore()
+    return study.found()
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -247,8 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if page == PAGE and chosen and founds[name].is_complete:
             markers = (f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for edge in ("part", "end"))
             replace_section(BEST, *markers, best_entries(founds[name], "docs/study.md"))
+    added = add(founds["width8"], run=run and not args.part)
     carried = carry(founds["width16"], founds["width8"], run=run and not args.part)
     if page:
+        write("added", added, page)
         write_answers({PARTS[name].title: found for name, found in founds.items()}, page)
         labels = [method.label for method in CRITERIA]
         write("criteria", criteria_section(founds["width8"], CRITERIA_ARMS, labels), page)

@@ -17,7 +17,7 @@ from service.search.known import published
 from service.search.space import make_arms
 from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
 
-NAMES = ("answers", *study.PARTS, "criteria", "carried")
+NAMES = ("answers", *study.PARTS, "criteria", "carried", "added")
 SECTIONS = "".join(f"<!-- part: {name} -->\nold\n<!-- end of {name} -->\n" for name in NAMES)
 
 
@@ -234,6 +234,26 @@ def test_a_lam_is_carried_to_the_tuned_configuration(toy, found, tmp_path):
     assert study.carried_sweeps(here, {"nothing": Study((), {}, results=tmp_path).found()}) == []
 
 
+def test_wcr_is_added_to_what_was_selected_without(toy, found, tmp_path):
+    """Only lam is searched; the confirmation has the seeds of the other."""
+    (sweep,) = study.added_sweeps(found)  # SAM and S2SAM are not confirmed without a regularizer
+    (arm,) = make_arms(sweep)
+    assert (arm.name, list(arm.space)) == ("sgd + wcr", ["lam"])
+    assert sweep.trial.opt == found.arms["sgd", "none"][0].config["opt"]
+    assert (sweep.num_seeds, sweep.first_unseen_seed) == (found.sweep.num_seeds, found.sweep.first_unseen_seed)
+    for seed in range(2, 9):
+        pair = (0.8, 0.7 - 0.001 * seed)
+        toy.trial(pair, phase="confirm", test=pair, optimizer="sgd", regularizer="wcr", seed=seed, lam=7e-6)
+    changed = sweep.changed(runs=toy.folder.parent, name=toy.folder.name)
+    added = Study((changed,), {}, results=tmp_path).found()
+    shown = page.added_section(found, added, study.ADDED_TO).splitlines()
+    # 0.7 - 0.5 for each of seven seeds: p = 2 / 2^7, of three comparisons that are planned
+    p = 2 / 2**7
+    assert shown[2].startswith("| sgd + wcr (lam 7e-06), against sgd + none | 7 | +0.200 | +0.200 to +0.200 | ")
+    assert shown[2].endswith(f" | {p:.2g} | {3 * p:.2g} | better |")
+    assert shown[4] == "| s2sam + wcr, against s2sam + none | 0 | - | - | - | - | - |"
+
+
 @pytest.mark.slow
 @pytest.mark.sweep
 def test_the_command_runs_a_part_and_goes_on(cifar_folder, tmp_path):  # noqa: F811
@@ -248,7 +268,7 @@ def test_the_command_runs_a_part_and_goes_on(cifar_folder, tmp_path):  # noqa: F
     assert "Search: 9 trials" in text
     assert "Confirmation: 9 trials." in text
     assert text.count("\nold\n") == len(study.PARTS) - 1
-    assert text.count("Nothing has run yet.") == 2
+    assert text.count("Nothing has run yet.") == 3
     assert "| comparison | ViT |" in text
     assert written.with_name("study-vit.png").stat().st_size > 10_000
     log = tmp_path / "runs" / "cifar10_methods_vit_tiny" / "events.jsonl"
