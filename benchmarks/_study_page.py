@@ -35,7 +35,8 @@ def section(found: Found, figure: str) -> str:
         parts += [
             paragraph(
                 "Seconds of a trial in the search (training, pruning and evaluation), relative to SGD without a "
-                "regularizer (medians):"
+                "regularizer (medians). Other programs ran at times, so these are rough; [the cost of a "
+                "step](performance.md#training-steps) is measured separately."
             ),
             costs(found),
         ]
