@@ -192,7 +192,8 @@ class Found:
         confirmed = sum(map(len, self.arms.values()))
         hours = sum(trial.report.get("seconds") or 0.0 for trial in trials) / 3600
         failed = sum(trial.status != "finished" for trial in trials)
-        commits = dict.fromkeys(state.header["software"]["git_commit"][:10] for state in self.states)
+        software = [each for state in self.states for each in (state.header["software"], *state.software_of_changes)]
+        commits = dict.fromkeys(each["git_commit"][:10] for each in software)
         missing = f"**Not complete:** {self.num_confirmed} of {len(self.planned_arms)} arms are confirmed. "
         further = f", and {self.sweep.num_finalist_seeds} more seeds for the best {self.sweep.num_finalists}"
         others = len(trials) - search - confirmed
@@ -203,7 +204,7 @@ class Found:
             f"configurations x {num} seed{'s' * (num > 1)} per arm"
             f"{further if self.sweep.num_finalists > 1 else ''}). Confirmation: {confirmed} trials. {earlier}They took "
             f"{hours:.1f} core hours; {failed or 'none'} of them diverged or failed. "
-            f"Commit of the code at the start: {', '.join(commits)}."
+            f"Commits of the code at the start and at changes: {', '.join(commits)}."
         )
 
     def method_table(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks._markdown import Comparison, comparison_table, paragraph, table, with_interval
 from benchmarks._study import Arm, Found
+from trainables.pruning_method import PruningMethod
 
 __all__ = [
     "added_section",
@@ -176,15 +177,16 @@ def costs(found: Found) -> str:
 # ---- criteria, lam carried over, WCR added ---------------------------------------------------------------------------
 
 
-def criteria_section(found: Found, arms: Sequence[Arm], labels: Sequence[str]) -> str:
-    """Test accuracy of the same networks, pruned by several methods."""
+def criteria_section(found: Found, arms: Sequence[Arm], methods: Sequence[PruningMethod]) -> str:
+    """Test accuracy of the same networks, pruned by several methods; after recalibration for those that have it."""
     rows = []
     for arm in arms:
-        for label in labels:
-            columns = [list(found.values(arm, level, method=label).values()) for level in found.levels[1:]]
+        for method in methods:
+            metric = "acc_recalibrated" if method.recalibrate else "acc"
+            columns = [list(found.values(arm, s, metric, method=method.label).values()) for s in found.levels[1:]]
             if all(columns):
                 cells = [with_interval(column) for column in columns]
-                rows.append([" + ".join(arm), label, str(len(columns[0])), *cells])
+                rows.append([" + ".join(arm), method.label, str(len(columns[0])), *cells])
     if not rows:
         return "Nothing has run yet."
     return table(["arm", "criterion and scope", "n", *map("{:g}".format, found.levels[1:])], rows)

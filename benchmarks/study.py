@@ -34,18 +34,17 @@ REDUCED: dict[str, Any] = {"optimizer": ("sgd", "sam", "s2sam"), "regularizer": 
 MARGIN = 0.01  # of accuracy: a smaller difference is of no importance
 
 # Which criteria prune the confirmed networks of width 8 again.
-CRITERIA = tuple(
-    PruningMethod(criterion=criterion, scope=scope)
-    for criterion, scope in (
-        ("magnitude", "global"),
-        ("magnitude", "uniform"),
-        ("lamp", "global"),
-        ("compensation", "global"),
-    )
+CRITERIA = (
+    PruningMethod(),  # magnitude, global
+    PruningMethod(recalibrate=True),
+    PruningMethod(scope="uniform"),
+    PruningMethod(criterion="lamp"),
+    PruningMethod(criterion="compensation"),
 )
 CRITERIA_ARMS = tuple((o, r) for o in ("sgd", "sam") for r in ("none", "hoyer_square", "wcr"))
 CARRIED_ARMS = (("sgd", "hoyer_square"), ("sgd", "wcr"))
 ADDED_TO = ("sgd", "sam", "s2sam")
+ADDED_LAM = (1e-7, 1e-3)  # a decade more than in the searches of all parameters
 IN_SHORT = (("sgd", "none"), ("sgd", "wcr"), ("sam", "wcr"))  # and the best arm: the README's rows
 
 
@@ -196,7 +195,8 @@ def added_sweeps(tuned: Found) -> list[Sweep]:
                 optimizer=(optimizer,),
                 regularizer=("wcr",),
                 hold=("opt/lr", "opt/weight_decay", "opt/rho"),
-                num_trials=6,
+                bounds={"lam": ADDED_LAM},
+                num_trials=8,
                 num_finalists=3,
             )
             sweeps.append(sweep)
@@ -281,8 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if page:
         write("added", added, page)
         write_answers({PARTS[name].title: found for name, found in founds.items()}, page)
-        labels = [method.label for method in CRITERIA]
-        write("criteria", criteria_section(founds["width8"], CRITERIA_ARMS, labels), page)
+        write("criteria", criteria_section(founds["width8"], CRITERIA_ARMS, CRITERIA), page)
         write("carried", carried, page)
     if page == PAGE and founds["width8"].is_complete:
         replace_section(README, "<!-- study on CIFAR-10 -->", "<!-- end -->", in_short(founds["width8"], IN_SHORT))

@@ -81,6 +81,7 @@ class State:
         folder: The sweep's folder.
         header: The first event: sweep_id, identity and software; empty before it.
         identity: What the sweep is now (`SweepSpec.identity`): the header's, or that of the last change.
+        software_of_changes: The software at each change of the sweep.
         num_changes: How often the sweep was changed.
         search_state: What the search was started with beside its configuration; empty before it started.
         last_run: The last process that ran the sweep: its command, working directory, host and number of trials.
@@ -93,7 +94,7 @@ class State:
         self.folder = folder
         self.header: dict[str, Any] = {}
         self.identity: dict[str, Any] = {}
-        self.num_changes = 0
+        self.software_of_changes: list[dict[str, str]] = []
         self.search_state: dict[str, Any] = {}
         self.last_run: dict[str, Any] = {}
         self.trials: dict[str, TrialRecord] = {}
@@ -117,6 +118,10 @@ class State:
         wanted = None if evaluations else is_no_evaluation
         return cls(folder, (event for event, _ in EventLog.read(folder / EVENTS, wanted=wanted)))
 
+    @property
+    def num_changes(self) -> int:
+        return len(self.software_of_changes)
+
     def apply(self, event: Mapping[str, Any]) -> None:
         """Change the state by one event."""
         kind = event["event"]
@@ -126,7 +131,7 @@ class State:
             self.header, self.identity = dict(event), event["identity"]
         elif kind == "change":
             self.identity, self.search_state = event["identity"], {}
-            self.num_changes += 1
+            self.software_of_changes.append(event["software"])
             left_out = set(event["left_out"])
             for trial in self.trials.values():
                 trial.left_out = trial.key in left_out
