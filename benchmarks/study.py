@@ -22,7 +22,7 @@ from benchmarks._study_answers import answers, draw_answers
 from benchmarks._study_page import added_section, carried_section, criteria_section, in_short, section
 from service import Sweep
 from service.driver import run_reprune
-from service.records.state import EVENTS, TrialRecord
+from service.records.state import EVENTS
 from sweeps import cifar10, cifar10_methods
 from trainables.pruning_method import PruningMethod
 
@@ -137,12 +137,9 @@ def tiny(part: Part) -> Part:
 
 def prune_again(study: Study) -> None:
     """Prune the confirmed networks of some arms by the other criteria. Networks that are not here are left out."""
-    arms = {" + ".join(arm) for arm in CRITERIA_ARMS}
-
-    def select(trial: TrialRecord) -> bool:
-        return trial.phase == "confirm" and trial.arm in arms
-
-    run_reprune(study.sweeps[0], CRITERIA[1:], (), select=select, quiet=True)
+    arms = study.found().arms
+    keys = {trial.key for arm in CRITERIA_ARMS for trial in arms.get(arm, ())}
+    run_reprune(study.sweeps[0], CRITERIA[1:], (), select=lambda trial: trial.key in keys, quiet=True)
 
 
 def carried_sweeps(tuned: Found, sources: Mapping[str, Found]) -> list[tuple[str, Sweep]]:
