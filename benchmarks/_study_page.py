@@ -14,6 +14,7 @@ __all__ = [
     "costs",
     "criteria_section",
     "in_short",
+    "recalibrated_section",
     "recommended",
     "section",
     "size_comparisons",
@@ -175,6 +176,23 @@ def costs(found: Found) -> str:
 
 
 # ---- criteria, lam carried over, WCR added ---------------------------------------------------------------------------
+
+
+def recalibrated_section(found: Found, method: PruningMethod) -> str:
+    """Test accuracy of all arms with BatchNorm's statistics estimated again after pruning, and at the target without.
+
+    Ordered by the validation accuracy at the target, recalibrated. An arm is left out until all its networks are done.
+    """
+    which = {"metric": "acc_recalibrated", "method": method.label}
+    arms = [arm for arm in found.arms if len(found.values(arm, found.target, **which)) == len(found.arms[arm])]
+    if not arms:
+        return "Nothing has run yet."
+    rows = []
+    for arm in sorted(arms, key=lambda arm: -found.mean(arm, found.target, split="curve", **which)):
+        cells = [with_interval(list(found.values(arm, level, **which).values())) for level in found.levels[1:]]
+        rows.append([*arm, str(len(found.arms[arm])), with_interval(list(found.at_target(arm).values())), *cells])
+    header = ["optimizer", "regularizer", "n", f"{found.target:g} as pruned"]
+    return table([*header, *(f"{level:g} recalibrated" for level in found.levels[1:])], rows)
 
 
 def criteria_section(found: Found, arms: Sequence[Arm], methods: Sequence[PruningMethod]) -> str:

@@ -19,10 +19,17 @@ from benchmarks._best_values import BEST, best_entries
 from benchmarks._markdown import paragraph, replace_section
 from benchmarks._study import Arm, Found, Study
 from benchmarks._study_answers import answers, draw_answers
-from benchmarks._study_page import added_section, carried_section, criteria_section, in_short, section
+from benchmarks._study_page import (
+    added_section,
+    carried_section,
+    criteria_section,
+    in_short,
+    recalibrated_section,
+    section,
+)
 from service import Sweep
 from service.driver import run_reprune
-from service.records.state import EVENTS
+from service.records.state import EVENTS, State
 from sweeps import cifar10, cifar10_methods
 from trainables.pruning_method import PruningMethod
 
@@ -34,9 +41,10 @@ REDUCED: dict[str, Any] = {"optimizer": ("sgd", "sam", "s2sam"), "regularizer": 
 MARGIN = 0.01  # of accuracy: a smaller difference is of no importance
 
 # Which criteria prune the confirmed networks of width 8 again.
+RECALIBRATED = PruningMethod(recalibrate=True)
 CRITERIA = (
     PruningMethod(),  # magnitude, global
-    PruningMethod(recalibrate=True),
+    RECALIBRATED,
     PruningMethod(scope="uniform"),
     PruningMethod(criterion="lamp"),
     PruningMethod(criterion="compensation"),
@@ -136,10 +144,16 @@ def tiny(part: Part) -> Part:
 
 
 def prune_again(study: Study) -> None:
-    """Prune the confirmed networks of some arms by the other criteria. Networks that are not here are left out."""
+    """Prune the confirmed networks again: all with recalibration, and those of some arms by the other criteria.
+
+    Networks that are not here are left out.
+    """
     arms = study.found().arms
-    keys = {trial.key for arm in CRITERIA_ARMS for trial in arms.get(arm, ())}
-    run_reprune(study.sweeps[0], CRITERIA[1:], (), select=lambda trial: trial.key in keys, quiet=True)
+    for chosen, methods in ((list(arms), (RECALIBRATED,)), (CRITERIA_ARMS, CRITERIA[1:])):
+        keys = {trial.key for arm in chosen for trial in arms.get(arm, ())}
+        for sweep in study.sweeps:
+            if keys & State.read(sweep.folder).trials.keys():
+                run_reprune(sweep, methods, (), select=lambda trial, keys=keys: trial.key in keys, quiet=True)
 
 
 def carried_sweeps(tuned: Found, sources: Mapping[str, Found]) -> list[tuple[str, Sweep]]:
@@ -278,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if page:
         write("added", added, page)
         write_answers({PARTS[name].title: found for name, found in founds.items()}, page)
+        write("recalibrated", recalibrated_section(founds["width8"], RECALIBRATED), page)
         write("criteria", criteria_section(founds["width8"], CRITERIA_ARMS, CRITERIA), page)
         write("carried", carried, page)
     if page == PAGE and founds["width8"].is_complete:

@@ -17,7 +17,7 @@ from service.search.known import published
 from service.search.space import make_arms
 from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
 
-NAMES = ("answers", *study.PARTS, "criteria", "carried", "added")
+NAMES = ("answers", *study.PARTS, "recalibrated", "criteria", "carried", "added")
 SECTIONS = "".join(f"<!-- part: {name} -->\nold\n<!-- end of {name} -->\n" for name in NAMES)
 
 
@@ -234,6 +234,22 @@ def test_a_lam_is_carried_to_the_tuned_configuration(toy, found, tmp_path):
     assert study.carried_sweeps(here, {"nothing": Study((), {}, results=tmp_path).found()}) == []
 
 
+def test_recalibrated_accuracies_are_those_of_whole_arms(toy, tmp_path):
+    """WCR lacks one of its two networks; Hoyer-square has 0.3 as pruned and 0.7 recalibrated."""
+    label = study.RECALIBRATED.label
+    for regularizer, seed in (("hoyer_square", 2), ("hoyer_square", 3), ("wcr", 2), ("wcr", 3)):
+        arm = {"optimizer": "sgd", "regularizer": regularizer, "seed": seed}
+        key = toy.trial((0.8, 0.3), phase="confirm", test=(0.8, 0.3), **arm)
+        rows = [{"sparsity": 0.9, "acc": 0.3, "acc_recalibrated": 0.7}]
+        if (regularizer, seed) != ("wcr", 3):
+            toy.state.trials[key].pruned[label] = {"label": label, "curve": rows, "test": rows}
+    sweep = study.BASE.changed(sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
+    found = dataclasses.replace(Study((sweep,), {}, results=tmp_path).found(), states=[toy.state])
+    shown = page.recalibrated_section(found, study.RECALIBRATED).splitlines()
+    assert shown[0] == "| optimizer | regularizer | n | 0.9 as pruned | 0.9 recalibrated |"
+    assert shown[2:] == ["| sgd | hoyer_square | 2 | 0.300 [0.300, 0.300] | 0.700 [0.700, 0.700] |"]
+
+
 def test_wcr_is_added_to_what_was_selected_without(toy, found, tmp_path):
     """Only lam is searched; the confirmation has the seeds of the other."""
     (sweep,) = study.added_sweeps(found)  # SAM and S2SAM are not confirmed without a regularizer
@@ -268,7 +284,7 @@ def test_the_command_runs_a_part_and_goes_on(cifar_folder, tmp_path):  # noqa: F
     assert "Search: 9 trials" in text
     assert "Confirmation: 9 trials." in text
     assert text.count("\nold\n") == len(study.PARTS) - 1
-    assert text.count("Nothing has run yet.") == 3
+    assert text.count("Nothing has run yet.") == 4
     assert "| comparison | ViT |" in text
     assert written.with_name("study-vit.png").stat().st_size > 10_000
     log = tmp_path / "runs" / "cifar10_methods_vit_tiny" / "events.jsonl"
