@@ -183,25 +183,27 @@ def recalibrated_section(found: Found, method: PruningMethod) -> str:
 
     Ordered by the validation accuracy at the target, recalibrated. An arm is left out until all its networks are done.
     """
-    which = {"metric": "acc_recalibrated", "method": method.label}
-    arms = [arm for arm in found.arms if len(found.values(arm, found.target, **which)) == len(found.arms[arm])]
+    label = method.label
+    arms = [
+        arm for arm, trials in found.arms.items() if len(found.values(arm, found.target, method=label)) == len(trials)
+    ]
     if not arms:
         return "Nothing has run yet."
     rows = []
-    for arm in sorted(arms, key=lambda arm: -found.mean(arm, found.target, split="curve", **which)):
-        cells = [with_interval(list(found.values(arm, level, **which).values())) for level in found.levels[1:]]
+    for arm in sorted(arms, key=lambda arm: -found.mean(arm, found.target, split="curve", method=label)):
+        columns = [list(found.values(arm, level, method=label).values()) for level in found.levels[1:]]
+        cells = [with_interval(column) for column in columns]
         rows.append([*arm, str(len(found.arms[arm])), with_interval(list(found.at_target(arm).values())), *cells])
     header = ["optimizer", "regularizer", "n", f"{found.target:g} as pruned"]
     return table([*header, *(f"{level:g} recalibrated" for level in found.levels[1:])], rows)
 
 
 def criteria_section(found: Found, arms: Sequence[Arm], methods: Sequence[PruningMethod]) -> str:
-    """Test accuracy of the same networks, pruned by several methods; after recalibration for those that have it."""
+    """Test accuracy of the same networks, pruned by several methods."""
     rows = []
     for arm in arms:
         for method in methods:
-            metric = "acc_recalibrated" if method.recalibrate else "acc"
-            columns = [list(found.values(arm, s, metric, method=method.label).values()) for s in found.levels[1:]]
+            columns = [list(found.values(arm, level, method=method.label).values()) for level in found.levels[1:]]
             if all(columns):
                 cells = [with_interval(column) for column in columns]
                 rows.append([" + ".join(arm), method.label, str(len(columns[0])), *cells])

@@ -245,8 +245,7 @@ class Training:
         evaluation = Evaluation({}, {}, {})
         for level, ticket in tickets.items():
             network = self.networks((level,))[level].eval()
-            metrics = measure(self.task, network, config, split)
-            evaluation |= Evaluation({level: metrics}, {level: ticket.masks}, {level: {}})
+            evaluation |= measure(self.task, network, config, split, level, ticket.masks)
         others = tuple(level for level in levels if level not in tickets)
         if others:
             evaluation |= evaluate_pruned(self.task, self.trained_model(), config, others, split)

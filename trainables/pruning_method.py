@@ -55,7 +55,9 @@ class PruningMethod(BaseModel):
     )
     min_kept: int = Field(default=0, ge=0, description="smallest number of weights kept in each tensor")
     recalibrate: bool = Field(
-        default=False, description="also evaluate with BatchNorm statistics estimated again after pruning"
+        default=False,
+        description="after pruning, estimate BatchNorm's statistics again from the training data; the pruned network "
+        "is evaluated and saved with them",
     )
     prunable: Annotated[str, AfterValidator(check_pattern)] = Field(
         default="",

@@ -37,7 +37,7 @@ def reprune(
         int | None, typer.Option(help="smallest number of weights kept in each tensor; default: the sweep's", min=0)
     ] = None,
     recalibrate: Annotated[
-        bool | None, typer.Option(help="also evaluate with BatchNorm statistics estimated again; default: the sweep's")
+        bool | None, typer.Option(help="estimate BatchNorm's statistics again after pruning; default: the sweep's")
     ] = None,
     prunable: Annotated[
         str | None,

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from tests.trainables._tiny_tasks import make_tiny_task, tiny_config
+from tests.trainables._tiny_tasks import equal_states, make_tiny_task, tiny_config
 from trainables.loop import Training
 from trainables.pruning import TrainedNetwork, evaluation, load_pruned
 from trainables.pruning_method import PruningMethod
@@ -88,8 +88,8 @@ def test_pruning_a_kept_network_equals_training_again_for_it(tiny, make_task, tm
     assert [entry["label"] for entry in result["pruned"]] == ["magnitude global", label]
     for level in (row["sparsity"] for row in expected["curve"]):
         folder = tmp_path / "kept" / "pruned" / label.replace(" ", "_") / f"{level:g}"
-        ours, theirs = load_pruned(folder), load_pruned(tmp_path / "again" / "pruned" / f"{level:g}")
-        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+        ours, theirs = (load_pruned(path) for path in (folder, tmp_path / "again" / "pruned" / f"{level:g}"))
+        assert equal_states(ours, theirs)
 
 
 def test_only_what_is_missing_is_evaluated(start, tiny, monkeypatch):

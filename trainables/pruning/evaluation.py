@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,8 +43,9 @@ class Evaluation:
     Attributes:
         metrics: Sparsity -> name of the metric -> value.
         masks: Sparsity -> weight name -> bool tensor, True = kept.
-        shifted: Sparsity -> name in the state dict -> tensor that compensates for the removed weights. The inner
-            dictionaries are empty unless the criterion compensates.
+        shifted: Sparsity -> name in the state dict -> tensor that compensates for the removed weights: biases and
+            running means of a criterion that compensates, or BatchNorm's statistics after recalibration. The inner
+            dictionaries are empty without these.
     """
 
     metrics: dict[float, dict[str, float]]
@@ -120,22 +122,28 @@ def evaluate_pruned(
         if hasattr(scores, "compensate"):  # the criterion shifts other values to make up for the removed weights
             shifted = scores.state(cut)  # type: ignore[attr-defined]
             scores.compensate(pruned, cut)
-        evaluation.masks[level], evaluation.shifted[level] = kept, shifted
-        evaluation.metrics[level] = measure(task, pruned, config, split)
+        evaluation |= measure(task, pruned, config, split, level, kept, shifted)
     return evaluation
 
 
-def measure(task: Task, pruned: nn.Module, config: TrialConfig, split: str) -> dict[str, float]:
-    """The task's metrics of a pruned network.
+def measure(
+    task: Task,
+    network: nn.Module,
+    config: TrialConfig,
+    split: str,
+    level: float,
+    kept: dict[str, Tensor],
+    shifted: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Evaluation:
+    """Evaluate one pruned network; with `config.recalibrate`, after BatchNorm's statistics are estimated again.
 
-    With `config.recalibrate` each metric comes twice: as it is, and with the suffix `_recalibrated` after BatchNorm's
-    statistics are estimated anew (see `recalibrated`).
+    The dense network, at sparsity 0, keeps its statistics.
     """
-    metrics = task.evaluate(pruned, split)
-    if config.recalibrate:
-        again = task.evaluate(recalibrated(task, pruned, config), split)
-        metrics |= {f"{name}_recalibrated": value for name, value in again.items() if name != "collapsed"}
-    return metrics
+    values = dict(shifted)
+    if config.recalibrate and level:
+        network = recalibrated(task, network, config)
+        values |= batchnorm_statistics(network)
+    return Evaluation({level: task.evaluate(network, split)}, {level: kept}, {level: values})
 
 
 def objectives(task: Task, config: TrialConfig, metrics: Mapping[float, Mapping[str, float]]) -> dict[str, float]:
@@ -147,13 +155,23 @@ def objectives(task: Task, config: TrialConfig, metrics: Mapping[float, Mapping[
 def recalibrated(task: Task, pruned: nn.Module, config: TrialConfig) -> nn.Module:
     """A copy whose BatchNorm statistics are plain means over one epoch of training batches.
 
-    Pruning shifts every activation, and much of the lost accuracy comes from statistics that no longer fit. The papers
-    prune without recalibration, so trials record both.
+    Pruning shifts every activation, and much of the lost accuracy comes from statistics that no longer fit. No weight
+    is trained. A network without BatchNorm stays as it is.
     """
     copied = copy.deepcopy(pruned)
     batches = task.batches("train", config.batch_size, seed=config.seed)
     torch.optim.swa_utils.update_bn((task.inputs(batch) for batch in batches), copied)
     return copied
+
+
+def batchnorm_statistics(network: nn.Module) -> dict[str, Tensor]:
+    """The running statistics of all BatchNorm layers, by their names in the state dict."""
+    return {
+        f"{name}.{key}".lstrip("."): value
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        for key, value in layer.named_buffers(recurse=False)
+    }
 
 
 def apply_pruning(task: Task, model: nn.Module, evaluation: Evaluation, level: float) -> nn.Module:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import sparsity
 from tests.trainables._tiny_tasks import convolutions, make_tiny_task, tiny_config
-from trainables.pruning import evaluate_pruned, load_pruned, recalibrated, save_pruned, score
+from trainables.pruning import apply_pruning, evaluate_pruned, load_pruned, recalibrated, save_pruned, score
 
 LEVELS = (0.0, 0.3, 0.9)
 
@@ -158,14 +158,33 @@ def test_recalibrated_statistics_are_means_over_the_training_batches(trained, ti
     assert not again.training
 
 
-def test_recalibrated_metrics_are_recorded_beside_the_plain_ones(trained, tiny):
+def test_recalibration_decides_the_metrics_and_the_checkpoint(trained, tiny, tmp_path):
     task, model = trained
-    plain = evaluate_pruned(task, model, tiny(), LEVELS, "validation").metrics
-    both = evaluate_pruned(task, model, tiny(recalibrate=True), LEVELS, "validation").metrics
-    for level in LEVELS:
-        assert {name: both[level][name] for name in ("acc", "loss", "collapsed")} == plain[level]
-        assert set(both[level]) == {*plain[level], "acc_recalibrated", "loss_recalibrated"}
-    assert both[0.9]["loss_recalibrated"] != both[0.9]["loss"]
+    config = tiny(recalibrate=True)
+    plain = evaluate_pruned(task, model, tiny(), LEVELS, "validation")
+    found = evaluate_pruned(task, model, config, LEVELS, "validation")
+    assert found.masks.keys() == plain.masks.keys()
+    assert found.metrics[0.0] == plain.metrics[0.0]  # the dense network keeps its statistics
+    assert not found.shifted[0.0]
+    for level in set(LEVELS) - {0.0}:
+        pruned = apply_pruning(task, model, plain, level).eval()
+        expected = recalibrated(task, pruned, config)
+        assert found.metrics[level] == task.evaluate(expected, "validation") != plain.metrics[level]
+        save_pruned(tmp_path / "pruned", task, model, found.masks[level], {}, shifted=found.shifted[level])
+        saved = load_pruned(tmp_path / "pruned").state_dict()
+        assert all(torch.equal(saved[name], value) for name, value in expected.state_dict().items())
+
+
+def test_recalibration_without_batchnorm_changes_nothing():
+    config = tiny_config("vit")
+    task = make_tiny_task(config)
+    model = task.build_model()
+    plain, found = (
+        evaluate_pruned(task, model, config.model_copy(update={"recalibrate": chosen}), (0.5,), "validation")
+        for chosen in (False, True)
+    )
+    assert found.metrics == plain.metrics
+    assert not found.shifted[0.5]
 
 
 def test_recalibration_with_compensation_is_refused(tiny):
