@@ -9,7 +9,7 @@ downloaded unless --data-root has it.
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from benchmarks._study_page import (
 )
 from service import Sweep
 from service.driver import run_reprune
-from service.records.state import EVENTS, State
+from service.records.state import State
 from sweeps import cifar10, cifar10_methods
 from trainables.pruning_method import PruningMethod
 
@@ -53,6 +53,7 @@ CRITERIA_ARMS = tuple((o, r) for o in ("sgd", "sam") for r in ("none", "hoyer_sq
 CARRIED_ARMS = (("sgd", "hoyer_square"), ("sgd", "wcr"))
 ADDED_TO = ("sgd", "sam", "s2sam")
 ADDED_LAM = (1e-7, 1e-3)  # a decade more than in the searches of all parameters
+FOLLOWING = ("added", "carried")  # parts that follow from the results of others
 IN_SHORT = (("sgd", "none"), ("sgd", "wcr"), ("sam", "wcr"))  # and the best arm: the README's rows
 
 
@@ -185,12 +186,11 @@ def carried_sweeps(tuned: Found, sources: Mapping[str, Found]) -> list[tuple[str
     return sweeps
 
 
-def carry(tuned: Found, width8: Found, *, run: bool) -> str:
-    """Train with the lam of width 8 and of digits, if `run`; returns the section about it."""
-    digits = digits_methods.study(tuned.sweep.runs)
-    digits.restore()
-    sweeps = carried_sweeps(tuned, {"width8": width8, "digits": digits.found()})
-    carried = [(title, found_of((sweep,), tuned.study.results, run=run)) for title, sweep in sweeps]
+def carry(tuned: Found, width8: Found, mode: str) -> str:
+    """Train with the lam of width 8 and of digits; returns the section about it."""
+    digits = found_of(digits_methods.study(tuned.sweep.runs), "restore")
+    sweeps = carried_sweeps(tuned, {"width8": width8, "digits": digits})
+    carried = [(title, found_of(following((sweep,), tuned), mode)) for title, sweep in sweeps]
     return carried_section(tuned, carried)
 
 
@@ -214,18 +214,30 @@ def added_sweeps(tuned: Found) -> list[Sweep]:
     return sweeps
 
 
-def add(tuned: Found, *, run: bool) -> str:
-    """Train the sweeps of `added_sweeps`, if `run`; returns the section about them."""
-    return added_section(tuned, found_of(added_sweeps(tuned), tuned.study.results, run=run), ADDED_TO)
+def add(tuned: Found, mode: str) -> str:
+    """Train the sweeps of `added_sweeps`; returns the section about them."""
+    return added_section(tuned, found_of(following(added_sweeps(tuned), tuned), mode), ADDED_TO)
 
 
-def found_of(sweeps: Sequence[Sweep], results: Path, *, run: bool) -> Found:
-    """What sweeps that follow from others found; they are trained first, if `run`."""
-    study = Study(tuple(sweeps), {}, MARGIN, results)
-    if run:
+def following(sweeps: Sequence[Sweep], tuned: Found) -> Study:
+    """The study of sweeps that follow from results."""
+    return Study(tuple(sweeps), {}, MARGIN, tuned.study.results)
+
+
+def found_of(study: Study, mode: str, then: Callable[[Study], None] = lambda study: None) -> Found:
+    """The results of a study.
+
+    Args:
+        mode: "run" trains what is missing and writes the compact records, "export" writes them, and "restore" reads
+            them alone.
+        then: What else to do after the trainings.
+    """
+    study.restore()
+    if mode == "run":
         study.run()
-    else:
-        study.restore()
+        then(study)
+    if mode != "restore":
+        study.export()
     return study.found()
 
 
@@ -259,7 +271,7 @@ def write_answers(founds: Mapping[str, Found], page: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=PARTS, help="run this part alone; repeatable")
+    parser.add_argument("--part", action="append", choices=(*PARTS, *FOLLOWING), help="run this part alone; repeatable")
     parser.add_argument("--export", action="store_true", help="write the compact records and the page; run nothing")
     parser.add_argument("--write", action="store_true", help="rewrite the page from the records; run nothing")
     parser.add_argument("--tiny", action="store_true", help="try the program: one short training of everything")
@@ -268,27 +280,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, help="page to write; default: docs/study.md, and none with --tiny")
     args = parser.parse_args(arguments)
     page = args.page or (None if args.tiny else PAGE)
-    run = not (args.export or args.write)
+    chosen = args.part or [*(name for name, part in PARTS.items() if part.default), *FOLLOWING]
+    mode = "restore" if args.write else "export" if args.export else "run"
+    modes = {name: mode if name in chosen else "restore" for name in (*PARTS, *FOLLOWING)}
     founds = {}
     for name, part in PARTS.items():
-        chosen = name in args.part if args.part else part.default
         part = tiny(part) if args.tiny else part
         study = study_of(part, args.runs, args.data_root, args.runs / "committed" if args.tiny else None)
-        study.restore()
-        if run and chosen:
-            study.run()
-            if name == "width8":
-                prune_again(study)
-        if chosen and not args.write and any((sweep.folder / EVENTS).exists() for sweep in study.sweeps):
-            study.export()
-        founds[name] = study.found()
-        if page and chosen:
+        then = prune_again if name == "width8" else lambda study: None
+        founds[name] = found_of(study, modes[name], then)
+        if page and name in chosen:
             write_part(name, founds[name], page)
-        if page == PAGE and chosen and founds[name].is_complete:
+        if page == PAGE and name in chosen and founds[name].is_complete:
             markers = (f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for edge in ("part", "end"))
             replace_section(BEST, *markers, best_entries(founds[name], "docs/study.md"))
-    added = add(founds["width8"], run=run and not args.part)
-    carried = carry(founds["width16"], founds["width8"], run=run and not args.part)
+    added = add(founds["width8"], modes["added"])
+    carried = carry(founds["width16"], founds["width8"], modes["carried"])
     if page:
         write("added", added, page)
         write_answers({PARTS[name].title: found for name, found in founds.items()}, page)
