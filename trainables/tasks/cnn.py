@@ -24,6 +24,7 @@ from trainables.tasks._augmentation import PADDING, crop_flip
 __all__ = ["CNN"]
 
 EVALUATION_BATCH = 512
+EVALUATION_BATCH_ON_CPU = 64  # the activations of more images do not fit into a core's cache
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,10 @@ class CNN(Task):
         model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        on_cpu = self.device.type == "cpu"
         classes = []  # predicted and true classes of each batch, (2, n)
         total = 0
-        for batch in self.batches(split, EVALUATION_BATCH):
+        for batch in self.batches(split, EVALUATION_BATCH_ON_CPU if on_cpu else EVALUATION_BATCH):
             logits, labels = self.forward(model, batch), batch[1]
             predicted = logits.argmax(1).masked_fill_(
                 logits.isnan().any(1), -1
