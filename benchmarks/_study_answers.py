@@ -12,7 +12,7 @@ from service.views.figures import COLOURS
 __all__ = ["answers", "draw_answers"]
 
 Pair = tuple[Arm, Arm]
-MARKERS = "osD^"  # of the networks
+MARKERS = "osDv^"  # of the networks
 
 
 def answers(founds: Mapping[str, Found]) -> str:
