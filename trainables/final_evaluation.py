@@ -101,7 +101,7 @@ class FinalEvaluation:
         for method, levels in missing_levels(config, result):
             pruned_by = config.pruned_by(method)
             evaluation = self.trained.evaluate(levels, config=pruned_by)
-            test = self.trained.evaluate(levels, "test", config=pruned_by).metrics if config.read_test else None
+            test = self._test(evaluation) if config.read_test else None
             if self.sizes:
                 self._add_sizes(evaluation, test)
             entry = entries[method.label]
@@ -115,6 +115,15 @@ class FinalEvaluation:
                 self._save(method, evaluation, test)
         labels = [method.label for method in config.pruning]
         return {"pruned": [*(entries.pop(label) for label in labels), *entries.values()], **details}
+
+    def _test(self, evaluation: Evaluation) -> dict[float, dict[str, float]]:
+        """The metrics of the same pruned networks on the test split, by sparsity."""
+        metrics = {}
+        for level, network in self.trained.networks(evaluation.metrics).items():
+            metrics[level] = self.task.evaluate(apply_pruning(self.task, network, evaluation, level), "test")
+            if "weights_left" in evaluation.metrics[level]:
+                metrics[level]["weights_left"] = evaluation.metrics[level]["weights_left"]
+        return metrics
 
     def _add_sizes(self, evaluation: Evaluation, test: dict[float, dict[str, float]] | None) -> None:
         """Add the sizes after shrinking to the metrics of both splits. If that fails, a note says so."""

@@ -229,10 +229,10 @@ class Training:
                 shared = found[level] = shared or self.trained_model()
         return found
 
-    def evaluate(
-        self, levels: tuple[float, ...], split: str = "validation", *, config: TrialConfig | None = None
-    ) -> Evaluation:
-        """Prune copies of the model at each sparsity and evaluate them; the training model is not changed.
+    def evaluate(self, levels: tuple[float, ...], *, config: TrialConfig | None = None) -> Evaluation:
+        """Prune copies of the model at each sparsity and evaluate them on the validation split.
+
+        The training model is not changed.
 
         After the last phase, sparsities with a ticket use the ticket's network instead of pruning the final one.
 
@@ -245,10 +245,10 @@ class Training:
         evaluation = Evaluation({}, {}, {})
         for level, ticket in tickets.items():
             network = self.networks((level,))[level].eval()
-            evaluation |= measure(self.task, network, config, split, level, ticket.masks)
+            evaluation |= measure(self.task, network, config, "validation", level, ticket.masks)
         others = tuple(level for level in levels if level not in tickets)
         if others:
-            evaluation |= evaluate_pruned(self.task, self.trained_model(), config, others, split)
+            evaluation |= evaluate_pruned(self.task, self.trained_model(), config, others, "validation")
         if tickets:
             for level, masks in evaluation.masks.items():
                 evaluation.metrics[level]["weights_left"] = weights_left(masks)

@@ -8,7 +8,7 @@ import torch
 
 from tests.trainables._tiny_tasks import equal_states, make_tiny_task, tiny_config
 from trainables.loop import Training
-from trainables.pruning import TrainedNetwork, evaluation, load_pruned
+from trainables.pruning import TrainedNetwork, evaluate_pruned, evaluation, load_pruned, load_trained
 from trainables.pruning_method import PruningMethod
 from trainables.result import Status, read_result
 from trainables.runner import TrialRunner
@@ -90,6 +90,20 @@ def test_pruning_a_kept_network_equals_training_again_for_it(tiny, make_task, tm
         folder = tmp_path / "kept" / "pruned" / label.replace(" ", "_") / f"{level:g}"
         ours, theirs = (load_pruned(path) for path in (folder, tmp_path / "again" / "pruned" / f"{level:g}"))
         assert equal_states(ours, theirs)
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_the_test_split_is_read_by_the_same_pruned_networks(start, tiny, make_task, label):
+    """Their numbers are those of pruning anew for the test split."""
+    config = tiny(max_epochs=1, read_test=True).pruned_by(METHODS[label])
+    trial = start(config=config)
+    (entry,) = finish(trial)["pruned"]
+    task = make_task(config)
+    trained, _ = load_trained(trial.folder / "trained", task, config)
+    expected = evaluate_pruned(task, trained.network, config, config.levels, "test").metrics
+    assert {row["sparsity"]: row for row in entry["test"]}.keys() == expected.keys()
+    for row in entry["test"]:
+        assert expected[row["sparsity"]].items() <= row.items()
 
 
 def test_only_what_is_missing_is_evaluated(start, tiny, monkeypatch):

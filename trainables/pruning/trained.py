@@ -26,10 +26,8 @@ class Prunable(Protocol):
         """The trained network for each sparsity, not pruned any further."""
         ...
 
-    def evaluate(
-        self, levels: tuple[float, ...], split: str = "validation", *, config: TrialConfig | None = None
-    ) -> Evaluation:
-        """Prune copies at each sparsity by the method of `config`, and evaluate them."""
+    def evaluate(self, levels: tuple[float, ...], *, config: TrialConfig | None = None) -> Evaluation:
+        """Prune copies at each sparsity by the method of `config`, and evaluate them on the validation split."""
         ...
 
 
@@ -47,10 +45,8 @@ class TrainedNetwork:
     def networks(self, levels: Iterable[float]) -> dict[float, nn.Module]:
         return dict.fromkeys(levels, self.network)
 
-    def evaluate(
-        self, levels: tuple[float, ...], split: str = "validation", *, config: TrialConfig | None = None
-    ) -> Evaluation:
-        return evaluate_pruned(self.task, self.network, config or self.config, levels, split)
+    def evaluate(self, levels: tuple[float, ...], *, config: TrialConfig | None = None) -> Evaluation:
+        return evaluate_pruned(self.task, self.network, config or self.config, levels, "validation")
 
 
 def save_trained(folder: Path, trained: TrainedNetwork, record: Mapping[str, Any]) -> None:
