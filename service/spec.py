@@ -70,8 +70,8 @@ class SweepSpec(BaseModel):
     )
     scope: tuple[str, ...] = Field(
         default_factory=lambda fields: (fields["trial"].scope,) if "trial" in fields else (),
-        description="weights ranked together: global, uniform (per tensor), or N:M like 2:4; give several to compare "
-        "them on the same trained networks: the first decides the objective",
+        description="weights ranked together: global, uniform (per tensor), row (per output row), or N:M like 2:4; "
+        "give several to compare them on the same trained networks: the first decides the objective",
     )
     objective: Literal["target", "area"] = Field(
         default="target",
@@ -82,18 +82,20 @@ class SweepSpec(BaseModel):
         default=None,
         ge=0,
         description="how far the accuracy before pruning may lie below the best one; an arm without such a "
-        "configuration is left with its densest one, which cannot win",
+        "configuration is represented by the one with the smallest drop, which cannot win",
     )
     max_macs_left: float | None = Field(
         default=None,
         gt=0,
         le=1,
         description="fraction of the dense network's operations (MACs) that may be left after pruning to the target "
-        "sparsity and shrinking; an arm without such a configuration is left with its smallest one, which cannot win",
+        "sparsity and shrinking; an arm without such a configuration is represented by its smallest one, which cannot "
+        "win",
     )
     lam: Lam | None = Field(default=None, description="strength of the penalty, instead of searching it")
     rho: float | None = Field(
-        default=None, description="radius of SAM, S2SAM and CrAM (units of w), instead of searching it"
+        default=None,
+        description="radius of SAM, S2SAM, Friendly-SAM, SAFE and CrAM (units of w), instead of searching it",
     )
     bounds: dict[str, tuple[float, float]] = Field(
         default={},

@@ -38,7 +38,10 @@ def train(
             autocompletion=complete_recorded,
         ),
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="seed of the training; default: one that no trial has used")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="seed of the training; default: the sweep's, or with --best one that no trial has used"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="epochs; default: the sweep's", min=1)] = None,
     form: Annotated[
         list[str] | None,
