@@ -44,13 +44,15 @@ def split_indices(num: int, validation_fraction: float, train_size: int | None =
 
 
 def split_last(num: int, validation_fraction: float, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Split range(num) into shuffled training indices and the last ones, in their order, for validation.
+    """Split range(num) into training indices and the last ones for validation, both shuffled.
 
-    For datasets with a validation split of their own. See `split_indices`.
+    For datasets with a validation split of their own. See `split_indices`. Validation examples are shuffled because
+    they may be stored by class, and `eval_size` keeps the first ones.
     """
-    num_training = num - round(num * validation_fraction)
-    training, _ = split_indices(num_training, 0.0, train_size)
-    return training, np.arange(num_training, num)
+    num_validation = round(num * validation_fraction)
+    training, _ = split_indices(num - num_validation, 0.0, train_size)
+    validation, _ = split_indices(num_validation, 0.0)
+    return training, num - num_validation + validation
 
 
 def split_patients(patients: Iterable[str]) -> dict[str, tuple[str, ...]]:

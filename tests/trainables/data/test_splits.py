@@ -1,9 +1,10 @@
 import re
 
+import numpy as np
 import pytest
 
 from trainables.data.errors import DataError
-from trainables.data.splits import split_indices, split_patients
+from trainables.data.splits import split_indices, split_last, split_patients
 
 
 def test_split_is_fixed():
@@ -20,6 +21,16 @@ def test_train_size_takes_the_first_and_leaves_validation_alone():
     assert few.tolist() == training[:10].tolist()
     assert same_validation.tolist() == validation.tolist()
     assert sorted([*training, *validation]) == list(range(100))
+
+
+def test_own_validation_split_is_shuffled():
+    """The first ones, which `eval_size` keeps, are of both classes although the examples are stored by class."""
+    labels = np.repeat([0, 1], 50)
+    training, validation = split_last(1000, 0.1)
+    assert sorted(training) == list(range(900))
+    assert sorted(validation) == list(range(900, 1000))
+    assert set(labels[validation[:10] - 900]) == {0, 1}
+    assert split_last(1000, 0.1, 5)[1].tolist() == validation.tolist()
 
 
 @pytest.mark.parametrize("train_size", [0, -1, 76])
