@@ -121,9 +121,11 @@ class TrialRunner:
         try:
             if trained := load_trained(self.folder / "trained", task, self.config):
                 return trained
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             unreadable = one_line(error)
             self.notes.append(f"trained: could not be read ({unreadable}), so the network is trained again")
+        except OSError as error:  # such as a network folder that is away for a moment: the network may be good
+            raise StorageError(f"trained: must be files that can be read, got {first_line(error)}") from error
         if not self.train:
             raise FileNotFoundError(f"trained: the trained weights cannot be read ({unreadable}); nothing is trained")
         self.training = Training(task, self.config)
@@ -136,7 +138,11 @@ class TrialRunner:
                 self.training.load_state_dict(state)
                 self.evaluations = state["evaluations"]
                 break
+            except OSError as error:  # such as a network folder that is away for a moment: the file may be good
+                raise StorageError(f"{name}: must be a file that can be read, got {first_line(error)}") from error
             except Exception as error:  # truncated or altered: use the one before it
+                if is_out_of_memory(error):
+                    raise
                 self.notes.append(f"{name}: could not be read ({one_line(error)}), passed over")
                 path.unlink()  # otherwise the next save would replace the good previous checkpoint by it
                 self.training = Training(task, self.config)

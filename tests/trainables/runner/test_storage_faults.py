@@ -3,9 +3,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.trainables.runner._runs import REPORT, files, finish, without_seconds
 from trainables import files as files_module
+from trainables import runner as runner_module
 from trainables.result import Status, read_result
 from trainables.runner import TrialRunner
 
@@ -78,3 +80,33 @@ def test_unreadable_result_is_a_storage_failure(start):
     (trial.folder / "result.json").mkdir(parents=True)
     report = trial.advance()
     assert (report["status"], report["epoch"]) == (Status.STORAGE_FAILED, 0)
+
+
+def unreachable(*arguments):
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def no_memory(*arguments):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("reader", ["read_checkpoint", "load_trained"])
+def test_files_that_cannot_be_read_for_a_moment_are_kept(start, undisturbed, monkeypatch, reader):
+    trial = start()
+    trial.advance()
+    trial.advance()
+    before = files(trial.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, reader, unreachable)
+        report = start().advance()
+    assert report["status"] == Status.STORAGE_FAILED
+    assert os.strerror(errno.ESTALE) in report["reason"]
+    assert files(trial.folder) == before
+    assert without_seconds(finish(start())) == undisturbed
+
+
+def test_checkpoint_for_which_memory_is_missing_is_not_passed_over(start, monkeypatch):
+    start().advance()
+    monkeypatch.setattr(runner_module, "read_checkpoint", no_memory)
+    report = start().advance()
+    assert (report["status"], report["reason"]) == (Status.OUT_OF_MEMORY, "CUDA out of memory")
