@@ -62,13 +62,13 @@ class PruningSchedule:
         return dict(kept)
 
     def check_rewind_epoch(self, rewind_epoch: int) -> int:
-        """Return `rewind_epoch` if it lies before the last epoch of a phase, else raise ValueError."""
-        if not 0 <= rewind_epoch < self.config.max_epochs:
+        """Return `rewind_epoch` if it is an epoch before the last one of a phase, else raise ValueError."""
+        if not 0 <= rewind_epoch < self.config.max_epochs or rewind_epoch != int(rewind_epoch):
             raise ValueError(
-                f"pruning_sched: rewind_epoch must be from 0 (initialization) to {self.config.max_epochs - 1} (before "
-                f"the last epoch of a round), got {rewind_epoch}"
+                f"pruning_sched: rewind_epoch must be a whole number from 0 (initialization) to "
+                f"{self.config.max_epochs - 1} (before the last epoch of a round), got {rewind_epoch}"
             )
-        return rewind_epoch
+        return int(rewind_epoch)
 
 
 def make_pruning_schedule(config: TrialConfig) -> PruningSchedule:

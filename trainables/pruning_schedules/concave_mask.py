@@ -25,8 +25,8 @@ class ConcaveMaskLottery(PruningSchedule):
         rewind_epoch: See `PruningSchedule`.
 
     Raises:
-        ValueError: If an argument is out of range, the regularizer is another, or lam is 0 (nothing would close the
-            mask).
+        ValueError: If an argument is out of range, the regularizer is another, lam is 0 (nothing would close the mask),
+            or the scope is n:m with select "threshold".
 
     Reference: Fracastoro et al., "Playing the lottery with concave regularizers for sparse trainable neural networks",
     2025, arXiv 2501.11135.
@@ -48,6 +48,11 @@ class ConcaveMaskLottery(PruningSchedule):
             raise ValueError(
                 "pruning_schedule: must have the regularizer concave_mask and lam > 0 with concave_mask (they train "
                 f"the mask), got {config.regularizer} with lam {config.lam:g}"
+            )
+        if ":" in config.scope and select == "threshold":
+            raise ValueError(
+                f"scope: must be global, uniform or row with select=threshold (a threshold makes no n:m pattern), got "
+                f"{config.scope}"
             )
         self.select, self.alpha = select, alpha
         self.rewind_epoch = self.check_rewind_epoch(rewind_epoch)

@@ -257,7 +257,15 @@ def test_a_trial_killed_after_every_evaluation_equals_an_undisturbed_one(fields,
         ),
         (
             {"pruning_schedule": "imp", "pruning_sched": {"rewind_epoch": 2}},
-            "pruning_sched: rewind_epoch must be from 0 .* to 1 .*, got 2",
+            "pruning_sched: rewind_epoch must be a whole number from 0 .* to 1 .*, got 2",
+        ),
+        (
+            {"pruning_schedule": "imp", "pruning_sched": {"rewind_epoch": 0.5}},
+            "pruning_sched: rewind_epoch must be a whole number from 0 .* to 1 .*, got 0.5",
+        ),
+        (
+            {**MASKED, "scope": "2:4", "target_sparsity": 0.5, "sparsities": ()},
+            "scope: must be global, uniform or row with select=threshold .*, got 2:4",
         ),
         (
             {"pruning_schedule": "imp", "pruning_sched": {"rounds": 2}},
