@@ -156,21 +156,37 @@ def recalibrated(task: Task, pruned: nn.Module, config: TrialConfig) -> nn.Modul
     """A copy whose BatchNorm statistics are plain means over one epoch of training batches.
 
     Pruning shifts every activation, and much of the lost accuracy comes from statistics that no longer fit. No weight
-    is trained. A network without BatchNorm stays as it is.
+    is trained. A network without BatchNorm stays as it is. Other layers are in evaluation mode, as they will be when
+    the statistics are used: dropout is off.
     """
-    copied = copy.deepcopy(pruned)
-    batches = task.batches("train", config.batch_size, seed=config.seed)
-    torch.optim.swa_utils.update_bn((task.inputs(batch) for batch in batches), copied)
-    return copied
+    copied = copy.deepcopy(pruned).eval()
+    momenta = {layer: layer.momentum for layer in batchnorm_layers(copied).values()}
+    if not momenta:
+        return copied
+    for layer in momenta:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean
+        layer.train()
+    with torch.no_grad():
+        for batch in task.batches("train", config.batch_size, seed=config.seed):
+            copied(task.inputs(batch))
+    for layer, momentum in momenta.items():
+        layer.momentum = momentum
+    return copied.eval()
 
 
 def batchnorm_statistics(network: nn.Module) -> dict[str, Tensor]:
     """The running statistics of all BatchNorm layers, by their names in the state dict."""
     return {
         f"{name}.{key}".lstrip("."): value
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        for name, layer in batchnorm_layers(network).items()
         for key, value in layer.named_buffers(recurse=False)
+    }
+
+
+def batchnorm_layers(network: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    return {
+        name: layer for name, layer in network.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
     }
 
 

@@ -192,6 +192,35 @@ def test_recalibration_with_compensation_is_refused(tiny):
         tiny(recalibrate=True, criterion="compensation")
 
 
+def test_recalibration_has_no_dropout(trained, tiny):
+    """The statistics are those of the inputs that the layer gets when they are used."""
+    task, model = trained
+    network = torch.nn.Sequential(torch.nn.Dropout(0.9), torch.nn.BatchNorm2d(1), copy.deepcopy(model))
+    norm = recalibrated(task, network, tiny(batch_size=128))[1]
+    (images, _), *others = task.batches("train", 128, seed=0)
+    assert not others
+    np.testing.assert_allclose(norm.running_mean, images.mean((0, 2, 3)), rtol=1e-5)
+    assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("criterion", ["random", "magnitude"])
+def test_weights_that_were_removed_before_are_removed_first(trained, tiny, criterion):
+    task, model = trained
+    model = copy.deepcopy(model)
+    weights = convolutions(model)
+    removed = {
+        name: torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.6
+        for name, weight in weights.items()
+    }
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.masked_fill_(removed[name], 0)
+    found = evaluate_pruned(task, model, tiny(criterion=criterion), (0.0, 0.8), "validation", removed)
+    assert not any((mask & removed[name]).any() for name, mask in found.masks[0.8].items())
+    total = sum(mask.numel() for mask in removed.values())
+    assert sum(int(mask.sum()) for mask in found.masks[0.8].values()) == total - round(0.8 * total)
+
+
 @pytest.mark.parametrize("min_kept", [0, 3])
 def test_min_kept_keeps_weights_in_every_tensor(trained, tiny, min_kept):
     task, model = trained
