@@ -248,7 +248,8 @@ class Training:
             evaluation |= measure(self.task, network, config, "validation", level, ticket.masks)
         others = tuple(level for level in levels if level not in tickets)
         if others:
-            evaluation |= evaluate_pruned(self.task, self.trained_model(), config, others, "validation")
+            removed = {name: ~mask for name, mask in self.lottery.masks.items()}
+            evaluation |= evaluate_pruned(self.task, self.trained_model(), config, others, "validation", removed)
         if tickets:
             for level, masks in evaluation.masks.items():
                 evaluation.metrics[level]["weights_left"] = weights_left(masks)
@@ -290,7 +291,7 @@ class Training:
         self.early_stopping.load_state_dict(state["early_stopping"])
         self.penalty_ratio.values = dict(state["penalty_ratio"])
         if self.lottery.num_phases > 1:
-            self.lottery.load_state_dict(state["lottery"])
+            self.lottery.load_state_dict(state["lottery"], self.task.device)
             self._begin_phase()
         self.model.load_state_dict(state["model"])
         self.regularizer.load_state_dict(state["regularizer"])

@@ -102,10 +102,22 @@ class Lottery:
             "tickets": {level: vars(ticket) for level, ticket in self.tickets.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.masks = state["masks"]
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            device: Where masks are needed: that of the network. Weights are copied into a network, from anywhere.
+        """
+        self.masks = moved(state["masks"], device)
         self.early_weights, self.early_gates = state["early_weights"], state["early_gates"]
-        self.tickets = {level: Ticket(**ticket) for level, ticket in state["tickets"].items()}
+        self.tickets = {
+            level: Ticket(ticket["weights"], moved(ticket["masks"], device))
+            for level, ticket in state["tickets"].items()
+        }
+
+
+def moved(masks: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: mask.to(device) for name, mask in masks.items()}
 
 
 def hold_at_zero(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
@@ -114,7 +126,8 @@ def hold_at_zero(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> 
         mask = mask.to(weights[name].device)
         with torch.no_grad():
             weights[name].masked_fill_(~mask, 0)
-        weights[name].register_hook(lambda grad, mask=mask: grad * mask)
+        if weights[name].requires_grad:
+            weights[name].register_hook(lambda grad, mask=mask: grad * mask)
 
 
 def weights_left(masks: Mapping[str, Tensor]) -> float:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainables.lottery import Lottery, has_sparsity, hold_at_zero, weights_left
+from trainables.lottery import Lottery, Ticket, has_sparsity, hold_at_zero, weights_left
 
 
 def mask(*kept):
@@ -14,6 +14,22 @@ def test_held_weights_are_zero_and_get_no_gradient():
     assert weight.tolist() == [1, 0, 3]
     (weight * torch.tensor([4.0, 5.0, 6.0])).sum().backward()
     assert weight.grad.tolist() == [4, 0, 6]
+
+
+def test_frozen_weights_can_be_held():
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    hold_at_zero({"w": weight}, {"w": mask(1, 0, 1)})
+    assert weight.tolist() == [1, 0, 3]
+
+
+def test_masks_of_a_checkpoint_move_to_the_networks_device(tiny):
+    """Checkpoints are read on the CPU."""
+    lottery, restored = Lottery(tiny()), Lottery(tiny())
+    lottery.masks = {"w": mask(1, 0)}
+    lottery.tickets = {0.5: Ticket({"w": torch.ones(2)}, {"w": mask(0, 1)})}
+    restored.load_state_dict(lottery.state_dict(), torch.device("meta"))
+    assert restored.masks["w"].is_meta
+    assert restored.tickets[0.5].masks["w"].is_meta
 
 
 def test_weights_left_counts_over_all_tensors():
@@ -68,7 +84,7 @@ def test_phases_prune_rewind_and_keep_tickets(tiny):
     assert second.weight.tolist() == [[0, 2, 0, 4]]
 
     restored = Lottery(config)
-    restored.load_state_dict(lottery.state_dict())
+    restored.load_state_dict(lottery.state_dict(), torch.device("cpu"))
     restored.end_phase(1, second, {"weight": second.weight}, scores=pytest.fail, gates=pytest.fail)
     assert restored.tickets.keys() == {0.0, 0.5}
     assert torch.equal(restored.tickets[0.0].weights["weight"], trained.weight)

@@ -101,14 +101,27 @@ def score(task: Task, model: nn.Module, config: TrialConfig) -> list[Tensor]:
 
 
 def evaluate_pruned(
-    task: Task, model: nn.Module, config: TrialConfig, sparsities: Iterable[float], split: str
+    task: Task,
+    model: nn.Module,
+    config: TrialConfig,
+    sparsities: Iterable[float],
+    split: str,
+    removed: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Evaluation:
     """Prune a copy of the model at each sparsity, from one ranking, and evaluate it without retraining.
 
     At sparsity 0 the model is evaluated as it is, whatever the scope.
+
+    Args:
+        removed: Weight name -> bool tensor, True = removed before. These weights are zero and rank lowest, whatever
+            their scores.
     """
     pruned = copy.deepcopy(model).eval()
     scores = score(task, pruned, config)
+    with torch.no_grad():
+        for name, values in zip(prunable_weights(task, pruned, config), scores, strict=True):
+            if name in removed:
+                values.masked_fill_(removed[name], -torch.inf)
     ranking = masks.rank(scores, config.scope, min_kept=config.min_kept)
     dense_weights, pruned_weights = (prunable_weights(task, network, config) for network in (model, pruned))
     evaluation = Evaluation({}, {}, {})
