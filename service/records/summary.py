@@ -39,12 +39,14 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
         - goal: what is maximized, in words; `method` is the pruning method that decides it
         - levels: the sparsities of the tables, by pruning method, which are labels; the decisive method comes first
         - arms: the best configuration of each arm in the search, with its validation curve. Best means the highest mean
-          of the goal on validation over the seeds of the search, among the arm's configurations with the most seeds
-          that satisfy the sweep's limits if there are any (`feasible`); `violated` names the limits that it violates.
+          of the goal on validation over the seeds of the search, among the arm's finalists with the most seeds that
+          satisfy the sweep's limits if there are any (`feasible`); `violated` names the limits that it violates.
           num_configurations counts the finished configurations of the arm, num_trials all of its trials in the search.
-        - confirmed: the configurations trained again on unseen seeds, with mean, standard deviation and n over those
-          seeds alone, on validation and test. `against` compares each with the same optimizer without a regularizer:
-          paired by seed, on test, by the goal.
+        - confirmed: the selected configuration of each arm, trained again on unseen seeds, with mean, standard
+          deviation and n over those seeds alone, on validation and test. `against` compares each with the same
+          optimizer without a regularizer: paired by seed, on test, by the goal.
+        - superseded: the configurations that were confirmed before their arm selected another one, with the unseen
+          seeds of their finished trials. They are compared with nothing.
         - others, in each row: its curves by the other pruning methods, by label.
         - winner: among the confirmed configurations with the most seeds, the best on *validation*, so that its test
           result stays unbiased; without a confirmation, the best of the search. `against_baseline` compares it on test
@@ -58,7 +60,8 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
     measured = [trial for trial in (*search, *state.finished("confirm")) if goal.value(trial) is not None]
     cells = Cells(objective, goal, measured)
     arms = search_rows(state, cells)
-    confirmed = confirmed_rows(state, cells)
+    selected, superseded = confirmations(state, arms)
+    confirmed = confirmed_rows(state, cells, selected)
     return {
         "sweep": state.folder.name,
         "complete": complete,
@@ -74,6 +77,11 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
         "seconds": round(sum(t.report.get("seconds") or 0.0 for t in trials), 1),
         "arms": arms,
         "confirmed": confirmed,
+        "superseded": [
+            {**describe(trials[0]), "seeds": [t.config["seed"] for t in trials]}
+            for trials in (finished_of(configuration) for configuration in superseded)
+            if trials
+        ],
         "winner": choose_winner(arms, confirmed),
         "warnings": [{"trial": t.key, "arm": t.arm, "warning": text} for t in trials for text in t.warnings],
         "failures": [
@@ -167,13 +175,12 @@ def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     for arm, configurations in by_arm.items():
         if not configurations:
             continue
+        candidates = finalists(state.identity, cells, configurations, everything)
         # Finalists have more seeds than the others, whose single results are often good by luck.
-        most = max(map(len, configurations))
-        compared = [trials for trials in configurations if len(trials) == most]
-        violations = goal.violations(compared, among=everything)
-        ranks = [(excess(of), -cells.value(trials)) for of, trials in zip(violations, compared, strict=True)]
-        index = ranks.index(min(ranks))
-        best, violated = compared[index], names_of(violations[index])
+        most = max(map(len, candidates))
+        compared = [trials for trials in candidates if len(trials) == most]
+        best = compared[ranking(cells, compared, everything)[0]]
+        violated = names_of(goal.violations([best], among=everything)[0])
         rows.append(
             {
                 **describe(best[0]),
@@ -194,6 +201,66 @@ def search_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     return rows
 
 
+def finalists(
+    identity: Mapping[str, Any],
+    cells: Cells,
+    configurations: Sequence[list[TrialRecord]],
+    everything: Sequence[list[TrialRecord]],
+) -> Sequence[list[TrialRecord]]:
+    """The configurations of an arm that the sweep selects from, best on the search's own seeds first.
+
+    A finalist that later configurations have beaten on these seeds is none any more, although it has further seeds.
+    """
+    if "num_finalists" not in identity:
+        return configurations
+    num_seeds = identity["num_search_seeds"]  # of the trials, which are ordered by seed, these come first
+    whole = [trials for trials in configurations if len(trials) >= num_seeds] or configurations
+    among = [trials[:num_seeds] for trials in everything]
+    order = ranking(cells, [trials[:num_seeds] for trials in whole], among)
+    return [whole[index] for index in order[: identity["num_finalists"]]]
+
+
+def ranking(
+    cells: Cells, configurations: Sequence[Sequence[TrialRecord]], among: Sequence[Sequence[TrialRecord]]
+) -> list[int]:
+    """The places of configurations in their list, that of the best first.
+
+    Args:
+        among: The configurations whose costs relative limits are distances from.
+    """
+    violations = cells.goal.violations(configurations, among=among)
+    ranks = [(excess(of), -cells.value(trials)) for of, trials in zip(violations, configurations, strict=True)]
+    return sorted(range(len(ranks)), key=ranks.__getitem__)
+
+
+def confirmations(
+    state: State, arms: Sequence[Mapping[str, Any]]
+) -> tuple[list[list[TrialRecord]], list[list[TrialRecord]]]:
+    """The configurations with trials on unseen seeds: the selected one of each arm, and those selected earlier.
+
+    More trials, finalists or a retry may change an arm's selection. Until the new one is trained on an unseen seed, the
+    latest one counts.
+
+    Args:
+        arms: The rows of the search.
+    """
+    selected = {without_seed(state.trials[row["trial"]].config) for row in arms}
+    trials = [trial for trial in state.trials.values() if trial.phase == "confirm" and not trial.left_out]
+    latest: dict[str, str] = {}  # by arm
+    for trial in trials:
+        if latest.get(trial.arm) not in selected:
+            latest[trial.arm] = without_seed(trial.config)
+    found: tuple[list[list[TrialRecord]], list[list[TrialRecord]]] = ([], [])
+    for arm, configurations in configurations_by_arm(trials).items():
+        for configuration in configurations:
+            found[without_seed(configuration[0].config) != latest[arm]].append(configuration)
+    return found
+
+
+def finished_of(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [trial for trial in trials if trial.status == Status.FINISHED]
+
+
 def names_of(violations: Mapping[str, float]) -> list[str]:
     """The limits that a configuration violates."""
     return [name for name, violation in violations.items() if violation > 0]
@@ -203,10 +270,13 @@ def has_goal(goal: Goal, trials: Sequence[TrialRecord]) -> bool:
     return all(goal.value(trial) is not None for trial in trials)
 
 
-def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
+def confirmed_rows(state: State, cells: Cells, selected: Sequence[list[TrialRecord]]) -> list[dict[str, Any]]:
     """A row for each confirmed configuration: those with the most seeds first, among these the best first.
 
     Configurations that violate a limit come last. The search decides this: its seeds selected them.
+
+    Args:
+        selected: The trials of each arm's selected configuration on unseen seeds (see `confirmations`).
     """
     searched = [
         trials
@@ -216,30 +286,29 @@ def confirmed_rows(state: State, cells: Cells) -> list[dict[str, Any]]:
     ]
     known = dict(zip((without_seed(t[0].config) for t in searched), state.goal.violations(searched), strict=True))
     rows = []
-    for configurations in configurations_by_arm(state.finished("confirm")).values():
-        for trials in configurations:
-            if not has_goal(state.goal, trials):
-                continue
-            validation = cells.curves_of_others(trials, "curve")
-            test = cells.curves_of_others(trials, "test")
-            own = known.get(without_seed(trials[0].config)) or state.goal.violations([trials], among=searched)[0]
-            rows.append(
-                {
-                    **describe(trials[0]),
-                    "seeds": [t.config["seed"] for t in trials],
-                    "num_collapsed": cells.num_collapsed(trials),
-                    "feasible": not names_of(own),
-                    "violated": names_of(own),
-                    "validation": cells.curve(trials, "curve"),
-                    "test": cells.curve(trials, "test"),
-                    "others": {label: {"validation": validation[label], "test": test[label]} for label in validation},
-                    "test_values": cells.values(trials, "test"),
-                    "metrics": cells.others(trials, "test"),
-                    "value": cells.value(trials),
-                    # Selected on validation. The first of several equal ones.
-                    "checkpoint_trial": max(trials, key=state.goal.value).key,  # type: ignore[arg-type]
-                }
-            )
+    for trials in map(finished_of, selected):
+        if not trials or not has_goal(state.goal, trials):
+            continue
+        validation = cells.curves_of_others(trials, "curve")
+        test = cells.curves_of_others(trials, "test")
+        own = known.get(without_seed(trials[0].config)) or state.goal.violations([trials], among=searched)[0]
+        rows.append(
+            {
+                **describe(trials[0]),
+                "seeds": [t.config["seed"] for t in trials],
+                "num_collapsed": cells.num_collapsed(trials),
+                "feasible": not names_of(own),
+                "violated": names_of(own),
+                "validation": cells.curve(trials, "curve"),
+                "test": cells.curve(trials, "test"),
+                "others": {label: {"validation": validation[label], "test": test[label]} for label in validation},
+                "test_values": cells.values(trials, "test"),
+                "metrics": cells.others(trials, "test"),
+                "value": cells.value(trials),
+                # Selected on validation. The first of several equal ones.
+                "checkpoint_trial": max(trials, key=state.goal.value).key,  # type: ignore[arg-type]
+            }
+        )
     rows.sort(key=lambda row: (not row["feasible"], -len(row["seeds"]), -row["value"]))
     add_comparisons(rows)
     return rows

@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from service.records.events import EventLog, is_event
 from service.records.lock import lock_holder
 from service.records.recorder import RETRIED
 from service.records.state import EVENTS, State, TrialRecord
-from service.records.summary import Cells, choose_winner, level_name, search_rows
-from service.views.tables import num_seeds, number
+from service.records.summary import choose_winner, confirmations, current_summary, level_name
+from service.views.tables import in_words, num_seeds
 from trainables.config import HYPERPARAMETERS, TrialConfig
 from trainables.result import Status
 
@@ -35,7 +35,8 @@ def status_of(folder: Path) -> dict[str, Any]:
         - state: "running" if a process runs it; "complete"; or "stopped", if the same command would continue it
         - process: the process that runs it, empty without one
         - idle: seconds since the last event
-        - phases: for "search" and "confirm", the number of trials `planned` and their number by status
+        - phases: for "search" and "confirm", the number of trials `planned` and their number by status; without those
+          that confirmed an earlier selection
         - running, failed, warnings: a row for each trial or warning
         - best: the configuration with the highest mean objective of the search on validation, None without one
         - confirmed: once the sweep is complete, the winner on unseen seeds with its mean on test, which `report` states
@@ -46,6 +47,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         ValueError: If this version cannot read the records.
     """
     state, process = State.read(folder, evaluations=False), lock_holder(folder)
+    summary = current_summary(state)
     trials = list(state.trials.values())
     running = [trial for trial in trials if process and trial.status == Status.RUNNING]
     epochs = epochs_done(folder, {trial.key for trial in running})
@@ -55,7 +57,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         "state": "running" if process else "complete" if complete else "stopped",
         "process": process,
         "idle": time.time() - (folder / EVENTS).stat().st_mtime,
-        "phases": {phase: count_trials(state, phase, bool(process)) for phase in ("search", "confirm")},
+        "phases": count_trials(state, summary, bool(process)),
         "running": [{"trial": t.key, "arm": t.arm, "epoch": epochs.get(t.key, 0), "of": epochs_of(t)} for t in running],
         "failed": [
             {"trial": t.key, "arm": t.arm, "status": t.status, "reason": t.reason}
@@ -63,31 +65,37 @@ def status_of(folder: Path) -> dict[str, Any]:
             if t.done and t.status != Status.FINISHED
         ],
         "warnings": [{"trial": t.key, "arm": t.arm, "warning": text} for t in trials for text in t.warnings],
-        "best": best_of_search(state),
+        "best": best_of_search(summary),
         "confirmed": confirmed_winner(state) if complete else None,
         "command": state.last_run.get("command"),
     }
 
 
-def count_trials(state: State, phase: str, runs: bool) -> dict[str, int]:
-    """The number of trials of a phase that are planned, and by status."""
-    statuses = [trial.status for trial in state.trials.values() if trial.phase == phase and not trial.left_out]
-    counts = Counter(INTERRUPTED if status == Status.RUNNING and not runs else status for status in statuses)
-    return {"planned": state.last_run.get(f"num_{phase}", len(statuses)), **dict(sorted(counts.items()))}
+def count_trials(state: State, summary: Mapping[str, Any], runs: bool) -> dict[str, dict[str, int]]:
+    """The number of trials of each phase that are planned, and by status."""
+    selected, _ = confirmations(state, summary["arms"])
+    trials = {
+        "search": [trial for trial in state.trials.values() if trial.phase == "search" and not trial.left_out],
+        "confirm": [trial for configuration in selected for trial in configuration],
+    }
+    found = {}
+    for phase, of_phase in trials.items():
+        statuses = [trial.status for trial in of_phase]
+        counts = Counter(INTERRUPTED if status == Status.RUNNING and not runs else status for status in statuses)
+        found[phase] = {
+            "planned": state.last_run.get(f"num_{phase}", len(statuses)),
+            **dict(sorted(counts.items())),
+        }
+    return found
 
 
-def best_of_search(state: State) -> dict[str, Any] | None:
-    search, goal = state.finished("search"), state.goal
-    if not search:
-        return None
-    metric = search[0].objective
-    rows = search_rows(state, Cells(metric, goal, search))
-    best = choose_winner(rows, [])
+def best_of_search(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    best = choose_winner(summary["arms"], [])
     if best is None:
         return None
-    names = ("arm", "optimizer", "regularizer", *HYPERPARAMETERS, "trial", "value")
-    found = {name: best[name] for name in names}
-    return {**found, "metric": f"{metric}_{'area' if goal.area else 'pruned'}", "num_seeds": best["num_seeds"]}
+    names = ("arm", "optimizer", "regularizer", *HYPERPARAMETERS, "trial", "value", "num_seeds")
+    metric = f"{summary['objective']}_{'area' if summary['area'] else 'pruned'}"
+    return {name: best[name] for name in names} | {"metric": metric}
 
 
 def confirmed_winner(state: State) -> dict[str, Any] | None:
@@ -163,7 +171,7 @@ def phase_line(phase: str, counts: dict[str, int]) -> str:
 
 def best_line(best: dict[str, Any]) -> str:
     return (
-        f"  best     {configuration(best)}: {best['metric']} {best['value']:.4f} on validation "
+        f"  best     {in_words(best)}: {best['metric']} {best['value']:.4f} on validation "
         f"({num_seeds(best['num_seeds'])} of the search, trial {best['trial']})"
     )
 
@@ -171,12 +179,6 @@ def best_line(best: dict[str, Any]) -> str:
 def confirmed_line(confirmed: dict[str, Any]) -> str:
     seeds = num_seeds(confirmed["num_seeds"], "unseen ")
     return (
-        f"  result   {configuration(confirmed)}: {confirmed['metric']} {confirmed['value']:.4f} at sparsity "
+        f"  result   {in_words(confirmed)}: {confirmed['metric']} {confirmed['value']:.4f} at sparsity "
         f"{level_name(confirmed['sparsity'])} on test ({seeds}, trial {confirmed['trial']})"
     )
-
-
-def configuration(row: dict[str, Any]) -> str:
-    """The arm and its values in words."""
-    names = [name for name in HYPERPARAMETERS if row[name] is not None]
-    return row["arm"] + "".join(f", {name.replace('_', ' ')} {number(row[name])}" for name in names)

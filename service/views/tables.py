@@ -23,8 +23,11 @@ __all__ = [
     "best_table",
     "for_terminal",
     "headline",
+    "in_words",
+    "left_out_line",
     "num_seeds",
     "number",
+    "superseded_line",
     "with_headline",
     "with_spread",
 ]
@@ -229,15 +232,19 @@ def configuration(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [row["arm"], *(number(row[name]) for name in names)]
 
 
+def in_words(row: Mapping[str, Any]) -> str:
+    """The arm of a row and its values."""
+    names = [name for name in HYPERPARAMETERS if row[name] is not None]
+    return ", ".join([row["arm"], *(f"{name.replace('_', ' ')} {number(row[name])}" for name in names)])
+
+
 def headline(summary: Mapping[str, Any]) -> str:
     """The winner in one sentence, and whether its lead over the best arm without a regularizer is significant."""
     winner = summary["winner"]
     if winner is None:
         return "No trial has finished yet."
-    names = [name for name in HYPERPARAMETERS if winner[name] is not None]
-    arguments = [f"{name.replace('_', ' ')} {number(winner[name])}" for name in names]
     level, objective = level_name(summary["target_sparsity"]), summary["objective"]
-    best = f"Best: {', '.join([winner['arm'], *arguments])}"
+    best = f"Best: {in_words(winner)}"
     infeasible = f"; no configuration meets the limits, this one violates {flags_of(winner)}" * (not winner["feasible"])
     if "test" not in winner:
         seeds = num_seeds(summary["num_search_seeds"])
@@ -279,6 +286,8 @@ def as_tables(summary: Mapping[str, Any], *, tables: bool = True) -> RenderableT
         parts.append(Text(f"{row['arm']}, trial {row['trial']}: {status}: {row['reason']}", "yellow"))
     if summary["num_left_out"]:
         parts.append(Text(left_out_line(summary), "yellow"))
+    if summary.get("superseded"):
+        parts.append(Text(superseded_line(summary), "yellow"))
     return Group(*parts, Text(headline(summary), style="bold green"))
 
 
@@ -298,6 +307,12 @@ def left_out_line(summary: Mapping[str, Any]) -> str:
     return f"{trials} not fit the sweep since it was changed; the tables do not count {'it' if num == 1 else 'them'}."
 
 
+def superseded_line(summary: Mapping[str, Any]) -> str:
+    shown = [f"{in_words(row)} ({num_seeds(len(row['seeds']), 'unseen ')})" for row in summary["superseded"]]
+    before = f"Confirmed before its arm selected another configuration: {'; '.join(shown)}."
+    return f"{before} The tables do not count {'it' if len(shown) == 1 else 'them'}."
+
+
 def as_markdown(summary: Mapping[str, Any]) -> str:
     """The same as Markdown, for MLflow's description of the sweep and for README files."""
     parts = [f"**{headline(summary)}**"]
@@ -308,6 +323,8 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
         parts.append("\n".join(f"- {row['arm']}, trial {row['trial']}: {row['warning']}" for row in warnings))
     if summary["num_left_out"]:
         parts.append(left_out_line(summary))
+    if summary.get("superseded"):  # summaries of earlier versions lack it
+        parts.append(superseded_line(summary))
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(summary["counts"].items()))
     parts.append(f"Trials: {counts}; {summary['seconds']:g} s of training in total.")
     return "\n\n".join(parts)

@@ -19,7 +19,7 @@ class Method:
     """A configuration of an arm with its trials, which differ in the seed alone.
 
     Args:
-        name: The arm; with lam where the arm has several confirmed configurations.
+        name: The arm.
         split: Where it is measured: "test" for confirmed configurations, "curve" (validation) without a confirmation.
     """
 
@@ -73,13 +73,7 @@ class SweepView:
     def _methods(self) -> list[Method]:
         rows = self.summary["confirmed"] or self.summary["arms"]
         phase, split = ("confirm", "test") if self.summary["confirmed"] else ("search", "curve")
-        arms = [row["arm"] for row in rows]
-        found = []
-        for row in rows:
-            trials = self._trials(phase, row)
-            name = row["arm"] if arms.count(row["arm"]) == 1 else f"{row['arm']} (lam {row['lam']:.3g})"
-            found.append(Method(name, *split_arm(row["arm"]), split, trials))
-        return found
+        return [Method(row["arm"], *split_arm(row["arm"]), split, self._trials(phase, row)) for row in rows]
 
     def _trials(self, phase: str, row: dict[str, Any]) -> list[TrialRecord]:
         """The trials of a row of the summary: those that differ from its first trial in the seed alone."""

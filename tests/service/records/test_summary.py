@@ -143,8 +143,53 @@ def test_a_confirmed_configuration_that_lost_too_much_before_pruning_does_not_wi
     for lam, accs in ((1e-5, (0.95, 0.5)), (2e-5, (0.8, 0.79))):
         toy.trial(accs, lam=lam, seed=1, phase="confirm", test=accs)
     summary = toy.summary()
-    assert [(row["lam"], row["feasible"]) for row in summary["confirmed"]] == [(1e-5, True), (2e-5, False)]
+    assert [(row["lam"], row["feasible"]) for row in summary["confirmed"]] == [(1e-5, True)]
+    assert [row["lam"] for row in summary["superseded"]] == [2e-5]
     assert summary["winner"]["lam"] == 1e-5
+    toy.recorder.close()
+
+
+def test_what_confirmed_an_earlier_selection_is_listed_apart(toy):
+    """lam 1e-6 was confirmed with six seeds. Then lam 1e-5 was tried; it is better in the search."""
+    seeds = range(1, 7)
+    toy.trial((0.9, 0.5), lam=1e-6)
+    toy.trial((0.9, 0.6), regularizer="none")
+    toy.confirm(seeds, lam=1e-6, validation=0.7, test=[0.7] * 6)
+    toy.confirm(seeds, regularizer="none", validation=0.6, test=[0.6 + 0.01 * s for s in seeds])
+    toy.trial((0.9, 0.8), lam=1e-5)
+    (row,) = [row for row in toy.summary()["confirmed"] if row["regularizer"] == "wcr"]
+    assert row["lam"] == 1e-6  # until the new selection has an unseen seed
+    toy.confirm(seeds[:5], lam=1e-5, validation=0.65, test=[0.65] * 5)
+    toy.trial(None, status="error", lam=1e-5, phase="confirm", seed=6)
+    summary = toy.summary()
+    assert [(row["regularizer"], row["lam"], row["seeds"]) for row in summary["confirmed"]] == [
+        ("none", None, [1, 2, 3, 4, 5, 6]),
+        ("wcr", 1e-5, [1, 2, 3, 4, 5]),
+    ]
+    assert [(row["lam"], row["seeds"]) for row in summary["superseded"]] == [(1e-6, [1, 2, 3, 4, 5, 6])]
+    assert summary["winner"]["regularizer"] == "none"  # the best configuration with six seeds
+    text = as_markdown(summary)
+    assert "selected another configuration: sam + wcr, lam 1e-06, rho 0.1, lr 0.1 (6 unseen seeds). The tables" in text
+
+
+def test_holms_correction_leaves_out_earlier_selections(toy):
+    seeds = range(1, 7)
+    for lam, acc in ((1e-6, 0.5), (1e-5, 0.8)):
+        toy.trial((0.9, acc), lam=lam)
+        toy.confirm(seeds, lam=lam, validation=acc, test=[acc + 0.01 * s for s in seeds])
+    toy.confirm(seeds, regularizer="none", validation=0.4, test=[0.4] * 6)
+    (corrected,) = [row["against"]["p_holm"] for row in toy.summary()["confirmed"] if "against" in row]
+    assert corrected == 2 / 64  # of 2 ** 6 signs, two are as extreme; there is one comparison
+
+
+def test_a_finalist_that_later_configurations_beat_is_not_selected(tmp_path):
+    """On the search's seed, 1e-7 and 1e-6 were the finalists. Then 1e-5 beat 1e-7, which has the best mean of all."""
+    toy = ToySweep(tmp_path / "runs" / "more", make(target_sparsity=0.9, num_finalists=2).identity())
+    for lam, accs in ((1e-7, (0.5, 1.0, 1.0)), (1e-6, (0.6, 0.6, 0.6)), (1e-5, (0.7, 0.7, 0.7))):
+        for seed, acc in enumerate(accs):
+            toy.trial((0.9, acc), lam=lam, seed=seed)
+    (row,) = toy.summary()["arms"]
+    assert (row["lam"], row["value"], row["num_seeds"]) == (1e-5, pytest.approx(0.7), 3)
     toy.recorder.close()
 
 

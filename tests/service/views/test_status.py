@@ -32,6 +32,14 @@ def test_a_running_sweep_counts_its_trials_by_status(toy):
     assert "search   1 of 4 trials finished, 1 error, 1 running" in shown
 
 
+def test_trials_that_confirmed_an_earlier_selection_do_not_count(toy):
+    toy.recorder.run_started(["python"], num_search=2, num_confirm=1)
+    for lam, acc in ((1e-6, 0.7), (1e-5, 0.8)):
+        toy.trial((0.9, acc), lam=lam)
+        toy.trial((0.9, acc), lam=lam, seed=1, phase="confirm", test=(0.9, acc))
+    assert status_of(toy.folder)["phases"]["confirm"] == {"planned": 1, "finished": 1}
+
+
 def test_a_running_trial_counts_the_epochs_of_all_rounds(toy):
     config = make_config(
         pruning_schedule="imp", pruning_sched={"fraction": 0.5}

@@ -4,7 +4,7 @@ import shlex
 
 from service.views.report.blocks import Block, Code, Items, Table, Text, cells
 from service.views.report.view import SweepView
-from service.views.tables import left_out_line
+from service.views.tables import left_out_line, superseded_line
 
 __all__ = ["origin"]
 
@@ -17,6 +17,8 @@ def origin(view: SweepView) -> list[Block]:
     blocks: list[Block] = [Text(f"Trials: {counts}.")]
     if summary["num_left_out"]:
         blocks.append(Text(left_out_line(summary)))
+    if summary["superseded"]:
+        blocks.append(Text(superseded_line(summary)))
     if failures := summary["failures"]:
         rows = [cells(f["arm"], f["trial"], f["status"].replace("_", " "), f["reason"]) for f in failures[:NUM_SHOWN]]
         more = f" The first {NUM_SHOWN} of {len(failures)}." if len(failures) > NUM_SHOWN else ""

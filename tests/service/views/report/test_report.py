@@ -64,6 +64,17 @@ def test_cells_are_means_and_intervals_of_the_records(filled):
     assert (round(low, 3), round(high, 3)) == (0.670, 0.770)  # 0.72 -+ t(0.975, 2) 0.02 / sqrt(3), t = 4.303
 
 
+def test_an_arm_without_a_regularizer_that_selected_another_configuration_has_one_row(toy):
+    for lr, acc in ((0.1, 0.7), (0.2, 0.8)):
+        toy.trial((0.9, acc), regularizer="none", lr=lr)
+        toy.confirm((1, 2), regularizer="none", lr=lr, validation=acc, test=[acc, acc])
+    report = make_report([toy.state])
+    results = blocks(report, "Methods compared", Table)[0]
+    assert [[cell.text for cell in row][::3] for row in results.rows] == [["sam + none", "0.800 [0.800, 0.800]"]]
+    words = " ".join(block.text for block in blocks(report, "Failures, commands and versions", Text))
+    assert "sam + none, rho 0.1, lr 0.1 (2 unseen seeds). The tables do not count it." in words
+
+
 def test_curves_show_every_seed(filled):
     (plot,) = blocks(make_report([filled.state]), "Accuracy against sparsity", Plot)
     titles = {axes.get_title(): axes for axes in plot.figure.axes}
