@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.records.best import without_seed
 from service.records.state import State, TrialRecord
 from service.records.summary import summarize
 from service.views.figures import split_arm
@@ -76,10 +77,9 @@ class SweepView:
         return [Method(row["arm"], *split_arm(row["arm"]), split, self._trials(phase, row)) for row in rows]
 
     def _trials(self, phase: str, row: dict[str, Any]) -> list[TrialRecord]:
-        """The trials of a row of the summary: those that differ from its first trial in the seed alone."""
-        first = self.state.trials[row["trial"]]
-        config = {**first.config, "seed": None}
-        same = [t for t in self.state.finished(phase) if t.arm == first.arm and {**t.config, "seed": None} == config]
+        """The trials of a row of the summary: those of the same configuration as its first one."""
+        config = without_seed(self.state.trials[row["trial"]].config)
+        same = [trial for trial in self.state.finished(phase) if without_seed(trial.config) == config]
         return sorted(same, key=lambda trial: trial.config["seed"])
 
     @functools.cache  # noqa: B019 (one view lives as long as the report is made)

@@ -75,6 +75,15 @@ def test_an_arm_without_a_regularizer_that_selected_another_configuration_has_on
     assert "sam + none, rho 0.1, lr 0.1 (2 unseen seeds). The tables do not count it." in words
 
 
+def test_seeds_from_before_a_sparsity_was_added_count(toy):
+    toy.trial((0.9, 0.8))
+    toy.confirm((1, 2), validation=0.8, test=[0.8, 0.8])
+    toy.confirm((3,), validation=0.8, test=[0.5], sparsities=(0.5,))
+    row = blocks(make_report([toy.state]), "Methods compared", Table)[0].rows[0]
+    assert row[1].text == "3"
+    assert row[-1].text.startswith("0.700 ")  # (0.8 + 0.8 + 0.5) / 3
+
+
 def test_curves_show_every_seed(filled):
     (plot,) = blocks(make_report([filled.state]), "Accuracy against sparsity", Plot)
     titles = {axes.get_title(): axes for axes in plot.figure.axes}
