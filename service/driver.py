@@ -195,7 +195,7 @@ def run_reprune(
                 check_cluster(spec.folder, resources.reserved, tracking_uri, console)
         shipper.start()
         stack.enter_context(interrupted_on_request(spec.folder))
-        complete = bool((records.state.summary or {}).get("complete"))
+        complete = records.state.complete
         try:
             if queue.num_left:
                 progress = Progress(

@@ -85,13 +85,15 @@ def export(
 
 def choose(state: Any, trial: str, level: float | None) -> tuple[str, float]:
     """The trial's key and the sparsity."""
+    from service.records.summary import current_summary
     from trainables.pruning_method import check_sparsity
     from trainables.result import Status
 
-    name, winner = state.folder.name, (state.summary or {}).get("winner")
+    name = state.folder.name
+    winner = None if trial else current_summary(state)["winner"]
     if not trial and not winner:
         raise ValueError(f"export: {name} has no winner yet, so give the key of a finished trial with --trial")
-    key = trial or winner["checkpoint_trial"]  # type: ignore[index]
+    key = winner["checkpoint_trial"] if winner else trial
     if key not in state.trials or state.trials[key].status != Status.FINISHED:
         raise ValueError(f"trial: must be the key of a finished trial of {name} (sweeps best shows some), got {key!r}")
     chosen = state.goal.target_sparsity if level is None else level

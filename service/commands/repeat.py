@@ -31,12 +31,13 @@ def repeat(
 ) -> None:
     """Train trials again, without changing the records, and compare every number with them."""
     from service.records.state import State
+    from service.records.summary import current_summary
     from service.repeat import repeat as train_again
 
     folder = sweep_folder(runs, name)
     with one_line_errors(), stdout_for_json(as_json):
         state = State.read(folder)
-        winner = (state.summary or {}).get("winner")
+        winner = None if trials else current_summary(state)["winner"]
         if not trials and not winner:
             raise ValueError(f"repeat: {name} has no winner yet, so give the key of a trial")
         last = state.last_run.get("data_root")

@@ -54,7 +54,7 @@ def report(
         fail(nothing_recorded("report", runs))
     with one_line_errors():
         states = [State.read(folder, evaluations=False) for folder in folders]
-        summaries = [state.summary or current_summary(state) for state in states]
+        summaries = [current_summary(state) for state in states]
         if not as_json and (form == "text" or len(states) == 1):
             for summary in summaries:
                 print_whole(make_console(), as_tables(summary))

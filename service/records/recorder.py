@@ -124,8 +124,9 @@ class Recorder:
         )
 
     def summarized(self, summary: Mapping[str, Any]) -> None:
-        """Record the sweep's result (see `service.records.summary`) if it differs from the last one recorded."""
-        if json.loads(json.dumps(summary)) != self.state.summary:
+        """Record the sweep's result (see `service.records.summary`) if the records do not state it already."""
+        same = json.loads(json.dumps(summary)) == self.state.summary
+        if not same or summary.get("complete", False) != self.state.complete:
             self._record("summary", summary=summary)
 
     # ---- its trials ------------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ class State:
         trials: The trials by key, in the order in which they started.
         ended: The keys of trials in the order in which they ended; a trial that ran again is listed again.
         summary: The result that was last recorded (see `service.records.summary`), None without one.
+        complete: Whether that is the result of all trials, and the sweep was not continued, changed or retried since.
     """
 
     def __init__(self, folder: Path, events: Iterable[Mapping[str, Any]] = ()):
@@ -100,6 +101,7 @@ class State:
         self.trials: dict[str, TrialRecord] = {}
         self.ended: list[str] = []
         self.summary: dict[str, Any] | None = None
+        self.complete = False
         for event in events:
             self.apply(event)
 
@@ -125,6 +127,8 @@ class State:
     def apply(self, event: Mapping[str, Any]) -> None:
         """Change the state by one event."""
         kind = event["event"]
+        if kind in ("change", "run", "retry"):
+            self.complete = False
         if kind == "sweep":
             if event.get("format") != FORMAT:
                 raise ValueError(unreadable(self.folder, f"format {event.get('format')}"))
@@ -140,7 +144,7 @@ class State:
         elif kind == "run":
             self.last_run = dict(event)
         elif kind == "summary":
-            self.summary = event["summary"]
+            self.summary, self.complete = event["summary"], bool(event["summary"].get("complete"))
         elif kind == "start":
             self.trials[event["trial"]] = TrialRecord(
                 event["trial"], event["phase"], event["arm"], event["number"], event["config"]

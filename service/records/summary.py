@@ -18,6 +18,7 @@ __all__ = [
     "configurations_by_arm",
     "current_summary",
     "level_name",
+    "recorded_export",
     "search_rows",
     "summarize",
 ]
@@ -98,10 +99,23 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
 
 
 def current_summary(state: State) -> dict[str, Any]:
-    """The result of a recorded sweep so far, which may be running; see `summarize`."""
+    """The result of a recorded sweep so far, which may be running; see `summarize`.
+
+    It has the costs of the winner's exported network (`exported`) if they were recorded.
+    """
     finished = [trial for trial in state.trials.values() if trial.pruned]
     objective = (state.summary or {}).get("objective") or (finished[0].objective if finished else "acc")
-    return summarize(state, objective=objective, complete=bool((state.summary or {}).get("complete")))
+    summary = summarize(state, objective=objective, complete=state.complete)
+    return summary | recorded_export(state, summary)
+
+
+def recorded_export(state: State, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`exported` of the last recorded summary, if another one is about the same network; empty otherwise."""
+    recorded = state.summary or {}
+    exported, winner = recorded.get("exported"), summary["winner"]
+    if not exported or not winner or recorded["target_sparsity"] != summary["target_sparsity"]:
+        return {}
+    return {"exported": exported} if exported["trial"] == winner["checkpoint_trial"] else {}
 
 
 class Cells:

@@ -51,10 +51,9 @@ def status_of(folder: Path) -> dict[str, Any]:
     trials = list(state.trials.values())
     running = [trial for trial in trials if process and trial.status == Status.RUNNING]
     epochs = epochs_done(folder, {trial.key for trial in running})
-    complete = state.summary and state.summary["complete"] and all(trial.done for trial in trials if not trial.left_out)
     return {
         "sweep": folder.name,
-        "state": "running" if process else "complete" if complete else "stopped",
+        "state": "running" if process else "complete" if summary["complete"] else "stopped",
         "process": process,
         "idle": time.time() - (folder / EVENTS).stat().st_mtime,
         "phases": count_trials(state, summary, bool(process)),
@@ -66,7 +65,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         ],
         "warnings": [{"trial": t.key, "arm": t.arm, "warning": text} for t in trials for text in t.warnings],
         "best": best_of_search(summary),
-        "confirmed": confirmed_winner(state) if complete else None,
+        "confirmed": confirmed_winner(summary) if summary["complete"] else None,
         "command": state.last_run.get("command"),
     }
 
@@ -98,15 +97,14 @@ def best_of_search(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     return {name: best[name] for name in names} | {"metric": metric}
 
 
-def confirmed_winner(state: State) -> dict[str, Any] | None:
-    winner = (state.summary or {}).get("winner") or {}
-    level = state.goal.target_sparsity
+def confirmed_winner(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    winner, level = summary["winner"] or {}, summary["target_sparsity"]
     test = winner.get("test", {}).get(level_name(level))
     if not test:
         return None
     names = ("arm", "optimizer", "regularizer", *HYPERPARAMETERS)
     found = {name: winner[name] for name in names} | {"trial": winner["checkpoint_trial"]}
-    found |= {"metric": state.summary["objective"], "sparsity": level}  # type: ignore[index]
+    found |= {"metric": summary["objective"], "sparsity": level}
     return {**found, "value": test["value"], "num_seeds": test["n"]}
 
 

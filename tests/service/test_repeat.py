@@ -71,12 +71,21 @@ def test_a_number_that_differs_is_named(trained):
     ]
 
 
-def test_what_cannot_be_repeated_is_refused(trained):
+def test_the_winner_of_the_trials_so_far_is_repeated(toy, monkeypatch):
+    toy.trial((0.9, 0.7))
+    toy.recorder.summarized(toy.summary())
+    better = toy.trial((0.9, 0.8), lam=1e-6)
+    monkeypatch.setattr("service.repeat.repeat", lambda state, keys, **_: [(key, []) for key in keys])
+    assert invoke("repeat", "toy", "--runs", toy.folder.parent) == (0, f"{better}: every number is the same\n")
+
+
+def test_what_cannot_be_repeated_is_refused(trained, toy):
     folder, key = trained
     code, shown = invoke("repeat", "tiny", "0123", "--runs", folder.parent)
     assert (code, "repeat: trials must be finished ones of tiny, got '0123'" in shown) == (2, True)
-    code, shown = invoke("repeat", "tiny", "--runs", folder.parent)
-    assert (code, "tiny has no winner yet, so give the key of a trial" in shown) == (2, True)
+    toy.trial(None, status="diverged")
+    code, shown = invoke("repeat", "toy", "--runs", toy.folder.parent)
+    assert (code, "toy has no winner yet, so give the key of a trial" in shown) == (2, True)
     events = folder / "events.jsonl"
     state = State.read(folder)
     events.write_text(events.read_text().replace(state.header["data"], "another"))

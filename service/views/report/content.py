@@ -45,7 +45,7 @@ def make_report(states: Sequence[State]) -> Report:
     for state in states:
         if not state.finished("search") and not state.finished("confirm"):
             raise ValueError(f"report: {state.folder.name} must have a finished trial, got none so far")
-    views = [SweepView(state, complete=bool((state.summary or {}).get("complete"))) for state in states]
+    views = [SweepView(state) for state in states]
     sections = [Section("Sweeps compared", "sweeps", [overview(views)], level=1)] if len(views) > 1 else []
     for view in views:
         if len(views) > 1:

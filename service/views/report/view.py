@@ -7,7 +7,7 @@ from typing import Any
 
 from service.records.best import without_seed
 from service.records.state import State, TrialRecord
-from service.records.summary import summarize
+from service.records.summary import current_summary
 from service.views.figures import split_arm
 from sparsity.import_strings import short_name
 from trainables.result import read_result
@@ -47,11 +47,10 @@ class SweepView:
         levels: The sparsities that all trials have, ascending.
     """
 
-    def __init__(self, state: State, *, complete: bool):
+    def __init__(self, state: State):
         self.state = state
-        finished = [*state.finished("search"), *state.finished("confirm")]
-        self.objective = finished[0].objective if finished else "acc"
-        self.summary = summarize(state, objective=self.objective, complete=complete)
+        self.summary = current_summary(state)
+        self.objective: str = self.summary["objective"]
         self.label = self.summary["method"]
         self.levels = [float(level) for level in self.summary["levels"].get(self.label, ())]
         self.target: float = self.summary["target_sparsity"]

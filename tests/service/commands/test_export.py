@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from service import export_winner as module
 from service.commands import app
+from service.commands.export import choose
 from service.export_winner import export_winner
 from service.records.exported import exported_folder, read_export
 from sparsity.import_strings import source_of
@@ -63,6 +64,13 @@ def export(toy, tmp_path):
         return done.output, done.exit_code, to
 
     return run
+
+
+def test_the_winner_is_that_of_all_trials_so_far(toy):
+    toy.trial((0.9, 0.7))
+    toy.recorder.summarized(toy.summary())
+    better = toy.trial((0.9, 0.8), lam=1e-6)
+    assert choose(toy.state, "", None) == (better, 0.9)
 
 
 def test_the_winner_is_exported_and_loads_again(toy, winner, export):

@@ -41,6 +41,15 @@ def test_report_of_a_running_sweep_has_its_results_so_far(toy, printed):
     assert (sweep["complete"], sweep["winner"]["value"]) == (False, 0.8)
 
 
+def test_report_of_a_sweep_that_goes_on_has_its_current_results(toy, printed):
+    toy.trial((0.9, 0.7))
+    toy.recorder.summarized(toy.summary())
+    toy.recorder.run_started(None, num_search=2, num_confirm=0)
+    toy.trial((0.9, 0.8), lam=1e-6)
+    (sweep,) = printed("report", "toy", "--format", "text")[0]["sweeps"]
+    assert (sweep["complete"], sweep["winner"]["value"]) == (False, 0.8)
+
+
 def test_bundle(toy, printed, tmp_path):
     toy.trial((0.9, 0.8))
     shown, code = printed("bundle", "toy", "--to", tmp_path / "b.tar.gz")

@@ -27,6 +27,24 @@ def test_the_state_that_is_read_is_the_one_that_was_recorded(toy):
     assert (read.search_state["num_parallel"], read.summary) == (2, {"winner": None})
 
 
+@pytest.mark.parametrize("event", ["run", "change", "retry"])
+def test_a_sweep_that_goes_on_is_not_complete_until_its_result_is_recorded_again(toy, event):
+    toy.trial((0.9, 0.8))
+    toy.trial(None, status="error", lam=0.1)
+    summary = toy.summary()
+    toy.recorder.summarized(summary)
+    assert State.read(toy.folder).complete
+    if event == "run":
+        toy.recorder.run_started(None, num_search=3, num_confirm=0)
+    elif event == "change":
+        toy.recorder.sweep_changed(toy.state.identity, left_out=[])
+    else:
+        toy.recorder.retry()
+    assert not State.read(toy.folder).complete
+    toy.recorder.summarized(summary)  # although it is the same
+    assert State.read(toy.folder).complete
+
+
 def test_reading_needs_no_lock_and_writes_nothing(tmp_path):
     assert State.read(tmp_path).trials == {}
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 import pytest
 
-from service.records.summary import configurations_by_arm
+from service.records.summary import configurations_by_arm, current_summary
 from service.views.tables import as_markdown
 from tests.service._sweeps import make
 from tests.service.conftest import ToySweep, fill
@@ -191,6 +191,16 @@ def test_a_finalist_that_later_configurations_beat_is_not_selected(tmp_path):
     (row,) = toy.summary()["arms"]
     assert (row["lam"], row["value"], row["num_seeds"]) == (1e-5, pytest.approx(0.7), 3)
     toy.recorder.close()
+
+
+def test_the_costs_of_the_exported_network_stay_while_it_is_the_winners(toy):
+    winner = toy.trial((0.9, 0.8))
+    exported = {"trial": winner, "costs": [{"macs": 7}]}
+    toy.recorder.summarized(toy.summary() | {"exported": exported})
+    toy.trial((0.9, 0.7), lam=1e-6)
+    assert current_summary(toy.state)["exported"] == exported
+    toy.trial((0.9, 0.9), lam=1e-4)
+    assert "exported" not in current_summary(toy.state)
 
 
 def test_the_winners_network_is_that_of_its_best_seed_on_validation(toy):

@@ -65,6 +65,15 @@ def test_a_sweep_is_complete_once_its_summary_is(toy, complete, state):
     assert status_of(toy.folder)["state"] == state
 
 
+def test_an_extended_sweep_is_not_complete(toy):
+    toy.trial((0.9, 0.7))
+    toy.recorder.summarized(toy.summary())
+    toy.recorder.run_started(None, num_search=2, num_confirm=0)
+    toy.trial((0.9, 0.8), lam=1e-6)
+    toy.recorder.close()
+    assert status_of(toy.folder)["state"] == "stopped"
+
+
 def test_a_retried_sweep_is_not_complete(toy):
     toy.trial(None, status="error")
     toy.recorder.summarized(toy.summary())
