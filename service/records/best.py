@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -66,14 +66,14 @@ def best(
         - seeds: "unseen" if the mean is over the seeds of the confirmation, else "search"
         - metric: the name of the objective
         - arm, optimizer, regularizer, lam, rho, lr, weight_decay: the configuration; None where it has no such argument
-        - is_target: whether the sparsity is the one that the sweep maximizes the metric at
+        - is_target: whether a sweep with this configuration maximizes the metric at the sparsity
         - sparsity, and the fields of `TRAINING_FIELDS` and `PRUNING_DEFAULTS`
         - sweep, trial: where the configuration was trained with its first seed
     """
     wanted = {"architecture": architecture, "dataset": dataset, "optimizer": optimizer, "regularizer": regularizer}
     chosen: dict[tuple[Any, ...], dict[str, Any]] = {}
     for trials in configurations(expanded(runs, "runs"), wanted, skip_sweep):
-        trained = training_of(trials[0][1].config)
+        trained = training_of(trials[0].trial.config)
         for row in rows_of(trials):
             group = comparable(row, trained)
             if group not in chosen or rank(row) > rank(chosen[group]):
@@ -81,11 +81,18 @@ def best(
     return [chosen[group] for group in sorted(chosen)]
 
 
-def configurations(
-    runs: Path, wanted: Mapping[str, str | None], skip_sweep: str | None
-) -> Iterator[list[tuple[str, TrialRecord]]]:
-    """The finished trials of each configuration, with their sweeps. A trial recorded by two sweeps counts once."""
-    groups: dict[str, dict[str, tuple[str, TrialRecord]]] = {}
+@dataclass
+class Recorded:
+    """A finished trial as all sweeps that have it recorded it."""
+
+    sweep: str  # the first one
+    trial: TrialRecord
+    targets: set[float | None]
+
+
+def configurations(runs: Path, wanted: Mapping[str, str | None], skip_sweep: str | None) -> Iterator[list[Recorded]]:
+    """The finished trials of each configuration. A trial recorded by two sweeps counts once."""
+    groups: dict[str, dict[str, Recorded]] = {}
     for folder in find_sweeps(runs):
         if folder.name == skip_sweep:
             continue
@@ -93,9 +100,10 @@ def configurations(
             matches = all(value is None or is_named(trial.config[name], value) for name, value in wanted.items())
             if matches and trial.status == Status.FINISHED:
                 group = groups.setdefault(without_seed(trial.config), {})
-                name, recorded = group.setdefault(trial.key, (folder.name, trial))
-                if recorded is not trial:
-                    group[trial.key] = name, replace(recorded, pruned=joined(recorded.pruned, trial.pruned))
+                found = group.setdefault(trial.key, Recorded(folder.name, trial, set()))
+                found.targets.add(trial.target_sparsity)
+                if found.trial is not trial:
+                    found.trial = replace(found.trial, pruned=joined(found.trial.pruned, trial.pruned))
     return (list(group.values()) for group in groups.values())
 
 
@@ -129,17 +137,19 @@ def joined(pruned: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any]]:
+def rows_of(trials: Sequence[Recorded]) -> Iterator[dict[str, Any]]:
     """The rows of one configuration, one for each sparsity."""
-    confirmed = [item for item in trials if item[1].phase == "confirm"]
-    counted = confirmed or trials
-    sweep, first = min(counted, key=lambda item: item[1].config["seed"])
+    confirmed = [each for each in trials if each.trial.phase == "confirm"]
+    recorded = sorted(confirmed or trials, key=lambda each: each.trial.config["seed"])
+    counted = [each.trial for each in recorded]
+    targets = {target for each in recorded for target in each.targets}
+    first = counted[0]
     config, metric = first.config, first.objective
-    shares = [t.diagnostics["penalty_share_start"] for _, t in counted if "penalty_share_start" in t.diagnostics]
+    shares = [t.diagnostics["penalty_share_start"] for t in counted if "penalty_share_start" in t.diagnostics]
     for label, entry in first.pruned.items():
         for level in [row["sparsity"] for row in entry["curve"]]:
-            found = [trial.at(level, metric, "curve", label) for _, trial in counted]
-            left = [trial.at(level, "macs_left", "curve", label) for _, trial in counted]
+            found = [trial.at(level, metric, "curve", label) for trial in counted]
+            left = [trial.at(level, "macs_left", "curve", label) for trial in counted]
             known = [value for value in left if value is not None]  # earlier versions recorded none
             yield {
                 "architecture": config["architecture"],
@@ -154,7 +164,7 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
                     if name != "pruning_schedule"
                 },
                 "sparsity": level,
-                "is_target": level == first.target_sparsity,
+                "is_target": level in targets,
                 **hyperparameters(config),
                 "metric": metric,
                 **mean_and_spread([value for value in found if value is not None]),
@@ -163,7 +173,7 @@ def rows_of(trials: Sequence[tuple[str, TrialRecord]]) -> Iterator[dict[str, Any
                 "penalty_share": fmean(shares) if shares else None,
                 "seeds": "unseen" if confirmed else "search",
                 **{name: config.get(name) for name in TRAINING_FIELDS},
-                "sweep": sweep,
+                "sweep": recorded[0].sweep,
                 "trial": first.key,
             }
 

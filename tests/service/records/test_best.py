@@ -80,6 +80,18 @@ def test_a_trial_in_two_sweeps_counts_once(toy, tmp_path):
     assert {r["n"] for r in best(tmp_path / "runs")} == {1}
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_a_trial_of_two_sweeps_is_at_the_target_of_both(tmp_path, names):
+    """Whichever folder comes first. The second sweep adopted the trial and asks for another sparsity."""
+    for name, target in zip(names, (0.9, 0.0), strict=True):
+        toy = ToySweep(tmp_path / name)
+        toy.trial((0.95, 0.8))
+        toy.recorder.close()
+        events = toy.folder / "events.jsonl"
+        events.write_text(events.read_text().replace('"target_sparsity": 0.9}', f'"target_sparsity": {target}}}'))
+    assert {row["sparsity"]: row["is_target"] for row in best(tmp_path)} == {0.0: True, 0.9: True}
+
+
 def test_a_tilde_stands_for_the_home_folder(toy, tmp_path, monkeypatch):
     toy.trial((0.9, 0.8))
     monkeypatch.setenv("HOME", str(tmp_path))
