@@ -68,7 +68,9 @@ class SweepView:
 
     @property
     def search(self) -> list[TrialRecord]:
-        return [trial for trial in self.state.finished("search") if trial.rows(self.label)]
+        """The finished trials of the search that are measured at what the sweep maximizes."""
+        goal = self.state.goal
+        return [trial for trial in self.state.finished("search") if goal.value(trial) is not None]
 
     def _methods(self) -> list[Method]:
         rows = self.summary["confirmed"] or self.summary["arms"]

@@ -56,12 +56,13 @@ def searched(trial: TrialRecord) -> dict[str, float]:
 
 
 def fractions(points: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, float]:
-    """The importance of each parameter that varies; empty with too few points or without variation.
+    """The importance of each parameter that all points have and that varies; empty with too few points.
 
     Args:
         points: The hyperparameters of each trial, and its value.
     """
-    names = [name for name in HYPERPARAMETERS if len({given.get(name) for given, _ in points} - {None}) > 1]
+    shared = [name for name in HYPERPARAMETERS if all(name in given for given, _ in points)]
+    names = [name for name in shared if len({given[name] for given, _ in points}) > 1]
     if len(points) < MIN_TRIALS or not names or len({value for _, value in points}) < 2:
         return {}
     columns = {name: [given[name] for given, _ in points] for name in names}

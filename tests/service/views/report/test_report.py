@@ -125,6 +125,25 @@ def test_further_seeds_of_finalists_do_not_change_what_the_search_reached(toy):
     assert running == {"sam + wcr": [0.9, 0.9]}
 
 
+def test_trials_that_are_not_pruned_to_the_target_yet_are_left_out(toy):
+    """As after a new target, while some trials are not pruned again."""
+    for index in range(3):
+        toy.trial((0.9, 0.5 + 0.1 * index), lam=10.0 ** (index - 6))
+    *_, last = toy.state.trials.values()
+    last.pruned["magnitude global"]["curve"].pop()
+    plots = blocks(make_report([toy.state]), "Sensitivity to the hyperparameters", Plot)
+    (axes,) = plots[0].figure.axes
+    dots = [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [[0.9, 0.9], [0.5, 0.6]]
+
+
+def test_a_hyperparameter_that_is_0_in_one_trial_has_no_importance(toy):
+    for index in range(8):
+        toy.trial((0.9, 0.1 * index), lam=10.0 ** (index - 9), rho=0.1 * index)
+    (table,) = blocks(make_report([toy.state]), "Which hyperparameters mattered", Table)
+    assert [[cell.text for cell in row] for row in table.rows] == [["sam + wcr", "8", "1.00", "-", "-", "-"]]
+
+
 def test_failures_cost_and_budget(filled):
     report = make_report([filled.state])
     (failures,) = blocks(report, "Failures, commands and versions", Table)
