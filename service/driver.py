@@ -27,7 +27,7 @@ from service.records.bundle import save_code_diff
 from service.records.lock import stop_requested
 from service.records.recorder import Recorder
 from service.records.state import State, TrialRecord, find_sweeps
-from service.records.summary import summarize
+from service.records.summary import recorded_export, summarize
 from service.search.adoption import Adoptable, admit, adopted_points, check_data
 from service.search.phases import Phases, points_from_other_sweeps
 from service.search.queue import TrialQueue
@@ -122,8 +122,12 @@ def record_summary(
     complete: bool,
     export: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Record the sweep's summary, with what `export` returns for it. The Shipper sends both together."""
+    """Record the sweep's summary, with what `export` returns for it. The Shipper sends both together.
+
+    What an earlier export returned for the same network is kept.
+    """
     summary = summarize(records.state, objective=objective, complete=complete)
+    summary |= recorded_export(records.state, summary)
     if export:
         summary |= export(summary)
     with queue.stopping_on_storage_faults():
@@ -157,7 +161,7 @@ def run_reprune(
     *,
     select: Callable[[TrialRecord], bool] = lambda trial: True,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
     """Evaluate the finished trials of a recorded sweep by further pruning methods and sparsities.
 
     Nothing is trained. What is recorded already is not evaluated again.
@@ -170,7 +174,7 @@ def run_reprune(
         quiet: Whether to print only warnings and the headline.
 
     Returns:
-        The sweep's summary.
+        The sweep's summary, and whether everything was recorded. It was not if the records could not be written.
 
     Raises:
         ValueError: Before anything starts, one line for each fault.
@@ -212,7 +216,7 @@ def run_reprune(
             num_waiting = shipper.finish(SHIP_TIMEOUT)
     raise_if_interrupted(queue, evaluated, console)
     report(spec, summary, tracking_uri, num_waiting, console)
-    return summary
+    return summary, not queue.stopped_because
 
 
 def own_sources(spec: SweepSpec) -> dict[str, str]:

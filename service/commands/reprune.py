@@ -103,9 +103,10 @@ def reprune(
             return (not arm or trial.arm in arm) and (not confirmed or trial.phase == "confirm")
 
         try:
-            summary = run_reprune(spec, methods, tuple(sparsity or ()), select=select, quiet=quiet)
+            summary, recorded = run_reprune(spec, methods, tuple(sparsity or ()), select=select, quiet=quiet)
         except KeyboardInterrupt:
             typer.echo("Stopped. The same command continues from here.", err=True)
             raise typer.Exit(130) from None
     if as_json:
         print_json(with_headline(summary))
+    raise typer.Exit(0 if recorded else 1)

@@ -110,16 +110,17 @@ def test_sync(toy, printed, monkeypatch):
     assert printed("sync", "toy") == ({"sweep": "toy", "server": "sqlite:///x", "sent": 5, "left": 2}, 2)
 
 
-def test_reprune(toy, printed, monkeypatch):
+@pytest.mark.parametrize(("recorded", "expected"), [(True, 0), (False, 1)])
+def test_reprune(toy, printed, monkeypatch, recorded, expected):
     toy.trial((0.9, 0.8))
 
     def run_reprune(*_, **__):
         print("its progress")
-        return toy.summary()
+        return toy.summary(), recorded
 
     monkeypatch.setattr("service.driver.run_reprune", run_reprune)
     shown, code = printed("reprune", "toy", "--criterion", "random")
-    assert (code, shown["sweep"], shown["winner"]["value"]) == (0, "toy", 0.8)
+    assert (code, shown["sweep"], shown["winner"]["value"]) == (expected, "toy", 0.8)
     assert shown["headline"].startswith("Best: sam + wcr")
 
 
