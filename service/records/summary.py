@@ -72,7 +72,6 @@ def summarize(state: State, *, objective: str, complete: bool) -> dict[str, Any]
         "area": goal.area,
         "method": goal.method,
         "levels": {label: [level_name(level) for level in levels] for label, levels in cells.levels.items()},
-        "num_search_seeds": len({t.config["seed"] for t in search}),
         "counts": dict(Counter(t.status for t in trials)),
         "num_left_out": len(state.trials) - len(trials),
         "seconds": round(sum(t.report.get("seconds") or 0.0 for t in trials), 1),

@@ -37,7 +37,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         - idle: seconds since the last event
         - phases: for "search" and "confirm", the number of trials `planned` and their number by status; without those
           that confirmed an earlier selection
-        - running, failed, warnings: a row for each trial or warning
+        - running, failed, warnings: a row for each trial or warning, without those that do not fit the sweep any more
         - best: the configuration with the highest mean objective of the search on validation, None without one
         - confirmed: once the sweep is complete, the winner on unseen seeds with its mean on test, which `report` states
           too; None without a confirmation
@@ -48,7 +48,7 @@ def status_of(folder: Path) -> dict[str, Any]:
     """
     state, process = State.read(folder, evaluations=False), lock_holder(folder)
     summary = current_summary(state)
-    trials = list(state.trials.values())
+    trials = [trial for trial in state.trials.values() if not trial.left_out]
     running = [trial for trial in trials if process and trial.status == Status.RUNNING]
     epochs = epochs_done(folder, {trial.key for trial in running})
     return {

@@ -92,8 +92,9 @@ def tabulate(summary: Mapping[str, Any]) -> list[TextTable]:
 
 
 def search_table(summary: Mapping[str, Any]) -> TextTable:
-    seeds = summary["num_search_seeds"]
-    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
+    counts = sorted({row["num_seeds"] for row in summary["arms"]}) or [0]
+    seeds = num_seeds(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {num_seeds(counts[-1])}"
+    spread = f"mean ± standard deviation of {seeds}" if counts[-1] > 1 else seeds
     title = (
         f"Best configuration of each arm (optimizer + regularizer) in the search: "
         f"{summary['objective']} on validation after pruning, {spread}{by_area(summary)}"
@@ -247,7 +248,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     best = f"Best: {in_words(winner)}"
     infeasible = f"; no configuration meets the limits, this one violates {flags_of(winner)}" * (not winner["feasible"])
     if "test" not in winner:
-        seeds = num_seeds(summary["num_search_seeds"])
+        seeds = num_seeds(winner["num_seeds"])
         where = f"{summary['goal']} {winner['value']:.3f}"
         if not summary["area"]:
             where = f"{objective} {winner['value']:.3f} at sparsity {level}"
@@ -317,7 +318,8 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     """The same as Markdown, for MLflow's description of the sweep and for README files."""
     parts = [f"**{headline(summary)}**"]
     for table in tabulate(summary):
-        lines = [table.header, ["---"] * len(table.header), *table.rows]
+        escaped = [[cell.replace("|", r"\|") for cell in row] for row in table.rows]
+        lines = [table.header, ["---"] * len(table.header), *escaped]
         parts.append(f"{table.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     if warnings := summary["warnings"]:
         parts.append("\n".join(f"- {row['arm']}, trial {row['trial']}: {row['warning']}" for row in warnings))

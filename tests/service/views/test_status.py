@@ -120,6 +120,14 @@ def test_warnings_are_shown(toy):
     assert "collapsed: the network is constant" in printed(toy)
 
 
+def test_failed_trials_that_do_not_fit_any_more_are_not_offered_again(toy):
+    key = toy.trial(None, status="error")
+    toy.trial((0.9, 0.7), lam=0.1)
+    toy.recorder.sweep_changed(toy.state.identity, left_out=[key])
+    assert status_of(toy.folder)["failed"] == []
+    assert "retry" not in printed(toy)
+
+
 def test_failed_trials_come_with_the_command_that_runs_them_again(toy):
     toy.trial(None, status="diverged")
     assert "retry" not in printed(toy)  # a diverged trial would diverge again

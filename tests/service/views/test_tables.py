@@ -5,6 +5,7 @@ from service.views.console import make_console
 from service.views.tables import as_markdown, as_tables, best_table, headline
 from tests.service._sweeps import make
 from tests.service.conftest import ToySweep, fill
+from trainables.pruning_method import PruningMethod
 
 
 def printed(renderable):
@@ -116,6 +117,27 @@ def test_pruning_methods_are_compared_on_the_same_networks(toy):
     assert "| sam + wcr | 1e-05 | 0.1 | snip uniform | 0.900 | 0.800 |" in text
     toy.trial((0.9, 0.4), lam=2e-5)  # a trial that was never pruned so: no comparison of all
     assert "pruned in" not in as_markdown(toy.summary())
+
+
+def test_a_bar_in_the_label_of_a_pruning_method_does_not_end_its_cell(toy):
+    method = PruningMethod(prunable="conv|fc")
+    key = toy.trial((0.9, 0.6), others={"snip uniform": (0.8, None)})
+    pruned = toy.state.trials[key].pruned
+    pruned[method.label] = pruned.pop("snip uniform")
+    (row,) = [line for line in as_markdown(toy.summary()).splitlines() if line.startswith("|") and "conv" in line]
+    assert r"conv\|fc" in row
+    assert row.replace(r"\|", "").count("|") == 7  # around 6 columns
+
+
+def test_the_number_of_seeds_is_that_of_the_rows(toy):
+    """A finalist has three seeds, the configuration of the other arm one."""
+    for seed in range(3):
+        toy.trial((0.9, 0.7), seed=seed)
+    toy.trial((0.9, 0.8), seed=7, lam=1e-6)
+    toy.trial((0.9, 0.6), optimizer="sgd", regularizer="none", seed=7)
+    summary = toy.summary(complete=False)
+    assert "mean ± standard deviation of 1 to 3 seeds" in as_markdown(summary)
+    assert headline(summary).endswith("validation acc 0.700 at sparsity 0.9 (3 seeds of the search)")
 
 
 def test_an_arm_that_violates_a_limit_is_marked(tmp_path):
