@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EventLog", "is_event"]
+__all__ = ["EventLog", "damaged", "is_event"]
 
 
 class EventLog:
@@ -103,8 +103,10 @@ def parse(line: bytes, path: Path) -> dict[str, Any]:
     except ValueError:
         entry = None
     if not isinstance(entry, dict):
-        raise ValueError(
-            f"{path}: must hold one JSON object per line (restore the file from a copy, or choose another --name), "
-            f"got {line[:60]!r}"
-        )
+        raise damaged(path, "one JSON object per line", repr(line[:60]))
     return entry
+
+
+def damaged(path: Path, rule: str, got: str) -> ValueError:
+    """The error for a log that does not hold what it must."""
+    return ValueError(f"{path}: must hold {rule} (restore the file from a copy, or choose another --name), got {got}")

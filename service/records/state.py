@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.records.events import EventLog, is_event
+from service.records.events import EventLog, damaged, is_event
 from service.records.goal import Goal
 from trainables.result import Status
 
@@ -103,7 +103,10 @@ class State:
         self.summary: dict[str, Any] | None = None
         self.complete = False
         for event in events:
-            self.apply(event)
+            try:
+                self.apply(event)
+            except KeyError:
+                raise damaged(folder / EVENTS, "whole events in their order", str(event)[:60]) from None
 
     @classmethod
     def read(cls, folder: Path, *, evaluations: bool = True) -> "State":
@@ -177,7 +180,13 @@ class State:
 
     @property
     def goal(self) -> Goal:
-        """What the sweep maximizes."""
+        """What the sweep maximizes.
+
+        Raises:
+            ValueError: If the sweep has not begun.
+        """
+        if not self.identity:
+            raise ValueError(f"{self.folder}: must hold the records of a sweep that has begun, got empty records")
         return Goal.of(self.identity)
 
 

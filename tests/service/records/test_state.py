@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -48,6 +49,27 @@ def test_a_sweep_that_goes_on_is_not_complete_until_its_result_is_recorded_again
 def test_reading_needs_no_lock_and_writes_nothing(tmp_path):
     assert State.read(tmp_path).trials == {}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "got"),
+    [
+        ({}, "{}"),
+        ({"event": "start", "trial": "0123"}, "{'event': 'start', 'trial': '0123'}"),
+        ({"event": "retry", "trial": "4567"}, "{'event': 'retry', 'trial': '4567'}"),  # it never started
+    ],
+)
+def test_a_damaged_log_is_refused_in_one_line(toy, line, got):
+    with (toy.folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    message = "events.jsonl: must hold whole events in their order (restore the file from a copy, or choose another "
+    with pytest.raises(ValueError, match=re.escape(f"{message}--name), got {got}")):
+        State.read(toy.folder)
+
+
+def test_empty_records_have_no_goal(tmp_path):
+    with pytest.raises(ValueError, match="must hold the records of a sweep that has begun, got empty records"):
+        _ = State(tmp_path).goal
 
 
 def test_evaluations_are_ordered_by_epoch(toy):

@@ -24,6 +24,11 @@ def write_report(report: Report, form: str, path: Path) -> None:
         report: Its content.
         form: One of FORMATS. "html" is one file; the others also write figures, into a folder beside it.
         path: The file.
+
+    Raises:
+        ValueError: If the figures' folder, the path without its ending, would be the file itself.
     """
+    if form != "html" and not path.suffix:
+        raise ValueError(f"to: must end in {FORMATS[form][0]} (its figures go to {path}), got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[form][1](report, path)

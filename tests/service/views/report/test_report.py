@@ -236,6 +236,10 @@ def test_the_command(filled, monkeypatch):
     done = CliRunner().invoke(app, ["report", *runs, "--format", "markdown", "--to", str(filled.folder / "x.md")])
     assert done.exit_code == 0
     assert (filled.folder / "x.md").exists()
+    to = filled.folder / "bare"
+    done = CliRunner().invoke(app, ["report", "toy", *runs, "--format", "markdown", "--to", str(to)])
+    assert (done.exit_code, to.exists()) == (2, False)
+    assert f"to: must end in .md (its figures go to {to}), got {to}" in done.output
     done = CliRunner().invoke(app, ["report", "toy", *runs, "--format", "pdf"])
     assert done.exit_code == 2
     assert "format: must be one of html, markdown, latex, text, got 'pdf'" in done.output
