@@ -12,7 +12,7 @@ import optuna
 
 from service.records.events import EventLog
 from service.records.state import State
-from service.search.proposals import open_storage
+from service.search.storage import open_storage
 from service.tracking.connection import default_tracking_uri
 
 REPOSITORY = Path(__file__).parents[1]

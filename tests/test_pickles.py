@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 import sparsity
 from service.records.recorder import Recorder
-from service.search.proposals import open_storage
+from service.search.storage import open_storage
 from service.tracking.shipper import Shipped, Shipper
 from trainables import load_pruned
 from trainables.architectures.causal_lm import causal_lm, network_config

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EventLog", "damaged", "is_event"]
+__all__ = ["EventLog", "damaged", "is_event", "remove_incomplete_line"]
 
 
 class EventLog:
@@ -28,13 +28,7 @@ class EventLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
-        self._remove_incomplete_line()
-
-    def _remove_incomplete_line(self) -> None:
-        content = self.path.read_bytes()
-        end_of_last_line = content.rfind(b"\n") + 1
-        if end_of_last_line < len(content):
-            self._file.truncate(end_of_last_line)
+        remove_incomplete_line(path)
 
     def append(self, event: str, **fields: Any) -> dict[str, Any]:
         """Append one event; it is on the disk when this returns.
@@ -90,6 +84,14 @@ class EventLog:
                 offset += len(line)
                 if wanted is None or wanted(line):
                     yield parse(line, path), offset
+
+
+def remove_incomplete_line(path: Path) -> None:
+    """Cut a file of lines after its last complete line. A killed process may have left a part of a line."""
+    content = path.read_bytes()
+    end_of_last_line = content.rfind(b"\n") + 1
+    if end_of_last_line < len(content):
+        os.truncate(path, end_of_last_line)
 
 
 def is_event(line: bytes, event: str) -> bool:

@@ -11,10 +11,11 @@ from service.records.goal import excess
 from service.records.recorder import Recorder
 from service.search.adoption import Adoptable
 from service.search.known import ATTRIBUTES, NAMES, Asked, all_known, carried, different_points, ranked
-from service.search.proposals import Search, open_storage
+from service.search.proposals import Search
 from service.search.queue import Next, Proposal, TrialQueue
 from service.search.race import next_stage
 from service.search.space import Arm, is_baseline, make_config
+from service.search.storage import open_storage
 from service.search.wanted import Wanted
 from service.spec import SweepSpec
 from trainables.config import TrialConfig

@@ -14,13 +14,11 @@ import hashlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from service.records.goal import excess
@@ -29,22 +27,12 @@ from service.search.samplers import clip, halton_point, sample
 from service.search.space import Arm
 from trainables.config import TrialConfig
 
-__all__ = ["Search", "num_pending", "open_storage"]
+__all__ = ["Search", "num_pending"]
 
 NUM_STARTUP = 4  # trials of an arm before there are enough results to learn from
 MOST_FOR_GP = 50  # results of an arm; with more, TPE proposes
 # The results of an arm that TPE learns from. Its time grows with their number, and it gives old ones little weight.
 MOST_RESULTS, NUM_BEST = 500, 25
-
-
-def open_storage(place: str | Path) -> BaseStorage:
-    """Open Optuna's storage: a database if `place` is a URL, else a journal file.
-
-    A study that several hosts share needs PostgreSQL.
-    """
-    if isinstance(place, str) and "://" in place:
-        return RDBStorage(place)
-    return JournalStorage(JournalFileBackend(str(place)))
 
 
 class Search:

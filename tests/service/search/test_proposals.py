@@ -12,10 +12,11 @@ from optuna.samplers import GPSampler, TPESampler
 from optuna.trial import TrialState
 
 from service.search import proposals, samplers
-from service.search.proposals import Search, num_pending, open_storage
+from service.search.proposals import Search, num_pending
 from service.search.queue import Next, Proposal
 from service.search.samplers import from_unit
 from service.search.space import make_arms
+from service.search.storage import open_storage
 from tests.service._sweeps import make
 from trainables.config import TrialConfig
 
