@@ -218,7 +218,8 @@ class Search:
     def _propose(self, index: int, number: int) -> dict[str, Any]:
         """The parameters of an arm's configuration: those that are given, and the sampler's for the rest.
 
-        The sampler works on a study in memory with results of `_used` and no others.
+        The sampler works on a study in memory with results of `_used` and no others. If it proposes the parameters of
+        an earlier configuration, a Halton point replaces them, because training the same twice tells nothing.
         """
         arm, given = self.arms[index], self._given(index, number)
         if given.keys() >= arm.space.keys():
@@ -227,7 +228,10 @@ class Search:
         num_used = len(self._used(index, number))
         by_gp = self.sampler == "gp" and num_used <= MOST_FOR_GP
         study = self._with_running(index, number) if by_gp else self._history(index, num_used)
-        return sample(study, arm.space, given, sampler="gp" if by_gp else "tpe", seed=seed)
+        params = sample(study, arm.space, given, sampler="gp" if by_gp else "tpe", seed=seed)
+        if any(params == self._params[index, earlier] for earlier in range(number)):  # such as twice the same bound
+            return self._halton(arm, number) | given
+        return params
 
     def _with_running(self, index: int, number: int) -> optuna.Study:
         """A study in memory for the Gaussian process: results of `_used`, and the later proposals as running trials.

@@ -201,6 +201,35 @@ def test_a_gaussian_process_keeps_away_from_what_failed():
     assert best > 1.5e-5
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_the_sampler_proposes_twice_is_replaced_by_a_halton_point(tmp_path, monkeypatch, sampler):
+    """The objective rises up to the end of the range, which a sampler proposes again and again."""
+    monkeypatch.setattr(proposals, "sample", lambda *args, **kwargs: {"lam": 1e-3})
+    choices = {"optimizer": ["sgd"], "regularizer": ["wcr"]}
+    run = Run(optuna.storages.InMemoryStorage(), 10, choices=choices, sampler=sampler)
+    lams = [p.config.lam for p in run.finish()]
+    halton = [
+        proposals.halton_point(run.search.arms[0].space, n, seed=run.search._seed_of("sgd + wcr"))["lam"]
+        for n in range(10)
+    ]
+    assert lams == [1e-5, *halton[1:4], 1e-3, *halton[5:]]
+    killed = Run(open_storage(tmp_path / "study.log"), 10, choices=choices, sampler=sampler)
+    before = [p.config.lam for p in killed.finish(most=7)]
+    resumed = Run(open_storage(tmp_path / "study.log"), 10, choices=choices, sampler=sampler, values=killed.values)
+    assert before + [p.config.lam for p in resumed.finish()] == lams
+
+
+def test_the_best_value_at_the_end_of_a_range_takes_no_trials_from_the_search():
+    search = {"num_trials": 10, "choices": {"optimizer": ["sgd"], "regularizer": ["wcr"]}, "sampler": "gp"}
+    run = Run(optuna.storages.InMemoryStorage(), **search)
+    lams = []
+    while isinstance(proposal := run.search.next(), Proposal):
+        lams.append(proposal.config.lam)
+        run.values[proposal.key] = math.log10(proposal.config.lam)
+    assert 1e-3 in lams
+    assert len(set(lams)) == 10
+
+
 def test_tpe_proposes_once_a_gaussian_process_would_be_slow(monkeypatch):
     monkeypatch.setattr(proposals, "MOST_FOR_GP", 6)
     made = []
