@@ -98,6 +98,7 @@ class Search:
         self._num_numbers = [num_trials if arm.space else min(num_trials, 1) for arm in self.arms]
         self._next = [(0, 0)] * len(self.arms)  # of each arm: number and seed of the first trial not launched
         self._num_launched = 0
+        self._returned: set[str] = set()  # keys that `next` has returned: configurations may be equal in a small space
         self._proposals: dict[tuple[int, int], list[Proposal]] = {}  # (arm, number) -> a trial for each seed
         self._params: dict[tuple[int, int], Mapping[str, Any]] = {}
         self._given_points: dict[tuple[int, int], dict[str, Any]] = {}
@@ -129,7 +130,8 @@ class Search:
                 proposal = self.proposals(slot)[repeat]
                 self._next[index] = (number, repeat + 1) if repeat + 1 < self.num_seeds else (number + 1, 0)
                 self._num_launched += 1
-                if self._value_of(proposal.key) is None:
+                if proposal.key not in self._returned and self._value_of(proposal.key) is None:
+                    self._returned.add(proposal.key)
                     return proposal
         self._update()
         return Next.WAIT if self.num_left else Next.FINISHED

@@ -15,7 +15,7 @@ from service.search import proposals, samplers
 from service.search.proposals import Search, num_pending
 from service.search.queue import Next, Proposal
 from service.search.samplers import from_unit
-from service.search.space import make_arms
+from service.search.space import Arm, make_arms
 from service.search.storage import open_storage
 from tests.service._sweeps import make
 from trainables.config import TrialConfig
@@ -228,6 +228,19 @@ def test_the_best_value_at_the_end_of_a_range_takes_no_trials_from_the_search():
         run.values[proposal.key] = math.log10(proposal.config.lam)
     assert 1e-3 in lams
     assert len(set(lams)) == 10
+
+
+def test_equal_configurations_do_not_run_beside_each_other():
+    arm = Arm({"optimizer": "sam", "regularizer": "none"}, {"opt/rho": Int(1, 2)}, {})
+    storage, values = optuna.storages.InMemoryStorage(), {}
+    more = {"storage": storage, "num_trials": 6, "seed": 3, "make_config": make_config, "value_of": values.get}
+    search = Search("toy", [arm], num_parallel=6, **more)
+    launched = []
+    while isinstance(proposal := search.next(), Proposal):
+        launched.append(proposal)
+    assert sorted(p.config.opt["rho"] for p in launched) == [1, 2]
+    values |= {p.key: 0.5 for p in launched}
+    assert search.ended()
 
 
 def test_tpe_proposes_once_a_gaussian_process_would_be_slow(monkeypatch):
