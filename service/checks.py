@@ -11,6 +11,7 @@ import torch
 
 import sparsity
 from service.search.space import Arm, make_arms, make_config
+from service.search.storage import open_storage
 from service.spec import SweepSpec
 from sparsity import masks
 from sparsity.gates import Gated
@@ -56,7 +57,7 @@ def check(spec: SweepSpec, *, writes: bool = True) -> Checked:
     that a value that a method rejects is found now. Then the data is loaded and the first arm's network is built.
 
     Args:
-        writes: Whether the sweep's folder must be one that can be written.
+        writes: Whether the sweep's folder must be one that can be written, and its database one that can be opened.
 
     Raises:
         ValueError: One line that says what must be otherwise, also for whatever a user's own code raises.
@@ -64,6 +65,8 @@ def check(spec: SweepSpec, *, writes: bool = True) -> Checked:
     check_unchanged(spec)
     if writes:
         check_writable(spec.folder)
+        if spec.study_uri:
+            open_storage(spec.study_uri)
     with faults_of_own_code():
         return check_parts(spec)
 

@@ -265,6 +265,13 @@ class SweepSpec(BaseModel):
             raise ValueError("trial: read_test must be off (only the confirmation reads the test split), got on")
         return trial
 
+    @field_validator("study_uri")
+    @classmethod
+    def _url_of_a_database(cls, uri: str) -> str:
+        if uri and "://" not in uri:
+            raise ValueError(f"study_uri: must be a URL such as postgresql://USER@HOST/DATABASE, got {uri!r}")
+        return uri
+
     @field_validator("name")
     @classmethod
     def _name_of_a_folder(cls, name: str) -> str:

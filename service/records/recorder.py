@@ -109,6 +109,8 @@ class Recorder:
     ) -> None:
         """Record what the search depends on beside its configuration, so that a continued search proposes the same.
 
+        The name of its studies in a database contains the sweep's id, so that no other sweep continues them.
+
         Args:
             initial_points: For each arm, the values of other sweeps that it tries first.
             num_parallel: Number of trials that run at once.
@@ -117,6 +119,7 @@ class Recorder:
         """
         self._record(
             "search_state",
+            study_name=f"{self.folder.name} {self.state.header['sweep_id']}",
             initial_points=initial_points,
             num_parallel=num_parallel,
             adopted=dict(adopted),

@@ -46,8 +46,10 @@ class Phases(TrialQueue):
         self.goal = records.state.goal
         self.wanted = Wanted(make_config(spec, arms[0].choices, {}), spec.folder / "trials")
         search_state = records.state.search_state
+        # A database may have studies of another sweep with this name. Earlier versions recorded no name of studies.
+        study_name = search_state.get("study_name", spec.name) if spec.study_uri else spec.name
         self.search = Search(
-            spec.name,
+            study_name,
             arms,
             storage=open_storage(spec.study_uri or spec.folder / "study.log"),
             num_trials=spec.num_trials,

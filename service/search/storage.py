@@ -9,21 +9,30 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from service.records.events import remove_incomplete_line
+from service.records.passwords import hide_passwords
+from trainables.errors import first_line
 
 __all__ = ["open_storage"]
 
 
 def open_storage(place: str | Path) -> BaseStorage:
-    """Open Optuna's storage: a database if `place` is a URL, else a journal file.
+    """Open Optuna's storage.
 
-    A study that several hosts share needs PostgreSQL. A journal file may have one process that writes.
+    Args:
+        place: The URL of a database, or the path of a journal file, which may have one process that writes. A study
+            that several hosts share needs PostgreSQL.
 
     Raises:
-        ValueError: If the journal file is damaged. An incomplete last line is removed instead.
+        ValueError: If the database cannot be opened, or the journal file is damaged. An incomplete last line of the
+            file is removed instead.
     """
-    if isinstance(place, str) and "://" in place:
+    if isinstance(place, Path):
+        return JournalStorage(JournalFile(place))
+    try:
         return RDBStorage(place)
-    return JournalStorage(JournalFile(Path(place)))
+    except Exception as error:  # SQLAlchemy, Optuna and the database's driver have no exception in common
+        got = hide_passwords(f"{place} ({first_line(error)})")
+        raise ValueError(f"study_uri: must be a database that can be opened, got {got}") from None
 
 
 class JournalFile(JournalFileBackend):

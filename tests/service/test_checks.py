@@ -167,6 +167,11 @@ def test_faults_are_one_line(own, fields, message):
     assert "\n" not in str(failure.value)
 
 
+def test_a_database_that_cannot_be_opened_is_found_before_anything_is_recorded(own):
+    with pytest.raises(ValueError, match=r"study_uri: must be a database that can be opened, got nodialect://x"):
+        check(sweep(own, study_uri="nodialect://x"))
+
+
 def test_a_configuration_made_before_a_change_is_refused(own):
     made = sweep(own)
     (own / "faulty.py").write_text(CODE + "# changed\n")

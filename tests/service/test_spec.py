@@ -139,6 +139,7 @@ def test_every_criterion_prunes_with_every_scope():
         ({"objective": "area"}, r"objective: must have two sparsities or more above 0 for an area .*, got 0.96"),
         ({"bounds": ["lam=1e-3:1e-6"]}, r"range: must be NAME=LOW:HIGH with 0 <= LOW < HIGH, got 'lam=1e-3:1e-6'"),
         ({"bounds": ["lam"]}, "range: must be NAME=LOW:HIGH"),
+        ({"study_uri": "study.db"}, r"study_uri: must be a URL such as .*, got 'study.db'"),
     ],
 )
 def test_pruning_and_bounds_that_do_not_fit(fields, message):

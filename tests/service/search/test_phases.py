@@ -15,6 +15,7 @@ from service.search import carrying
 from service.search.phases import Phases, points_from_other_sweeps
 from service.search.queue import Next
 from service.search.space import make_arms
+from service.search.storage import open_storage
 from tests.service._sweeps import make as make_sweep
 
 
@@ -72,6 +73,30 @@ def test_every_arm_is_confirmed_on_the_same_unseen_seeds_with_the_test_split(tmp
     assert all(c.read_test for c in confirm)
     seeds = {name: {c.seed for c in confirm if c.regularizer == name} for name in ("none", "wcr")}
     assert seeds == {"none": {2, 3, 4}, "wcr": {2, 3, 4}}
+
+
+def test_a_new_sweep_of_the_same_name_has_studies_of_its_own_in_a_shared_database(tmp_path, play):
+    uri = f"sqlite:///{tmp_path / 'studies.db'}"
+    fields = {"study_uri": uri, "regularizer": ("wcr",)}
+    play(make(tmp_path / "first", **fields), lambda config: 0.9)
+    other = {"lam": by_regularizer(wcr=Float(1e-2, 1e-1, log=True)), **choices(("sgd",), ("wcr",))}
+    phases, proposals = play(make(tmp_path / "second", ranges=other, **fields), lambda config: 0.9)
+    assert all(1e-2 <= p.config.lam <= 1e-1 for p in proposals)
+    phases.records.close()
+    _, again = play(make(tmp_path / "second", ranges=other, **fields), lambda config: 0.9)
+    assert [p.key for p in again] == [p.key for p in proposals]
+    storage = open_storage(uri)
+    assert sorted(len(storage.get_all_trials(study._study_id)) for study in storage.get_all_studies()) == [2, 2]
+
+
+def test_a_sweep_that_began_before_studies_had_its_id_continues_them(tmp_path):
+    sweep = make(tmp_path, study_uri="sqlite://", regularizer=("wcr",))
+    with contextlib.closing(Recorder(sweep.folder)) as records:
+        records.sweep_begun(sweep.identity(), data="none")
+        begun = {"initial_points": {}, "num_parallel": 1, "adopted": {}, "adopted_from": []}
+        records.state.apply(records.log.append("search_state", **begun))
+        phases = Phases(sweep, make_arms(sweep), records)
+    assert [study.study_name for study in phases.search.studies] == ["digits: sgd + wcr"]
 
 
 def test_the_best_configuration_is_that_of_the_highest_mean_over_seeds(tmp_path, play):

@@ -52,3 +52,11 @@ def test_a_damaged_line_is_one_clear_error(tmp_path):
     path.write_bytes(first[:10] + b"\n" + b"".join(others))
     with pytest.raises(ValueError, match=r"study\.log: must hold one JSON object per line \(restore the file"):
         open_storage(path)
+
+
+@pytest.mark.parametrize("uri", ["nodialect://me:secret@host/x", "sqlite://me:secret@/missing/studies.db"])
+def test_a_database_that_cannot_be_opened_is_one_line_without_its_password(uri):
+    with pytest.raises(ValueError, match="study_uri: must be a database that can be opened, got ") as raised:
+        open_storage(uri)
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
