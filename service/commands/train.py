@@ -98,25 +98,36 @@ def train(
 def winner_of(name: str, runs: Path, **given: int | None) -> tuple[Any, Path, str | None]:
     """The configuration of a sweep's winner with an unused seed, the sweep's folder, and the folder of its dataset.
 
+    It is pruned as the sweep is pruned now, which may have been changed since the trial.
+
     Args:
         given: Fields of the configuration that replace the winner's, unless they are None.
     """
     from service.records.state import State
     from trainables.config import TrialConfig
+    from trainables.pruning_method import PruningMethod
 
     state = State.read(sweep_folder(runs, name), evaluations=False)
     winner = (state.summary or {}).get("winner")
     if not winner:
         raise ValueError(f"best: must be a sweep with a winner, and {name} has none yet")
     recorded = state.trials[winner["checkpoint_trial"]].config
+    first, *more = [PruningMethod(**method) for method in state.identity["pruning"]]
+    pruned = {name: state.identity["trial"][name] for name in ("target_sparsity", "sparsities")} | dict(first)
     unused = {"seed": 1 + max(trial.config["seed"] for trial in state.trials.values())}
     changes = unused | {field: value for field, value in given.items() if value is not None}
-    config = TrialConfig.model_validate({**recorded, "read_test": False, **changes})
+    config = TrialConfig.model_validate({**recorded, **pruned, "more_pruning": more, "read_test": False, **changes})
     return config, state.folder, state.last_run.get("data_root")
 
 
 def config_of(spec: Any) -> Any:
-    """The configuration of a sweep with one arm: with its lam and rho, else those of the nearest known setting."""
+    """The configuration of a sweep with one arm.
+
+    What would be searched has the value of the nearest known setting, else the initial value of the search space.
+
+    Raises:
+        ValueError: If the sweep has several arms, or a parameter has neither value.
+    """
     from service.search.phases import points_from_other_sweeps
     from service.search.space import make_arms, make_config
 
@@ -126,7 +137,13 @@ def config_of(spec: Any) -> Any:
         raise ValueError(f"train: must have one arm (give --optimizer and --regularizer), got {names}")
     arm = arms[0]
     known = points_from_other_sweeps(spec, arms).get(arm.name, [{}])[0]
-    values = {name: known.get(name, value) for name, value in arm.initial_point.items()}
+    start = {**arm.initial_point, **known}
+    if missing := [name for name in arm.space if name not in start]:
+        raise ValueError(
+            f"train: {' and '.join(missing)} must be given as options (no known setting has a value, and the search "
+            "space has no initial one)"
+        )
+    values = {name: start[name] for name in arm.space}
     if values:
         shown = ", ".join(f"{name.removeprefix('opt/')} {value:.3g}" for name, value in values.items())
         where = "from the nearest known setting" if known else "the initial values of the search space"

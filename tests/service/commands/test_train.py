@@ -1,12 +1,14 @@
 import json
 
 import pytest
+from optuna.distributions import FloatDistribution as Float
 from typer.testing import CliRunner
 
 from service.commands import app
-from service.commands.train import winner_of
+from service.commands.train import config_of, winner_of
 from service.search import known
 from service.search.known import Known
+from tests.service._sweeps import make
 
 SMALL = ("--model", "width=2", "--model", "depth=1", "--train-size", "64", "--batch-size", "16", "--epochs", "1")
 
@@ -52,6 +54,25 @@ def test_the_winner_of_a_sweep_gets_an_unused_seed(toy):
     assert (config.lam, config.seed, config.read_test) == (2e-5, 4, False)
     assert (folder, root) == (toy.folder, None)
     assert winner_of("toy", toy.folder.parent, seed=9, max_epochs=2)[0].max_epochs == 2
+
+
+def test_the_winner_is_pruned_as_the_changed_sweep_is(toy):
+    key = toy.trial((0.9, 0.8), lam=2e-5, phase="confirm", test=(0.9, 0.7))
+    changed = make(target_sparsity=0.95, sparsities=(0.5,), criterion=("wanda", "magnitude")).identity()
+    toy.recorder.sweep_changed(changed, left_out=[])
+    toy.recorder.summarized({"winner": {"checkpoint_trial": key}})
+    config, *_ = winner_of("toy", toy.folder.parent)
+    assert (config.lam, config.target_sparsity, config.sparsities) == (2e-5, 0.95, (0.5,))
+    assert (config.criterion, [method.criterion for method in config.more_pruning]) == ("wanda", ["magnitude"])
+
+
+def test_parameters_without_an_initial_value_have_the_known_one(tmp_path, monkeypatch):
+    ranges = {"lam": Float(1e-6, 1e-3, log=True)}
+    sweep = make(ranges=ranges, optimizer="sgd", regularizer="wcr", opt={"lr": 0.1}, runs=tmp_path, tuning="paper")
+    assert config_of(sweep).lam == 5e-5
+    monkeypatch.setattr(known, "published", lambda: [])
+    with pytest.raises(ValueError, match=r"^train: lam must be given as options \(no known setting has a value"):
+        config_of(sweep)
 
 
 @pytest.mark.parametrize(
