@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 import sparsity
 from search_spaces import SearchSpace
@@ -174,18 +174,7 @@ class SweepSpec(BaseModel):
         default="", description="Optuna storage such as postgresql://...; default: a file of the sweep"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _bounds_from_files(cls, given: Any) -> Any:
-        """Add the ranges of `range_from` to `bounds`, which identify the sweep; bounds that are given stay."""
-        files = given.get("range_from") if isinstance(given, dict) else None
-        if not files:
-            return given
-        bounds = cls._bounds_as_typed(given.get("bounds", {}))
-        if not isinstance(bounds, Mapping):
-            return given
-        ranges = {f"{name}.lam": found for name, found in map(read_range, files)}
-        return {**given, "bounds": {**(ranges if "lam" not in bounds else {}), **bounds}}
+    _ranges: dict[str, tuple[float, float]] = PrivateAttr(default_factory=dict)  # those of `range_from`, read once
 
     @field_validator("optimizer", "regularizer", "criterion", mode="before")
     @classmethod
@@ -280,6 +269,11 @@ class SweepSpec(BaseModel):
         return name
 
     @model_validator(mode="after")
+    def _read_ranges(self) -> "SweepSpec":
+        self._ranges = {f"{name}.lam": bounds for name, bounds in map(read_range, self.range_from)}
+        return self
+
+    @model_validator(mode="after")
     def _methods_fit(self) -> "SweepSpec":
         first, *more = self.pruning  # each is checked when it is made
         TrialConfig.model_validate({**dict(self.trial), **dict(first), "more_pruning": more})
@@ -295,6 +289,11 @@ class SweepSpec(BaseModel):
         if self.max_macs_left is not None and not self.sizes:
             raise ValueError("sizes: must be on with max_macs_left (it limits the size after shrinking), got off")
         return self
+
+    @property
+    def all_bounds(self) -> dict[str, tuple[float, float]]:
+        """`bounds` with the ranges of `range_from`, which `bounds` overrides."""
+        return {**(self._ranges if "lam" not in self.bounds else {}), **self.bounds}
 
     @property
     def pruning(self) -> tuple[PruningMethod, ...]:
@@ -369,7 +368,7 @@ class SweepSpec(BaseModel):
             "regularizer": self.regularizer,
             "tuning": self.tuning,
             "hold": self.hold,
-            "bounds": self.bounds,
+            "bounds": self.all_bounds,
             "lam": self.lam,
             "rho": self.rho,
             "num_search_seeds": self.num_search_seeds,

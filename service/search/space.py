@@ -42,7 +42,7 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
     """
     arms: list[Arm] = []
     used: set[str] = set()
-    bounded: set[str] = set()  # the names of `spec.bounds` that an arm has
+    bounded: set[str] = set()  # the names of `spec.all_bounds` that an arm has
     for choices in combinations(spec.search.ranges, {"optimizer": spec.optimizer, "regularizer": spec.regularizer}):
         methods = complete(spec, choices)
         held = held_values(spec, methods)
@@ -65,7 +65,7 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
                     initial_point.setdefault(name, value)
         for name in list(ranges):
             if entry := bounds_of(spec, methods, name):
-                ranges[name] = with_bounds(ranges[name], *spec.bounds[entry])
+                ranges[name] = with_bounds(ranges[name], *spec.all_bounds[entry])
                 bounded.add(entry)
         space = {
             name: distribution
@@ -81,7 +81,7 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
             raise ValueError(
                 f"arms: names must differ, got {arm.name} twice (one is {given}): rename a file or a class"
             )
-    for name in spec.bounds:
+    for name in spec.all_bounds:
         if name not in bounded:
             known = ", ".join(dict.fromkeys(name for arm in arms for name in arm.space))
             raise ValueError(f"range: must be of a parameter that is searched (among {known or '(none)'}), got {name}")
@@ -93,9 +93,9 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
 
 
 def bounds_of(spec: SweepSpec, methods: Mapping[str, str], name: str) -> str | None:
-    """The entry of `spec.bounds` for a parameter of these methods: one that names a method comes first."""
+    """The entry of `spec.all_bounds` for a parameter of these methods: one that names a method comes first."""
     named = [f"{short_name(method)}.{name}" for method in methods.values()]
-    return next((entry for entry in (*named, name) if entry in spec.bounds), None)
+    return next((entry for entry in (*named, name) if entry in spec.all_bounds), None)
 
 
 def with_bounds(distribution: BaseDistribution, low: float, high: float) -> BaseDistribution:

@@ -3,6 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from service.cli import with_options
 from service.commands import app
 from service.commands.range import limits, steps
 from service.search.space import make_arms
@@ -38,6 +39,19 @@ def test_given_bounds_are_stronger_than_a_file(tmp_path):
         sweep = make(regularizer=("wcr",), optimizer=("sgd",), range_from=(tmp_path / "r.json",), bounds=bounds)
         (arm,) = make_arms(sweep)
         assert (arm.space["lam"].low, arm.space["lam"].high) == (1e-7, 1e-6)
+
+
+def test_another_file_replaces_that_of_the_sweep(tmp_path):
+    for name, low in (("first", 1e-6), ("second", 1e-3)):
+        (tmp_path / f"{name}.json").write_text(f'{{"regularizer": "wcr", "low": {low}, "high": {10 * low}}}')
+    sweep = make(regularizer=("wcr",), optimizer=("sgd",), range_from=(tmp_path / "first.json",))
+    second = (tmp_path / "second.json",)
+    for other in (sweep.changed(range_from=second), with_options(sweep, {"range_from": list(second)})):
+        (arm,) = make_arms(other)
+        assert (arm.space["lam"].low, arm.space["lam"].high) == (1e-3, 1e-2)
+        assert other.identity()["bounds"] == {"wcr.lam": [1e-3, 1e-2]}
+    (arm,) = make_arms(sweep.changed(range_from=()))
+    assert (arm.space["lam"].low, arm.space["lam"].high) == (1e-6, 1e-4)  # the search space's
 
 
 @pytest.mark.parametrize(
