@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands._shared import DEFAULT_RUNS, AsJson, Name, Runs, print_json, sweep_folder
+from service.commands._shared import DEFAULT_RUNS, AsJson, Name, Runs, one_line_errors, print_json, sweep_folder
 from service.errors import fail
 
 __all__ = ["sync"]
@@ -22,7 +22,8 @@ def sync(
 
     shipper = Shipper(sweep_folder(runs, name), tracking_uri or default_tracking_uri(runs), warn=lambda text: None)
     shipper.start()
-    left = shipper.finish(timeout=3600)
+    with one_line_errors():
+        left = shipper.finish(timeout=3600)
     if as_json:
         print_json({"sweep": name, "server": shipper.server, "sent": shipper.num_sent, "left": left})
     else:

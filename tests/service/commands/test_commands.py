@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from service import commands as package
+from service.tracking.shipper import Shipper
 
 
 @pytest.mark.parametrize("command", [["status", "toy"], ["report", "toy", "--format", "text"], ["best"]])
@@ -35,6 +36,15 @@ def test_a_sweep_of_version_0_1_is_one_line_that_says_what_to_do(old, sweeps, co
     assert code == 2
     assert shown.startswith(f"{old}: must hold records of this version (format 3), got records of version 0.1: choose")
     assert len(shown.splitlines()) == 1
+
+
+def test_sync_answers_a_damaged_log_in_one_line(toy, sweeps, monkeypatch):
+    with toy.recorder.log.path.open("a") as log:
+        log.write('{"event": "end", "trial"\n')
+    monkeypatch.setattr(Shipper, "run", lambda self: None)  # it never raises
+    shown, code = sweeps("sync", "toy")
+    assert (shown.count("\n"), code) == (1, 2)
+    assert "events.jsonl: must hold one JSON object per line" in shown
 
 
 def test_every_file_is_a_command_of_its_name():
