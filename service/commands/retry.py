@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,7 +58,12 @@ def retry(
     if not command or any(HIDDEN in word for word in command):
         typer.echo("Run the sweep's command to start them.")
         return
+    missing = [path for path in (Path(last["cwd"]), Path(last["cwd"], command[0])) if not path.exists()]
+    if missing:
+        typer.echo(f"Run the sweep's command to start them. {missing[0]}, with which it ran last, does not exist:")
     typer.echo(shown_command(last))
+    if missing:
+        return
     sys.stdout.flush()
     os.chdir(last["cwd"])
     os.execv(command[0], command)
