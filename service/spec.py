@@ -25,6 +25,7 @@ __all__ = ["SweepSpec", "recorded_sources"]
 
 PRUNING_FIELDS = {*PruningMethod.model_fields, "more_pruning"}
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+NOT_NAMES = (".", "..", "mlartifacts")  # in --runs; MLflow keeps its files in the last
 
 
 class SweepSpec(BaseModel):
@@ -266,6 +267,8 @@ class SweepSpec(BaseModel):
     def _name_of_a_folder(cls, name: str) -> str:
         if not name or set(name) - NAME_CHARACTERS:
             raise ValueError(f"name: must be letters, digits, '_', '.', '-' (it names a folder), got {name!r}")
+        if name in NOT_NAMES:
+            raise ValueError(f"name: must be none of {', '.join(NOT_NAMES)} (other things are there), got {name!r}")
         return name
 
     @model_validator(mode="after")

@@ -139,6 +139,8 @@ def test_every_criterion_prunes_with_every_scope():
         ({"objective": "area"}, r"objective: must have two sparsities or more above 0 for an area .*, got 0.96"),
         ({"bounds": ["lam=1e-3:1e-6"]}, r"range: must be NAME=LOW:HIGH with 0 <= LOW < HIGH, got 'lam=1e-3:1e-6'"),
         ({"bounds": ["lam"]}, "range: must be NAME=LOW:HIGH"),
+        ({"name": ".."}, r"name: must be none of \., \.\., mlartifacts \(other things are there\), got '\.\.'"),
+        ({"name": "mlartifacts"}, "name: must be none of .*, got 'mlartifacts'"),
         ({"study_uri": "study.db"}, r"study_uri: must be a URL such as .*, got 'study.db'"),
     ],
 )
