@@ -38,11 +38,13 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
     """The arms of a sweep, each with the parameters to search.
 
     Raises:
-        ValueError: If a held value fits no arm, or a regularizer has no range for lam.
+        ValueError: If a held value or a bound fits no arm, `hold` names a parameter that the sweep does not have, or a
+            regularizer has no range for lam.
     """
     arms: list[Arm] = []
     used: set[str] = set()
     bounded: set[str] = set()  # the names of `spec.all_bounds` that an arm has
+    parameters = {**spec.search.ranges, **spec.search.tuned, **spec.search.overrides}  # of all arms
     for choices in combinations(spec.search.ranges, {"optimizer": spec.optimizer, "regularizer": spec.regularizer}):
         methods = complete(spec, choices)
         held = held_values(spec, methods)
@@ -63,6 +65,7 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
                 value = get_value(spec, methods, name)
                 if value is not None:
                     initial_point.setdefault(name, value)
+        parameters |= ranges
         for name in list(ranges):
             if entry := bounds_of(spec, methods, name):
                 ranges[name] = with_bounds(ranges[name], *spec.all_bounds[entry])
@@ -85,6 +88,15 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
         if name not in bounded:
             known = ", ".join(dict.fromkeys(name for arm in arms for name in arm.space))
             raise ValueError(f"range: must be of a parameter that is searched (among {known or '(none)'}), got {name}")
+    for name in spec.hold:
+        group, _, key = name.partition("/")
+        # Arguments of other groups may be gone: --architecture replaces those of the sweep's own network.
+        if group in ("opt", "reg") and name not in parameters and key not in getattr(spec.trial, group):
+            known = ", ".join(name for name in parameters if "/" in name)
+            raise ValueError(
+                f"hold: must be a parameter of the search (among {known or '(none)'}) or one that has a value, "
+                f"got {name}"
+            )
     for name, value in (("lam", spec.lam), ("opt/rho", spec.rho)):
         if value is not None and name not in used:
             tried = ", ".join(arm.name for arm in arms)

@@ -1,3 +1,4 @@
+import pytest
 from optuna.distributions import CategoricalDistribution as Categorical
 from optuna.distributions import FloatDistribution as Float
 
@@ -122,3 +123,13 @@ def test_an_argument_of_the_regularizers_that_is_given_overrides_the_spaces_own(
     assert make_config(lora, {**wcr, "regularizer": "l1"}, {"lam": 1e-6}).reg == {}
     given = lora.changed(reg={"eps": 1e-8})
     assert make_config(given, wcr, {"lam": 1e-6}).reg == {"eps": 1e-8}
+
+
+def test_a_held_parameter_is_one_that_the_sweep_has():
+    held = {"hold": ("opt/lr", "opt/rho", "opt/momentum", "model/depth"), "opt": {"lr": 0.1, "momentum": 0.9}}
+    arms = make_arms(make(tuned=TUNED, optimizer=("sgd",), **held))  # without an arm that has rho
+    assert all("opt/lr" not in arm.space for arm in arms)
+    with pytest.raises(
+        ValueError, match=r"hold: must be a parameter of the search \(among opt/rho, opt/lr, .*got opt/foo"
+    ):
+        make_arms(make(tuned=TUNED, hold=("opt/foo",)))
