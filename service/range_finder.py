@@ -23,9 +23,8 @@ from trainables.loop import Diverged, Training
 from trainables.penalty_ratio import PENALTY_RATIO_LIMIT
 from trainables.task import Task
 
-__all__ = ["LAMS", "Found", "Point", "draw", "find_range", "measure", "write_range"]
+__all__ = ["Found", "Point", "draw", "find_range", "measure", "write_range"]
 
-LAMS = tuple(10.0**exponent for exponent in range(-8, 2))
 MOVES = 0.01  # a penalty share, and a relative difference of the weights' norm, from which on the penalty has an effect
 HURTS = 0.1  # a relative increase of the task's loss, from which on the penalty hurts
 
