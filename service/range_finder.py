@@ -52,7 +52,7 @@ class Found(BaseModel):
     Args:
         regularizer: What the range is for.
         points: What was measured, ordered by lam, without the training without a penalty.
-        notes: What casts doubt on the range.
+        notes: What casts doubt on the range; without notes, both of its ends were measured.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -115,6 +115,7 @@ def find_range(config: TrialConfig, baseline: Point, points: Sequence[Point]) ->
     `low` is the smallest lam that moves weights: its share is above 1%, or the norm of the weights differs by more than
     1%. `high` is the largest lam below the first one that hurts: its loss is more than 10% above that without a
     penalty, its share is above 10, or it diverged. The end of the measured values stands for an end that was not found.
+    If the first lam that moves weights hurts already, the range is the step up to the first lam that hurts.
 
     Raises:
         ValueError: If the training without a penalty diverged, or the smallest lam hurts already.
@@ -134,9 +135,12 @@ def find_range(config: TrialConfig, baseline: Point, points: Sequence[Point]) ->
         notes.append(f"the smallest lam, {low:g}, moves the weights already: measure smaller ones")
     if not hurting:
         notes.append(f"no lam up to {high:g} hurts: measure larger ones")
-    if low >= high:  # a step of the values is wider than the range
-        low, high = high / 10, max(low, high)
-        notes.append("the range is narrower than the steps between the values of lam, so it is widened to one decade")
+    if low > high:
+        low, high = high, min(hurting)
+        notes.append(f"no lam moves the weights without hurting: {low:g} does neither, {high:g} hurts; measure between")
+    elif low == high:
+        low = high / 10
+        notes.append(f"both ends are at {high:g}, so the range begins one decade below it")
     return Found(
         regularizer=short_name(config.regularizer),
         architecture=short_name(config.architecture),

@@ -98,5 +98,6 @@ def measure_range(spec: Any, lams: list[float], epochs: int, to: Path | None, as
         return
     for note in found.notes:
         typer.echo(f"note: {note}")
-    typer.echo(f"lam from {found.low:.2g} (starts to move weights) to {found.high:.2g} (largest that does not hurt)")
+    low, high = ("", "") if found.notes else (" (starts to move weights)", " (largest that does not hurt)")
+    typer.echo(f"lam from {found.low:.2g}{low} to {found.high:.2g}{high}")
     typer.echo(f"written: {path}, {path.with_suffix('.png')}; a sweep takes it with --range-from {path}")

@@ -36,7 +36,16 @@ def test_the_range_by_hand():
         ([point(1e-6, 1e-4), point(1e-5, 1e-3)], (1e-6, 1e-5), "no lam up to 1e-05 moves the weights"),
         ([point(1e-6, 0.1), point(1e-5, 1.0), point(1e-4, 20.0)], (1e-6, 1e-5), "the smallest lam, 1e-06, moves"),
         ([point(1e-6, 1e-3), point(1e-5, 0.1), point(1e-4, 1.0)], (1e-5, 1e-4), "no lam up to 0.0001 hurts"),
-        ([point(1e-6, 1e-3), point(1e-5, 0.1), point(1e-4, 20.0)], (1e-6, 1e-5), "is narrower than the steps"),
+        (
+            [point(1e-6, 1e-3), point(1e-5, 0.1), point(1e-4, 20.0)],
+            (1e-6, 1e-5),
+            "both ends are at 1e-05, so the range begins one",
+        ),
+        (
+            [point(1e-6, 1e-4), point(1e-5, 1e-3), point(1e-4, 20.0, loss=2.5), point(1e-3, 90.0)],
+            (1e-5, 1e-4),
+            "no lam moves the weights without hurting: 1e-05 does neither, 0.0001 hurts",
+        ),
     ],
 )
 def test_an_end_that_was_not_found_is_noted(points, expected, note):
