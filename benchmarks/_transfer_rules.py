@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.transfer import DEPTH, LEVELS, Setting
 from service.search import carrying
-from service.search.carrying import SCALES, SHARE_RULE
+from service.search.carrying import SCALES
 from trainables.architectures.small_resnet import small_resnet
 
 __all__ = [
@@ -75,7 +75,7 @@ def scaled(rule: str, curve: Curve) -> np.ndarray:
 # Each rule says which quantity has the same best value in all settings: its decimal logarithm for each lam of a curve.
 RULES: Mapping[str, Callable[[Curve], np.ndarray]] = {
     **{rule: functools.partial(scaled, rule) for rule in SCALES},
-    SHARE_RULE: lambda curve: np.log10(curve.share_start),
+    "penalty share at the start": lambda curve: np.log10(curve.share_start),
     "penalty share at the end": lambda curve: np.log10(curve.share_end),
 }
 

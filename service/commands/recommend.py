@@ -33,11 +33,7 @@ def recommend(
     model: Annotated[
         list[str] | None, typer.Option(help="argument of the network, e.g. width=16; repeatable", metavar="KEY=VALUE")
     ] = None,
-    task: Annotated[str, typer.Option(help="the task of the network, if the rule has to measure it")] = "cnn",
     runs: Runs = DEFAULT_RUNS,
-    data_root: Annotated[
-        Path | None, typer.Option(help="folder of the dataset, if the rule has to measure the network")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recommend lam and rho from the nearest settings that sweeps recorded or papers state; nothing is searched."""
@@ -66,25 +62,19 @@ def recommend(
                 if asked.regularizer != "none"
                 else "regularizer: must have a lam to recommend, got none"
             )
-        entry = recommendation(found, asked, runs, task, data_root)
+        entry = recommendation(found, asked, runs)
     if as_json:
         print_json(entry)
     else:
         show(entry)
 
 
-def recommendation(found: list[Any], asked: Any, runs: Path, task: str, data_root: Path | None) -> dict[str, Any]:
+def recommendation(found: list[Any], asked: Any, runs: Path) -> dict[str, Any]:
     """What is printed: the values of the nearest known setting, and the next ones."""
-    from service.search.carrying import MEASURING, rule_of
     from service.search.known import carried
 
-    times = None
-    if rule_of(asked.regularizer) in MEASURING:
-        from service.search.measured import rule_values  # imports torch
-
-        times, asked = rule_values(found[0], asked, task=task, data_root=data_root)
-    nearest = carried(found[0], asked, times=times, runs=runs)
-    others = [carried(known, asked) for known in found[1 : 1 + NUM_OTHERS]] if times is None else []
+    nearest = carried(found[0], asked, runs=runs)
+    others = [carried(known, asked) for known in found[1 : 1 + NUM_OTHERS]]
     return {
         "lam": nearest.lam,
         "lam_interval": nearest.lam_interval,

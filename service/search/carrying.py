@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["MEASURING", "RULES", "SCALES", "SHARE_RULE", "Setting", "decades_of", "factor", "rule_of"]
+__all__ = ["RULES", "SCALES", "Setting", "decades_of", "factor", "rule_of"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,6 @@ SCALES: Mapping[str, Callable[[Setting], tuple[float | None, ...]]] = {
     "lam / (lr weight_decay)": lambda setting: (setting.lr, setting.weight_decay),
     "lam num_weights": lambda setting: (setting.num_weights and 1 / setting.num_weights,),
 }
-SHARE_RULE = "penalty share at the start"  # measured: the penalty's gradient over the loss's, in the first steps
-
-MEASURING = (SHARE_RULE, "lam num_weights")  # these need the network
 
 # The rule of each regularizer; the last entry is that of all others, which were not measured.
 RULES = {"wcr": "lam", "hoyer_square": "lam", "": "lam"}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from service.records.best import best, is_named, near_best
-from service.search.carrying import SCALES, Setting, decades_of, factor, rule_of
+from service.search.carrying import Setting, decades_of, factor, rule_of
 from sparsity.import_strings import short_name
 
 __all__ = ["ATTRIBUTES", "NAMES", "Asked", "Known", "Recommendation", "all_known", "carried", "different_points"]
@@ -63,7 +63,6 @@ class Known(Asked):
     rho: Positive | None = None
     value: float | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    penalty_share: Positive | None = None
     _row: dict[str, Any] = PrivateAttr(default_factory=dict)  # of `best`, if a sweep recorded it
 
     @model_validator(mode="after")
@@ -126,7 +125,7 @@ def all_known(runs: Path, regularizer: str | None = None, *, skip_sweep: str | N
     found: list[Known] = []
     for row in best(runs, regularizer=regularizer, skip_sweep=skip_sweep):
         if row["lam"] or row["regularizer"] == "none":
-            fields = {name: row[name] or None for name in ("lam", "rho", "lr", "num_prunable", "penalty_share")}
+            fields = {name: row[name] or None for name in ("lam", "rho", "lr", "num_prunable")}
             fields |= {name: row[name] for name in (*NAMES, "regularizer", "model", *ATTRIBUTES)}
             fields |= {name: row[name] for name in ("weight_decay", "max_epochs", "value", "n")}
             source = f"sweep {row['sweep']}, trial {row['trial']}"
@@ -176,19 +175,14 @@ def difference(known: Known, asked: Asked) -> tuple[float, dict[str, tuple[Any, 
     return total, differs
 
 
-def carried(known: Known, asked: Asked, *, times: float | None = None, runs: Path | None = None) -> Recommendation:
+def carried(known: Known, asked: Asked, *, runs: Path | None = None) -> Recommendation:
     """The values of a known setting, carried over to the one asked for by the regularizer's rule.
 
     Args:
-        times: What lam is multiplied by, if the rule is `SHARE_RULE`: the known penalty share over the one measured in
-            the setting asked for with the known lam.
         runs: The folder of the sweeps; None leaves out which other values of lam did about as well there.
     """
     rule = rule_of(short_name(known.regularizer))
-    if rule in SCALES:
-        times = factor(rule, known.setting, asked.setting)
-    elif times is None:  # nothing was measured there
-        rule, times = "lam", 1.0
+    times = factor(rule, known.setting, asked.setting)
     distance, differs = difference(known, asked)
     lam = interval = None
     if known.lam:

@@ -4,7 +4,6 @@ import pytest
 from typer.testing import CliRunner
 
 from service.commands import app
-from service.search import carrying
 
 
 def invoke(*words, runs):
@@ -52,20 +51,3 @@ def test_wrong_input_is_one_line(tmp_path, words, message):
     assert shown.exit_code == 2
     assert message in shown.output
     assert shown.output.count("\n") == 1
-
-
-def test_the_share_rule_measures_the_network(toy, monkeypatch):
-    """The share is in proportion to lam, so a network with the same share per lam gets the recorded lam."""
-    monkeypatch.setitem(carrying.RULES, "wcr", carrying.SHARE_RULE)
-    words = ("small_resnet", "--regularizer", "wcr", "--optimizer", "sam", "--model", "width=2", "--json")
-    words += ("--target-sparsity", "0.9")
-    toy.trial((0.9, 0.8), lam=1e-5, rho=0.2, marks={"diagnostics": {"penalty_share_start": 0.05}})
-    shown = invoke(*words, runs=toy.folder.parent)
-    assert "dataset: must be given, as --dataset (the rule penalty share at the start measures" in shown.output
-    entry = json.loads(invoke(*words, "--dataset", "digits", runs=toy.folder.parent).output)
-    assert entry["rule"] == carrying.SHARE_RULE
-    share = 0.05 * 1e-5 / entry["lam"]  # measured with lam 1e-5
-    assert share > 0
-    toy.trial((0.9, 0.9), lam=1e-5, rho=0.3, marks={"diagnostics": {"penalty_share_start": share}})
-    again = json.loads(invoke(*words, "--dataset", "digits", runs=toy.folder.parent).output)
-    assert (again["rho"], again["lam"]) == (0.3, pytest.approx(1e-5))

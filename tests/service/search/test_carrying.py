@@ -1,6 +1,6 @@
 import pytest
 
-from service.search.carrying import RULES, SCALES, SHARE_RULE, Setting, factor, rule_of
+from service.search.carrying import RULES, SCALES, Setting, factor, rule_of
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,5 @@ def test_what_is_unknown_or_zero_changes_nothing():
 
 
 def test_every_regularizer_has_a_known_rule():
-    assert {*RULES.values()} <= {*SCALES, SHARE_RULE}
+    assert {*RULES.values()} <= {*SCALES}
     assert rule_of("my_module:Own") == RULES[""]

@@ -81,13 +81,6 @@ def test_lam_is_carried_over_by_the_rule_with_its_interval(monkeypatch):
     assert carried(one, asked(optimizer="s2sam")).rho is None  # another optimizer has other radii
 
 
-def test_a_share_rule_without_a_share_says_that_lam_stays(monkeypatch):
-    monkeypatch.setitem(carrying.RULES, "wcr", carrying.SHARE_RULE)
-    assert (carried(Known(**FIELDS), asked()).rule, carried(Known(**FIELDS), asked()).lam) == ("lam", 1e-5)
-    found = carried(Known(**FIELDS), asked(), times=3.0)
-    assert (found.rule, found.lam) == (carrying.SHARE_RULE, pytest.approx(3e-5))
-
-
 def test_sweeps_come_before_what_is_published_and_know_which_lam_did_as_well(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(known, "published", lambda: [Known(**{**FIELDS, "source": "a paper"})])
     for lam, accuracy in ((1e-6, 0.7), (1e-5, 0.85), (1e-4, 0.855), (1e-3, 0.6)):
