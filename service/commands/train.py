@@ -104,11 +104,12 @@ def winner_of(name: str, runs: Path, **given: int | None) -> tuple[Any, Path, st
         given: Fields of the configuration that replace the winner's, unless they are None.
     """
     from service.records.state import State
+    from service.records.summary import current_summary
     from trainables.config import TrialConfig
     from trainables.pruning_method import PruningMethod
 
     state = State.read(sweep_folder(runs, name), evaluations=False)
-    winner = (state.summary or {}).get("winner")
+    winner = current_summary(state)["winner"]
     if not winner:
         raise ValueError(f"best: must be a sweep with a winner, and {name} has none yet")
     recorded = state.trials[winner["checkpoint_trial"]].config

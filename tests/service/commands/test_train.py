@@ -48,8 +48,7 @@ def test_a_given_lam_is_taken_and_an_existing_folder_is_kept(tmp_path):
 
 def test_the_winner_of_a_sweep_gets_an_unused_seed(toy):
     toy.trial((0.9, 0.8), seed=0)
-    key = toy.trial((0.9, 0.8), lam=2e-5, phase="confirm", test=(0.9, 0.7), seed=3)
-    toy.recorder.summarized({"winner": {"checkpoint_trial": key}})
+    toy.trial((0.9, 0.8), lam=2e-5, phase="confirm", test=(0.9, 0.7), seed=3)
     config, folder, root = winner_of("toy", toy.folder.parent)
     assert (config.lam, config.seed, config.read_test) == (2e-5, 4, False)
     assert (folder, root) == (toy.folder, None)
@@ -57,13 +56,14 @@ def test_the_winner_of_a_sweep_gets_an_unused_seed(toy):
 
 
 def test_the_winner_is_pruned_as_the_changed_sweep_is(toy):
-    key = toy.trial((0.9, 0.8), lam=2e-5, phase="confirm", test=(0.9, 0.7))
-    changed = make(target_sparsity=0.95, sparsities=(0.5,), criterion=("wanda", "magnitude")).identity()
+    toy.trial((0.9, 0.8), others={"lamp global": (0.5, None)})
+    toy.trial((0.9, 0.7), lam=2e-5, others={"lamp global": (0.6, None)})
+    assert winner_of("toy", toy.folder.parent)[0].lam != 2e-5
+    changed = make(target_sparsity=0.9, sparsities=(0.5,), criterion=("lamp", "magnitude")).identity()
     toy.recorder.sweep_changed(changed, left_out=[])
-    toy.recorder.summarized({"winner": {"checkpoint_trial": key}})
     config, *_ = winner_of("toy", toy.folder.parent)
-    assert (config.lam, config.target_sparsity, config.sparsities) == (2e-5, 0.95, (0.5,))
-    assert (config.criterion, [method.criterion for method in config.more_pruning]) == ("wanda", ["magnitude"])
+    assert (config.lam, config.target_sparsity, config.sparsities) == (2e-5, 0.9, (0.5,))
+    assert (config.criterion, [method.criterion for method in config.more_pruning]) == ("lamp", ["magnitude"])
 
 
 def test_parameters_without_an_initial_value_have_the_known_one(tmp_path, monkeypatch):
