@@ -32,8 +32,8 @@ class SFW(Optimizer):
     constrain them too.)
 
     Build the optimizer after the weights have their initial values. The constructor and `add_param_group` scale weights
-    outside of their polytope into it, in place, by the largest factor that suffices. Convexity keeps them inside. (The
-    authors round that factor down to a smaller multiple.)
+    outside of their polytope into it, in place, by the largest factor that suffices, except frozen ones
+    (requires_grad = False). Convexity keeps them inside. (The authors round that factor down to a smaller multiple.)
 
     Choosing tau: with rescale "gradient", a step shrinks what is left of the initial weights by the factor 1 - eta,
     where eta is about lr |d| / (tau N). The initial weights have vanished once lr times the sum of |d| over all steps
@@ -103,7 +103,7 @@ class SFW(Optimizer):
         _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        for p in sparse_weights(group["params"], group):
+        for p in sparse_weights([p for p in group["params"] if p.requires_grad], group):
             _scale_inside(p, *polytope(p, group))
 
     @torch.no_grad()

@@ -123,24 +123,31 @@ def test_weights_start_inside_and_never_leave(seed, shape, lr, rescale, scale, k
 
 
 def test_weights_outside_are_scaled_onto_the_boundary_and_others_left():
-    w = torch.tensor([[3.0, -1.0], [0.5, 0.0]], dtype=torch.float64)
+    w = torch.tensor([[3.0, -1.0], [0.5, 0.0]], dtype=torch.float64, requires_grad=True)
     SFW([w], 1.0, mode="radius", tau=1.5, min_k=1, k_fraction=1.0)
-    np.testing.assert_allclose(w, [[1.5, -0.5], [0.25, 0.0]])
+    np.testing.assert_allclose(w.detach(), [[1.5, -0.5], [0.25, 0.0]])
     SFW([w], 1.0, mode="radius", tau=0.75, min_k=2, k_fraction=0.1)  # |w|_1 = 2.25, K r = 1.5; |w|_inf is the tighter
-    np.testing.assert_allclose(w, [[0.75, -0.25], [0.125, 0.0]])
+    np.testing.assert_allclose(w.detach(), [[0.75, -0.25], [0.125, 0.0]])
     SFW([w], 1.0, mode="radius", tau=0.75, min_k=1, k_fraction=0.1)  # K r = 0.75
-    np.testing.assert_allclose(w.abs().sum(), 0.75)
-    inside = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)) * 0.1
+    np.testing.assert_allclose(w.abs().sum().item(), 0.75)
+    inside = (torch.randn(3, 4, generator=torch.Generator().manual_seed(0)) * 0.1).requires_grad_()
     before = inside.clone()
-    zero, bias = torch.zeros(2, 2), torch.full((3,), 1e6)
+    zero, bias = torch.zeros(2, 2, requires_grad=True), torch.full((3,), 1e6, requires_grad=True)
     SFW([inside, zero, bias], 1.0)
     assert torch.equal(inside, before)
     assert not zero.any()
     assert bias.tolist() == [1e6] * 3
 
 
+def test_frozen_weights_are_not_scaled():
+    frozen, trained = torch.full((2, 2), 100.0), torch.full((2, 2), 100.0, requires_grad=True)
+    SFW([frozen, trained], 1.0, mode="radius", tau=2.0)
+    assert frozen.tolist() == [[100.0, 100.0], [100.0, 100.0]]
+    assert trained.tolist() == [[2.0, 2.0], [2.0, 2.0]]
+
+
 def test_a_group_added_later_is_put_inside_too():
-    w = torch.full((2, 2), 100.0)
+    w = torch.full((2, 2), 100.0, requires_grad=True)
     optimizer = SFW([torch.zeros(2, 2)], 1.0)
     optimizer.add_param_group({"params": [w], "mode": "radius", "tau": 2.0})
     assert w.tolist() == [[2.0, 2.0], [2.0, 2.0]]
