@@ -14,7 +14,7 @@ from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_u
 from sparsity.optimizers._without_compiler import Optimizer
 from sparsity.registry import load, names
 
-__all__ = ["OptimizerWithBase", "add_scaled", "joint_norm"]
+__all__ = ["OptimizerWithBase", "add_scaled", "joint_norm", "widened"]
 
 GroupGradients = list[tuple[dict, list[Tensor], list[Tensor]]]  # parameter group, its parameters, their gradients
 
@@ -153,8 +153,17 @@ class OptimizerWithBase(Optimizer):
 
 
 def joint_norm(vectors: Iterable[Tensor]) -> Tensor:
-    """The L2 norm of all elements of all tensors, at least `TINY_NORM`."""
-    return torch.nn.utils.get_total_norm(list(vectors)).clamp(min=TINY_NORM)
+    """The L2 norm of all elements of all tensors, at least `TINY_NORM`.
+
+    It is at least float32: float16 ends at 65504 and rounds `TINY_NORM` to 0.
+    """
+    parts = [torch.linalg.vector_norm(v, dtype=torch.float32) if v.itemsize < 4 else v for v in vectors]
+    return torch.nn.utils.get_total_norm(parts).clamp(min=TINY_NORM)
+
+
+def widened(tensors: list[Tensor]) -> list[Tensor]:
+    """Convert float16 to float32, because rho / |g| and |w g| can be outside of float16's range."""
+    return [tensor.float() if tensor.dtype is torch.float16 else tensor for tensor in tensors]
 
 
 def add_scaled(params: list[Tensor], vectors: list[Tensor], scale: float | Tensor) -> None:
@@ -162,6 +171,7 @@ def add_scaled(params: list[Tensor], vectors: list[Tensor], scale: float | Tenso
 
     A scale on an accelerator stays there, so that nothing waits for it.
     """
+    vectors = widened(vectors)
     if isinstance(scale, Tensor) and not scale.is_cpu:
         torch._foreach_add_(params, torch._foreach_mul(vectors, scale))
     else:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch import _foreach_add_ as add
 from torch import _foreach_mul as mul
 
-from sparsity.optimizers._with_base import OptimizerWithBase, add_scaled, joint_norm
+from sparsity.optimizers._with_base import OptimizerWithBase, add_scaled, joint_norm, widened
 from sparsity.ranges import Range
 
 __all__ = ["SAM"]
@@ -61,9 +61,9 @@ class SAM(OptimizerWithBase):
 
     def displace(self, vectors: dict[Tensor, Tensor]) -> None:
         groups = self.by_group(vectors)
-        norm = joint_norm(x for group, w, g in groups for x in (mul(g, w) if group["adaptive"] else g))
+        norm = joint_norm(x for group, w, g in groups for x in (mul(widened(g), w) if group["adaptive"] else g))
         for group, w, g in groups:
             if group["adaptive"]:
-                add(w, mul(mul(mul(g, w), group["rho"] / norm), w))  # e = rho w^2 g / | |w| g |
+                add(w, mul(mul(mul(widened(g), w), group["rho"] / norm), w))  # e = rho w^2 g / | |w| g |
             else:
                 add_scaled(w, g, group["rho"] / norm)  # e = rho g / |g|

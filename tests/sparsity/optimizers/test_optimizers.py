@@ -99,6 +99,35 @@ def test_rho_zero_is_the_base_bit_for_bit(name, base):
     assert not torch.equal(on.weights[0], plain.weights[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gradient", [0.0, 1e-7, 1e-3, 3e4])  # a float16 overflows above 65504, |g| is up to 1.2e5
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("sam", {}),
+        ("sam", {"adaptive": True}),
+        ("s2sam", {}),
+        ("friendly_sam", {}),
+        ("safe", {}),
+        ("cram", {"normalize": True, "sparsities": 0.0}),
+    ],
+)
+def test_half_precision_is_displaced_by_rho(name, arguments, gradient, dtype):
+    w = torch.full((4, 4), 2.0, dtype=dtype, requires_grad=True)
+    optimizer = sparsity.load("optimizers", name)([w], 0.0, rho=2.0, **arguments)
+    seen = []
+
+    def closure():
+        seen.append(w.detach().clone())
+        w.grad = torch.full_like(w, gradient)
+        return torch.zeros(())
+
+    for _ in range(2 if name == "s2sam" else 1):  # S2SAM's first step has no displacement
+        optimizer.step(closure)
+    e = 0.0 if gradient == 0 else 2.0 * 2 / 4 if arguments.get("adaptive") else 2.0 / 4  # |w| g and g point alike
+    assert [x.unique().tolist() for x in (seen[0], seen[1], w)] == [[2.0], [2.0 + e], [2.0]]
+
+
 @arms
 def test_zeroed_and_missing_gradients_are_the_same(name, arguments):
     assert_equal(
