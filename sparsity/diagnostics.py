@@ -82,7 +82,7 @@ def layer_statistics(weight: Tensor, mask: Tensor) -> dict[str, float]:
         - energy_kept: sum of w^2 under the mask / sum of w^2; 0 for a tensor of zeros.
 
     Raises:
-        ValueError: If the weight is empty or the mask has another shape.
+        ValueError: If the weight is empty, or the mask has another shape or is not bool.
 
     Reference:
         Yun, Jo & Lee, arXiv 2511.14282, equations 1 to 4. Hoyer, "Non-negative matrix factorization with sparseness
@@ -91,6 +91,8 @@ def layer_statistics(weight: Tensor, mask: Tensor) -> dict[str, float]:
     if mask.shape != weight.shape or not weight.numel():
         got = f"{tuple(mask.shape)} for {tuple(weight.shape)}"
         raise ValueError(f"layer_statistics: mask must have the shape of a weight with elements, got {got}")
+    if mask.dtype is not torch.bool:
+        raise ValueError(f"layer_statistics: mask must be bool, True = kept (it selects weights), got {mask.dtype}")
     a = weight.detach().double().abs()
     energy = a.square().sum()
     return {

@@ -40,7 +40,8 @@ def input_norms(
         has a norm per column, which all rows of the group share. Linear layers have one group.
 
     Raises:
-        ValueError: If a weight is not that of such a layer, a layer is not called, or a batch does not fit the model.
+        ValueError: If a weight is not that of such a layer, a layer is not called, a token mask is not bool, or a batch
+            does not fit the model.
     """
     names = parameter_names(where, model, weights)
     layers = layers_of(where, model, names)
@@ -53,9 +54,12 @@ def input_norms(
 
     hooks = [layer.register_forward_pre_hook(record) for layer in dict.fromkeys(layers)]
     try:
-        with calibrating(where), torch.no_grad():
-            for batch in batches:
-                counted = token_mask(batch) if token_mask else None
+        for batch in batches:
+            counted = token_mask(batch) if token_mask else None
+            if counted is not None and counted.dtype is not torch.bool:
+                got = f"{counted.dtype} (convert an attention mask with .bool())"
+                raise ValueError(f"{where}: token_mask must return bool, True = token (it selects tokens), got {got}")
+            with calibrating(where), torch.no_grad():
                 forward(model, batch)
     finally:
         for hook in hooks:

@@ -40,8 +40,8 @@ def wanda(
         New tensors of the same shapes, >= 0, of at least float32, in units of the layer's output.
 
     Raises:
-        ValueError: If data is missing, a weight is not that of such a layer, a layer is not called, or a batch does not
-            fit the model.
+        ValueError: If data is missing, a weight is not that of such a layer, a layer is not called, a token mask is not
+            bool, or a batch does not fit the model.
 
     Reference:
         Sun, Liu, Bair & Kolter, "A simple and effective pruning approach for large language models", ICLR 2024, arXiv

@@ -153,6 +153,10 @@ W = torch.ones(2, requires_grad=True)
             "layer_statistics: mask must have the shape of a weight with elements, got (3,) for (2, 3)",
         ),
         (
+            lambda: layer_statistics(torch.ones(2), torch.ones(2, dtype=torch.int64)),
+            "layer_statistics: mask must be bool, True = kept (it selects weights), got torch.int64",
+        ),
+        (
             lambda: layer_statistics(torch.ones(0), torch.ones(0, dtype=torch.bool)),
             "layer_statistics: mask must have the shape of a weight with elements, got (0,) for (0,)",
         ),

@@ -105,6 +105,17 @@ def test_padding_tokens_are_not_counted():
         assert not torch.allclose(masked[0], everything[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_a_token_mask_that_is_not_bool_is_refused(dtype):
+    """The attention masks of tokenizers are int64, which would select rows 0 and 1."""
+    net = nn.Linear(4, 3).eval()
+    message = rf"^here: token_mask must return bool, True = token .*, got {dtype} \(convert .* with \.bool\(\)\)$"
+    with pytest.raises(ValueError, match=message):
+        input_norms(
+            "here", [net.weight], net, [torch.randn(2, 5, 4)], forward, lambda batch: torch.ones(2, 5, dtype=dtype)
+        )
+
+
 def test_activations_are_not_kept():
     """Each batch and what the layers made of it are freed before the next one."""
     net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2)).eval()
