@@ -10,7 +10,8 @@ class WCR(ClosedForm):
     """Weight concentration: R(W) = 1 / (var(|w|) + eps), summed over weight tensors.
 
     V = var(|w|) is the variance of a tensor's magnitudes a_i = sqrt(w_i^2 + smooth). It is computed as
-    mean((a - mean(a))^2), which keeps its digits in float32 when all magnitudes are nearly equal.
+    mean((a - mean(a))^2), with means of differences from the first magnitude. This keeps its digits in float32 when all
+    magnitudes are nearly equal; where they are equal, V and the gradient are exactly 0.
 
         dR/dw_i = -(2/n) (1 - mean(a) / a_i) w_i / (V + eps)^2
 
@@ -49,20 +50,21 @@ class WCR(ClosedForm):
 
     def formula(self, w):
         a = (w.square() + self.smooth).sqrt()
-        return 1 / (a.var(correction=0) + self.eps)
+        return 1 / ((a - _first(a)).var(correction=0) + self.eps)
 
     def magnitude(self, w):
         return (w * w).add_(self.smooth).sqrt_()
 
     def statistics(self, w):
         a = self.magnitude(w)
-        mean = a.mean()
+        first = _first(a)
+        mean = first + (a - first).mean()
         return mean, (a - mean).square().mean()
 
     def merge(self, n, *statistics):  # law of total variance
         mean, variance = statistics
         share = n / n.sum()
-        total = (share * mean).sum()
+        total = mean[0] + (share * (mean - mean[0])).sum()
         return total, (share * (variance + (mean - total) ** 2)).sum()
 
     def value(self, n, mean, variance):
@@ -76,3 +78,8 @@ class WCR(ClosedForm):
             return (a - mean) / a * w * factor  # (1 - mean/a) w, without its loss of digits
 
         return slope
+
+
+def _first(a):
+    """The first magnitude: equal magnitudes minus it have a mean and a variance of exactly 0."""
+    return a[(0,) * a.dim()].detach()

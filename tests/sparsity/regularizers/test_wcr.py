@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparsity import _kernels, closed_form
 from sparsity.regularizers.wcr import WCR
 
 
@@ -51,6 +52,22 @@ def test_matches_autograd_on_the_plain_formula():
     (expected,) = torch.autograd.grad(plain, w)
     (grad,) = torch.autograd.grad(WCR([w])(), w)
     torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("by", ["kernel", "closed form", "blocks", "formula"])
+@pytest.mark.parametrize("shape", [(3, 3), (16, 16, 3, 3), (), (300, 50)])
+def test_equal_magnitudes_have_no_gradient(monkeypatch, by, shape):
+    """Their mean is not exactly 0.1 if it is the sum of all divided by n."""
+    if by != "kernel":
+        monkeypatch.setattr(_kernels, "takes", lambda weight: False)
+    if by == "blocks":
+        monkeypatch.setattr(closed_form, "BLOCK", 100)
+    w = torch.full(shape, 0.1, requires_grad=True)
+    R = WCR([w])
+    penalty = R.formula(w) if by == "formula" else R()
+    penalty.backward()
+    assert penalty.item() == pytest.approx(1e8)  # 1 / eps
+    assert not w.grad.any()
 
 
 def test_concentration_form_of_equation_4():
