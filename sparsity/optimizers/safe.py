@@ -21,7 +21,8 @@ class SAFE(OptimizerWithBase):
 
         (gradient at w + e) + lam_t (w - z + u),    e = rho g / |g|, with g the gradient at w
 
-    where the norm is joint over all parameters that have a gradient. Every `interval` steps, z and u follow:
+    where the norm is joint over all parameters that have a gradient. Every `interval` steps, z and u follow, also of
+    weights that have no gradient in this step:
 
         z <- projection of w + u
         u <- u + w - z
@@ -107,8 +108,7 @@ class SAFE(OptimizerWithBase):
             with self.displaced(gradients):
                 evaluate()
         shared = self.param_groups[0]  # for the arguments that concern all groups together
-        groups = self.by_group(self.gradients()) if shared["admm_lam"] else []
-        weights = [p for group, params, _ in groups for p in sparse_weights(params, group)]
+        weights = self._sparse_weights() if shared["admm_lam"] else []
         self._pull(weights)
         self.base_step("projection", "dual")
         shared["steps_done"] += 1
@@ -116,16 +116,25 @@ class SAFE(OptimizerWithBase):
             self._update_dual(weights)
         return loss
 
+    def _sparse_weights(self) -> list[Tensor]:
+        """The weights that z covers: all, because a weight may have no gradient in this step but in another one."""
+        return [
+            p
+            for group in self.param_groups
+            for p in sparse_weights([p for p in group["params"] if p.requires_grad], group)
+        ]
+
     def _pull(self, weights: list[Tensor]) -> None:
         """Add lam_t (w - z + u) to the gradients."""
         if any("projection" not in self.state[p] for p in weights):
             for p, z in zip(weights, self._project(weights), strict=True):
                 self.state[p].setdefault("projection", z)
                 self.state[p].setdefault("dual", torch.zeros_like(p))
-        lam = self._lam()
+        lam, gradients = self._lam(), self.gradients()
         for p in weights:
-            distance = p.sub(self.state[p]["projection"]).add_(self.state[p]["dual"])
-            p.grad.add_(distance, alpha=lam)  # type: ignore[union-attr]
+            if p in gradients:
+                distance = p.sub(self.state[p]["projection"]).add_(self.state[p]["dual"])
+                gradients[p].add_(distance, alpha=lam)
 
     def _update_dual(self, weights: list[Tensor]) -> None:
         sums = [self.state[p]["dual"].add_(p) for p in weights]  # w + u

@@ -110,6 +110,36 @@ def test_projection_has_the_scope(scope, counts):
     assert sum(int(mask.sum()) for mask in kept) == sum(counts)
 
 
+def test_z_covers_weights_without_a_gradient_in_this_step():
+    """ADMM by NumPy on two tensors: the second has a gradient in every other step, a frozen third is left out."""
+    x, y = np.array([[3.0, -1.0], [0.5, 2.0]]), np.array([[0.4, -0.2], [0.1, 1.5]])
+    w, v = (torch.tensor(value, requires_grad=True) for value in (x, y))
+    frozen = torch.full((2, 2), 9.0)
+    optimizer = SAFE([w, v, frozen], 0.1, rho=0.0, sparsity=0.5, admm_lam=0.7, interval=2, momentum=0.0)
+    z = nearest(np.stack([x, y]), 4)
+    u = np.zeros_like(z)
+    for step in range(6):
+
+        def closure(step=step):
+            optimizer.zero_grad()
+            loss = w.square().sum() + (v.square().sum() if step % 2 == 0 else 0)
+            loss.backward()
+            return loss.detach()
+
+        optimizer.step(closure)
+        x = x - 0.1 * (2 * x + 0.7 * (x - z[0] + u[0]))
+        if step % 2 == 0:
+            y = y - 0.1 * (2 * y + 0.7 * (y - z[1] + u[1]))
+        else:
+            both = np.stack([x, y])
+            z, u = nearest(both + u, 4), u + both - nearest(both + u, 4)
+        for p, mine, z_of, u_of in zip((w, v), (x, y), z, u, strict=True):
+            np.testing.assert_allclose(p.detach(), mine, rtol=1e-12)
+            np.testing.assert_allclose(optimizer.state[p]["projection"], z_of, rtol=1e-12)
+            np.testing.assert_allclose(optimizer.state[p]["dual"], u_of, rtol=1e-12, atol=1e-15)
+    assert frozen not in optimizer.state
+
+
 def test_weights_approach_the_sparse_set():
     """With a strong pull, the weights that pruning removes are nearly 0, and the others are nearly the optimum."""
     params = problem()
