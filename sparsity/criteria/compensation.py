@@ -52,8 +52,8 @@ def compensation(
             too.
 
     Returns:
-        A list of new tensors of the same shapes, >= 0, in units of output^2. It also computes and applies the shifts:
-        see `CompensatedScores`.
+        A list of new tensors of the same shapes, >= 0, of at least float32, in units of output^2. It also computes and
+        applies the shifts: see `CompensatedScores`.
 
     Raises:
         ValueError: If data is missing, a weight is not that of such a layer, or the batch does not fit the model.
@@ -92,7 +92,7 @@ def compensation(
     num_rows = len(outputs) * (num_probes or 1)
     scores, shifts, entries = [], [], []
     for name, weight, moment in zip(names, weights, moments, strict=True):
-        w, A, B = weight.detach(), moment.A / num_rows, moment.B / num_rows
+        w, A, B = weight.detach().to(moment.A.dtype), moment.A / num_rows, moment.B / num_rows
         C = moment.C.view(-1, *[1] * (w.dim() - 1)) / num_rows
         ratio = torch.where(C > 0, B / C, 0)
         scores.append(w.square() * (A - B * ratio).clamp_min_(0))  # rounding can go below 0

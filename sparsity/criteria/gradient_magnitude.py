@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sparsity.criteria._checks import needs_data
@@ -18,7 +19,7 @@ def gradient_magnitude(weights: list[Tensor], *, gradients: Sequence[Tensor | No
         gradients: One tensor per weight, of its shape: the gradient g of the loss.
 
     Returns:
-        New tensors of the same shapes, in units of the loss.
+        New tensors of the same shapes, of at least float32, in units of the loss.
 
     Raises:
         ValueError: If a gradient is missing or has another shape than its weight.
@@ -40,5 +41,6 @@ def gradient_magnitude(weights: list[Tensor], *, gradients: Sequence[Tensor | No
         if gradient is None or gradient.shape != weight.shape:
             got = None if gradient is None else f"shape {tuple(gradient.shape)}"
             raise ValueError(f"{where}, got {got} for weight {i} of shape {tuple(weight.shape)}")
-        scores.append((weight.detach() * gradient.detach()).abs_())
+        full = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+        scores.append((full * gradient.detach()).abs_())
     return scores

@@ -37,7 +37,7 @@ def grasp(
         temperature: Divides the outputs, > 0; 1 leaves the loss as it is.
 
     Returns:
-        New tensors of the same shapes, in units of g^2; 0 for weights that do not affect the loss.
+        New tensors of the same shapes, of at least float32, in units of g^2; 0 for weights that do not affect the loss.
 
     Raises:
         ValueError: If data is missing, a weight is not the model's, the batch does not fit the model, or temperature is
@@ -65,4 +65,7 @@ def grasp(
             products = torch.autograd.grad(flow, weights, materialize_grads=True)
     finally:
         scaling.remove()
-    return [weight.detach() * product for weight, product in zip(weights, products, strict=True)]
+    return [
+        weight.detach().to(torch.promote_types(weight.dtype, torch.float32)) * product
+        for weight, product in zip(weights, products, strict=True)
+    ]

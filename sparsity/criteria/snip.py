@@ -1,5 +1,7 @@
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sparsity.criteria._checks import needs_data
@@ -21,10 +23,11 @@ def snip(weights: list[Tensor], *, gradients: Sequence[Tensor | None]) -> list[T
         gradients: One tensor per weight, of its shape: the gradient g of the loss.
 
     Returns:
-        New dimensionless tensors of the same shapes that sum to 1, or all 0 if all w g are 0.
+        New dimensionless tensors of the same shapes, of at least float32, that sum to 1, or all 0 if all w g are 0.
 
     Raises:
-        ValueError: If a gradient is missing or has another shape than its weight.
+        ValueError: If a gradient is missing or has another shape than its weight, or the sum of all |w g| is not
+            finite.
 
     Reference:
         Lee, Ajanthan & Torr, "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
@@ -33,5 +36,7 @@ def snip(weights: list[Tensor], *, gradients: Sequence[Tensor | None]) -> list[T
         1 backward pass, made by the caller. 2 x the weights of memory (gradients and scores).
     """
     scores = gradient_magnitude(weights, gradients=gradients)
-    total = sum(score.sum().item() for score in scores)
+    total = sum(score.sum(dtype=torch.float64).item() for score in scores)
+    if not math.isfinite(total):
+        raise ValueError(f"snip: the sum of all |w g| must be finite (it divides the scores), got {total}")
     return [score.div_(total) for score in scores] if total > 0 else scores

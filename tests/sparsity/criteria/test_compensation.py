@@ -346,3 +346,11 @@ def test_against_magnitude_on_digits_without_finetuning():
         )
     assert loss["compensation", 0.5] < loss["magnitude", 0.5]
     assert loss["compensation", 0.9] > loss["magnitude", 0.9]
+
+
+def test_weights_of_half_precision_are_squared_in_float32():
+    """One input of 1 and -1: A = 1 and B = 0, so the score is w^2, which float16 rounds to 0."""
+    net = nn.Linear(1, 1).half().eval()
+    net.weight.data.fill_(2.0**-13)
+    (score,) = compensation([net.weight], model=net, batch=torch.tensor([[1.0], [-1.0]]).half(), forward=forward)
+    assert score.item() == 2.0**-26

@@ -9,6 +9,14 @@ def test_matches_hand_computation():
     assert score.tolist() == [10.0, 1.5, 0.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_of_half_precision_are_float32(dtype):
+    """2^-24 is the least positive number of float16."""
+    w, g = torch.tensor([2.0**-7, 2.0**-7, 2.0**9], dtype=dtype), torch.tensor([2.0**-20, -(2.0**-18), 2.0**9])
+    (score,) = gradient_magnitude([w], gradients=[g.to(dtype)])
+    assert score.tolist() == [2.0**-27, 2.0**-25, 2.0**18]
+
+
 @pytest.mark.parametrize(
     ("gradients", "got"),
     [

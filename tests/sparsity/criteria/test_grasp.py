@@ -25,6 +25,15 @@ def test_matches_the_closed_form_of_least_squares():
     np.testing.assert_allclose(score, w * (H @ g).T)
 
 
+def test_products_of_half_precision_are_float32():
+    """w = 2^-13 and H g = 2^-13; float16 rounds their product to 0."""
+    model = nn.Linear(1, 1, bias=False).half().eval()
+    model.weight.data.fill_(2.0**-13)
+    batch = (torch.ones(1, 1).half(), torch.zeros(1, 1).half())
+    (score,) = grasp([model.weight], model=model, batch=batch, loss_fn=squares, temperature=1)
+    assert score.item() == 2.0**-26
+
+
 def network():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double().eval()

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -41,6 +43,18 @@ def test_prunes_as_gradient_magnitude_does():
 
 def test_without_any_gradient_all_scores_are_zero():
     assert snip([torch.ones(3)], gradients=[torch.zeros(3)])[0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_many_products_of_float16_are_summed():
+    """Their sum is above 65504, the largest number of float16."""
+    (score,) = snip([torch.ones(1000, 1000).half()], gradients=[torch.ones(1000, 1000).half()])
+    assert score.unique().tolist() == [pytest.approx(1e-6)]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e38])
+def test_a_sum_that_is_not_finite_is_refused(value):
+    with pytest.raises(ValueError, match=r"^snip: the sum of all \|w g\| must be finite .*, got (inf|nan)$"):
+        snip([torch.tensor([10.0, 1.0])], gradients=[torch.tensor([value, 1.0])])
 
 
 def test_a_missing_gradient_is_named():
