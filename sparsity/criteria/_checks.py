@@ -56,13 +56,13 @@ def parameter_names(where: str, model: nn.Module, weights: Sequence[Tensor]) -> 
 def calibrating(where: str) -> Iterator[None]:
     """Enable gradients, and name the batch in torch's errors.
 
-    An error of torch inside the block means that the batch does not fit the model.
+    An error of torch inside the block means that the batch does not fit the model, except where memory runs out.
     """
     try:
         with torch.enable_grad():
             yield
-    except torch.OutOfMemoryError:
-        raise
     except (IndexError, RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise
         reason = " ".join(str(error).split())
         raise ValueError(f"{where}: batch must go through the model (is its shape right?), got {reason}") from error

@@ -40,8 +40,8 @@ def input_norms(
         has a norm per column, which all rows of the group share. Linear layers have one group.
 
     Raises:
-        ValueError: If a weight is not that of such a layer, a layer is not called, a token mask is not bool, or a batch
-            does not fit the model.
+        ValueError: If a weight is not that of such a layer, a layer is not called, a token mask is not bool, a batch
+            does not fit the model, or there are no batches.
     """
     names = parameter_names(where, model, weights)
     layers = layers_of(where, model, names)
@@ -53,8 +53,10 @@ def input_norms(
         sums[layer] = sums[layer].add_(squares) if layer in sums else squares
 
     hooks = [layer.register_forward_pre_hook(record) for layer in dict.fromkeys(layers)]
+    num_batches = 0
     try:
         for batch in batches:
+            num_batches += 1
             counted = token_mask(batch) if token_mask else None
             if counted is not None and counted.dtype is not torch.bool:
                 got = f"{counted.dtype} (convert an attention mask with .bool())"
@@ -64,6 +66,8 @@ def input_norms(
     finally:
         for hook in hooks:
             hook.remove()
+    if not num_batches:
+        raise ValueError(f"{where}: batches must hold at least one batch, got none")
     for name, layer in zip(names, layers, strict=True):
         if layer not in sums:
             raise ValueError(

@@ -40,8 +40,8 @@ def grasp(
         New tensors of the same shapes, of at least float32, in units of g^2; 0 for weights that do not affect the loss.
 
     Raises:
-        ValueError: If data is missing, a weight is not the model's, the batch does not fit the model, or temperature is
-            not positive and finite.
+        ValueError: If data is missing, a weight is not the model's or frozen, the batch does not fit the model, the
+            loss has no graph, or temperature is not positive and finite.
 
     Reference:
         Wang, Zhang & Grosse, "Picking winning tickets before training by preserving gradient flow", ICLR 2020, and its
@@ -55,16 +55,21 @@ def grasp(
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"grasp: temperature must be > 0 and finite (it divides the outputs), got {temperature}")
-    parameter_names("grasp", model, weights)
+    for name, weight in zip(parameter_names("grasp", model, weights), weights, strict=True):
+        if not weight.requires_grad:
+            raise ValueError(f"grasp: weights must require gradients, got the frozen {name}")
     scaling = model.register_forward_hook(lambda module, args, output: output / temperature)
     try:
         with calibrating("grasp"):
             loss = loss_fn(model, batch)
-            gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-            flow = torch.stack([(g.detach() * g).sum() for g in gradients]).sum()
-            products = torch.autograd.grad(flow, weights, materialize_grads=True)
     finally:
         scaling.remove()
+    if not loss.requires_grad:
+        raise ValueError("grasp: loss_fn must return a differentiable loss, got one without a graph")
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+        flow = torch.stack([(g.detach() * g).sum() for g in gradients]).sum()
+        products = torch.autograd.grad(flow, weights, materialize_grads=True)
     return [
         weight.detach().to(torch.promote_types(weight.dtype, torch.float32)) * product
         for weight, product in zip(weights, products, strict=True)

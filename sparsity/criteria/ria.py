@@ -43,7 +43,7 @@ def ria(
 
     Raises:
         ValueError: If a is negative or not finite, data is missing, a weight is not that of such a layer, a layer is
-            not called, a token mask is not bool, or a batch does not fit the model.
+            not called, a token mask is not bool, a batch does not fit the model, or there are no batches.
 
     Reference:
         Zhang, Bai, Lin, Zhao, Hou & Cannistraci, "Plug-and-play: an efficient post-training pruning method for large

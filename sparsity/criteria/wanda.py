@@ -41,7 +41,7 @@ def wanda(
 
     Raises:
         ValueError: If data is missing, a weight is not that of such a layer, a layer is not called, a token mask is not
-            bool, or a batch does not fit the model.
+            bool, a batch does not fit the model, or there are no batches.
 
     Reference:
         Sun, Liu, Bair & Kolter, "A simple and effective pruning approach for large language models", ICLR 2024, arXiv

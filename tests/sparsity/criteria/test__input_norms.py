@@ -176,6 +176,12 @@ def test_a_layer_that_is_not_called_is_named(name):
         )
 
 
+def test_empty_batches_are_named():
+    net = nn.Linear(2, 2).eval()
+    with pytest.raises(ValueError, match=r"^wanda: batches must hold at least one batch, got none$"):
+        wanda([net.weight], model=net, batches=[], forward=forward)
+
+
 @pytest.mark.parametrize("a", [-1.0, float("nan"), float("inf")])
 def test_refuses_a_useless_exponent(a):
     net = nn.Linear(2, 2).eval()

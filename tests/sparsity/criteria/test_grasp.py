@@ -73,3 +73,16 @@ def test_a_bad_temperature_is_refused(temperature):
     model, weights, batch = network()
     with pytest.raises(ValueError, match=rf"^grasp: temperature must be > 0 and finite .*, got {temperature}$"):
         grasp(weights, model=model, batch=batch, loss_fn=squares, temperature=temperature)
+
+
+def test_frozen_weights_are_refused():
+    model, weights, batch = network()
+    weights[1].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"^grasp: weights must require gradients, got the frozen 2\.weight$"):
+        grasp(weights, model=model, batch=batch, loss_fn=squares)
+
+
+def test_a_loss_without_a_graph_is_refused():
+    model, weights, batch = network()
+    with pytest.raises(ValueError, match=r"^grasp: loss_fn must return a differentiable loss, got one without a"):
+        grasp(weights, model=model, batch=batch, loss_fn=lambda model, batch: model(batch[0]).detach().sum())
