@@ -23,6 +23,10 @@ def synflow(
     is computed in float64, since R overflows float32 in deep networks. BatchNorm, in evaluation mode, scales by
     |gamma| / sqrt(running_var + eps).
 
+    This needs a network that only adds and scales: linear layers, convolutions, BatchNorm, pooling, and activations
+    that increase for positive inputs. LayerNorm, GroupNorm and attention also subtract means or normalize, so paths
+    become negative or cancel. Such networks are refused where it shows in the scores.
+
     With num_rounds=1 these are the scores. More rounds, as in the reference, prune a little, score the rest, and so on,
     which keeps a layer from losing all its weights. Round k of T leaves density^(k/T) of all weights, and the score is
     the position in the order of removal, 0 for the first. It is valid for every density down to `density`; below, the
@@ -39,8 +43,8 @@ def synflow(
         New float64 tensors of the same shapes, in units of R for one round and of positions for more.
 
     Raises:
-        ValueError: If data is missing, a weight is not the model's, num_rounds is not a whole number >= 1, or density
-            is not in (0, 1].
+        ValueError: If data is missing, a weight is not the model's, num_rounds is not a whole number >= 1, density is
+            not in (0, 1], a score of the first round is negative, or all of them are 0 although no weight is.
 
     Reference:
         Tanaka, Kunin, Yamins & Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic
@@ -67,13 +71,15 @@ def synflow(
             gradients = torch.autograd.grad(flow, leaves, materialize_grads=True)
         return [leaf.detach() * gradient for leaf, gradient in zip(leaves, gradients, strict=True)]
 
+    first = scores()
+    _check_flow(names, leaves, first)
     if num_rounds == 1:
-        return scores()
+        return first
     num_weights = sum(leaf.numel() for leaf in leaves)
     place = torch.empty(num_weights, dtype=torch.float64, device=leaves[0].device)
     left = torch.arange(num_weights, device=place.device)  # positions in the concatenated weights, ascending
     for k in range(1, num_rounds + 1):
-        flat = torch.cat([score.flatten().to(place.device) for score in scores()])
+        flat = torch.cat([score.flatten().to(place.device) for score in (first if k == 1 else scores())])
         order = left[flat[left].argsort(stable=True)]
         place[order] = torch.arange(num_weights - len(order), num_weights, dtype=place.dtype, device=place.device)
         left = order[len(order) - round(density ** (k / num_rounds) * num_weights) :].sort().values
@@ -83,6 +89,16 @@ def synflow(
                 leaf.mul_(part.view_as(leaf).to(leaf.device))
     parts = place.split([leaf.numel() for leaf in leaves])
     return [part.view_as(leaf).to(leaf.device) for part, leaf in zip(parts, leaves, strict=True)]
+
+
+def _check_flow(names: list[str], leaves: list[Tensor], scores: list[Tensor]) -> None:
+    """Raise ValueError if the scores show that R is not a sum over paths of absolute weights."""
+    rule = "the network must only add and scale (LayerNorm, GroupNorm and attention do not: they make paths negative)"
+    for name, score in zip(names, scores, strict=True):
+        if (score < 0).any():
+            raise ValueError(f"synflow: {rule}, got a score of {score.min().item():.3g} in {name}")
+    if all(leaf.all() for leaf in leaves) and not any(score.any() for score in scores):
+        raise ValueError(f"synflow: {rule}, got scores of 0 for all weights, none of which is 0")
 
 
 def _absolute(name: str, tensor: Tensor) -> Tensor:

@@ -103,3 +103,32 @@ def test_bad_arguments_get_one_clear_line(arguments, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         synflow(weights, model=net, inputs=torch.zeros(1, 2), **arguments)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("num_rounds", [1, 2])
+@pytest.mark.parametrize(
+    ("layers", "got"),
+    [
+        ([nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)], r"a score of -.* in 0\.weight"),
+        ([nn.Linear(4, 6), nn.GroupNorm(2, 6), nn.ReLU(), nn.Linear(6, 2)], r"a score of -.* in 0\.weight"),
+        ([nn.LayerNorm(4), nn.Linear(4, 2)], "scores of 0 for all weights, none of which is 0"),
+    ],
+    ids=["LayerNorm", "GroupNorm", "LayerNorm of the input"],
+)
+def test_networks_that_are_not_sums_over_paths_are_refused(layers, got, num_rounds):
+    torch.manual_seed(0)
+    net = nn.Sequential(*layers).eval()
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    weights = [p for p in net.parameters() if p.dim() == 2]
+    with pytest.raises(ValueError, match=rf"^synflow: the network must only add and scale .*, got {got}"):
+        synflow(weights, model=net, inputs=torch.zeros(1, 4), num_rounds=num_rounds)
+
+
+def test_a_pruned_network_without_any_path_is_scored():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)).eval()
+    with torch.no_grad():
+        net[0].weight[0], net[1].weight[0, 1] = 0, 0  # no path is left
+    for score in synflow([net[0].weight, net[1].weight], model=net, inputs=torch.zeros(1, 2), num_rounds=1):
+        assert not score.any()
