@@ -33,7 +33,8 @@ def grasp(
         weights: Parameters of the model that require gradients.
         model: The model in evaluation mode; its output is a tensor.
         batch: One calibration batch.
-        loss_fn: Function (model, batch) -> loss.
+        loss_fn: Function (model, batch) -> loss. It calls `model(...)`, not a method of it, because the temperature
+            acts on this call's output.
         temperature: Divides the outputs, > 0; 1 leaves the loss as it is.
 
     Returns:
@@ -41,7 +42,7 @@ def grasp(
 
     Raises:
         ValueError: If data is missing, a weight is not the model's or frozen, the batch does not fit the model, the
-            loss has no graph, or temperature is not positive and finite.
+            loss has no graph, loss_fn does not call the model, or temperature is not positive and finite.
 
     Reference:
         Wang, Zhang & Grosse, "Picking winning tickets before training by preserving gradient flow", ICLR 2020, and its
@@ -58,12 +59,20 @@ def grasp(
     for name, weight in zip(parameter_names("grasp", model, weights), weights, strict=True):
         if not weight.requires_grad:
             raise ValueError(f"grasp: weights must require gradients, got the frozen {name}")
-    scaling = model.register_forward_hook(lambda module, args, output: output / temperature)
+    calls = []
+
+    def scaled(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        calls.append(module)
+        return output / temperature
+
+    scaling = model.register_forward_hook(scaled)
     try:
         with calibrating("grasp"):
             loss = loss_fn(model, batch)
     finally:
         scaling.remove()
+    if not calls:
+        raise ValueError("grasp: loss_fn must call model(...), whose output the temperature divides, got no call")
     if not loss.requires_grad:
         raise ValueError("grasp: loss_fn must return a differentiable loss, got one without a graph")
     with torch.enable_grad():

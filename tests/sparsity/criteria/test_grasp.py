@@ -65,7 +65,18 @@ def test_is_half_the_gradient_flow_lost_to_first_order(temperature):
 
 def test_weights_that_the_loss_ignores_score_zero():
     model, weights, batch = network()
-    assert not any(s.any() for s in grasp(weights, model=model, batch=batch, loss_fn=lambda m, b: m[2].bias.sum()))
+
+    def loss_fn(model, batch):
+        return (model(batch[0]).detach() * model[2].bias).sum()
+
+    assert not any(s.any() for s in grasp(weights, model=model, batch=batch, loss_fn=loss_fn))
+
+
+def test_a_loss_that_does_not_call_the_model_is_refused():
+    """The temperature would not act on it."""
+    model, weights, batch = network()
+    with pytest.raises(ValueError, match=r"^grasp: loss_fn must call model\(...\), .*, got no call$"):
+        grasp(weights, model=model, batch=batch, loss_fn=lambda model, batch: model.forward(batch[0]).square().sum())
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan])
