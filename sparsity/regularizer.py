@@ -29,15 +29,16 @@ class Regularizer(torch.nn.Module):
         trained = list(dict.fromkeys(p for p in (*model.parameters(), *R.parameters()) if p.requires_grad))
 
     Args:
-        weights: Floating-point tensors of any shape with at least one element. The caller should leave out biases and
-            normalization scales. The list may be empty; R() is then 0.
+        weights: Floating-point tensors of any shape with at least one element, each once. The caller should leave out
+            biases and normalization scales. The list may be empty; R() is then 0.
 
     Attributes:
         lam_range: Search range of lam. A search space overrides it. None where there is nothing to search.
         gate_lr: Learning rate of the gates, of a regularizer with gates; None for that of the weights.
 
     Raises:
-        ValueError: If weights is a single tensor, or contains anything but floating-point tensors with elements.
+        ValueError: If weights is a single tensor, contains anything but floating-point tensors with elements, or
+            contains a tensor twice.
     """
 
     lam_range: ClassVar[Range | None] = None
@@ -49,7 +50,10 @@ class Regularizer(torch.nn.Module):
             got = f"one of shape {tuple(weights.shape)}"
             raise ValueError(f"{self._where}: weights must be a list of tensors, got {got}")
         self.weights = list(weights)
-        for weight in self.weights:
+        for i, weight in enumerate(self.weights):
+            if any(weight is other for other in self.weights[:i]):
+                got = f"weight {i} of shape {tuple(weight.shape)} twice"
+                raise ValueError(f"{self._where}: weights must be different tensors (R sums over them), got {got}")
             if not (isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel()):
                 is_tensor = isinstance(weight, Tensor)
                 got = f"{weight.dtype} of shape {tuple(weight.shape)}" if is_tensor else repr(weight)

@@ -43,6 +43,15 @@ def test_refuses_invalid_weights(weights, message):
         L1(weights)
 
 
+def test_refuses_a_weight_twice():
+    tied, other = torch.ones(2, 3), torch.ones(2, 3)  # equal values are no reason to refuse
+    L1([tied, other])
+    with pytest.raises(
+        ValueError, match=r"^L1: weights must be different tensors .*, got weight 2 of shape \(2, 3\) t"
+    ):
+        L1([tied, other, tied])
+
+
 def test_a_subclass_without_penalty_says_so():
     with pytest.raises(NotImplementedError, match=r"^Regularizer must define penalty\(weight\)$"):
         Regularizer([torch.ones(1)])()

@@ -140,5 +140,4 @@ class ViT(CNN):
 
         Position embeddings and the class token are left out: like biases, they are added to activations.
         """
-        layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-        return {f"{name}.weight": m.weight for name, m in layers.items() if m.weight.requires_grad}
+        return trained_weights(model, nn.Linear, nn.Conv2d)

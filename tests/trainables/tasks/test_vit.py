@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file
+from torch import nn
 
 import sparsity
 import trainables
@@ -119,6 +120,12 @@ def test_the_weights_of_layers_are_regularized(tiny_vit, make_vit):
     assert all(model.get_parameter(name) is weight for name, weight in regularized.items())
     others = {name for name, p in model.named_parameters() if p.ndim > 1} - set(regularized)
     assert others == {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"}
+
+
+def test_a_weight_of_two_layers_is_regularized_once(tiny_vit, make_vit):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    assert list(make_vit(tiny_vit()).regularized(net)) == ["0.weight"]
 
 
 @pytest.mark.parametrize(
