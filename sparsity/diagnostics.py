@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsity.arguments import whole_number
+
 __all__ = ["hessian_eigenvalue", "layer_statistics"]
 
 
@@ -53,8 +55,7 @@ def hessian_eigenvalue(
         x the parameters.
     """
     parameters = list(parameters)
-    if num_iterations < 1 or num_iterations != int(num_iterations):
-        raise ValueError(f"hessian_eigenvalue: num_iterations must be a whole number >= 1, got {num_iterations}")
+    num_iterations = whole_number("hessian_eigenvalue", "num_iterations", num_iterations, 1)
     if not parameters:
         raise ValueError("hessian_eigenvalue: parameters must hold at least one tensor, got none")
     split = parts or (lambda batch: [(1.0, batch)])

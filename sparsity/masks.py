@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsity.arguments import whole_number
+
 __all__ = ["Ranking", "n_of_m", "prune", "rank", "sparsity_of"]
 
 
@@ -64,8 +66,7 @@ def rank(scores: Sequence[Tensor], scope: str = "global", *, min_kept: int = 0) 
     for i, score in enumerate(scores):
         if score.isnan().any():
             raise ValueError(f"masks: scores must not be nan (they cannot be ranked), got nan in tensor {i}")
-    if not min_kept >= 0 or min_kept != int(min_kept):
-        raise ValueError(f"masks: min_kept must be a whole number >= 0, got {min_kept}")
+    min_kept = whole_number("masks", "min_kept", min_kept, 0)
     if scope == "global":
         return Ranking([_Order(scores, min_kept)])
     if scope == "uniform":

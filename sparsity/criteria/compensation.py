@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparsity.arguments import whole_number
 from sparsity.criteria._checks import calibrating, needs_data, parameter_names
 from sparsity.criteria._layer_gradients import Moments, layers_of, watching
 
@@ -68,6 +69,8 @@ def compensation(
         sequences, each backward pass computes a separate weight gradient per sample. This takes as much arithmetic as
         an ordinary pass, but reads and writes memory of the weights' size once per sample.
     """
+    if num_probes is not None:
+        num_probes = whole_number("compensation", "num_probes", num_probes, 1)
     names = parameter_names("compensation", model, weights)
     layers = layers_of("compensation", model, names)
     with watching(model, layers) as trace, calibrating("compensation"):
@@ -179,8 +182,6 @@ def _probes(outputs: Tensor, num_probes: int | None, generator: torch.Generator 
             alone[:, k] = 1
             yield alone.view(outputs.shape)
         return
-    if num_probes < 1 or num_probes != int(num_probes):
-        raise ValueError(f"compensation: num_probes must be a whole number >= 1 or None, got {num_probes}")
     if generator is None:
         raise ValueError("compensation: generator must be given with num_probes (it draws the signs), got none")
     for _ in range(num_probes):

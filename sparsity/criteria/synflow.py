@@ -2,6 +2,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sparsity.arguments import whole_number
 from sparsity.criteria._checks import calibrating, needs_data, parameter_names
 
 __all__ = ["synflow"]
@@ -56,8 +57,7 @@ def synflow(
         `num_rounds` backward passes of one input. About 12 x the memory of the float32 weights, because copies,
         gradients, scores and order have 64 bits per element.
     """
-    if num_rounds != int(num_rounds) or num_rounds < 1:
-        raise ValueError(f"synflow: num_rounds must be a whole number >= 1, got {num_rounds}")
+    num_rounds = whole_number("synflow", "num_rounds", num_rounds, 1)
     if not 0 < density <= 1:
         raise ValueError(f"synflow: density must be in (0, 1] (what the last round leaves), got {density}")
     names = parameter_names("synflow", model, weights)

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsity.arguments import whole_number
 from sparsity.optimizers._magnitude_masks import keep_largest, parse_scope, sparse_weights
 from sparsity.optimizers._with_base import OptimizerWithBase, add_scaled, joint_norm
 from sparsity.ranges import Range
@@ -82,8 +83,6 @@ class CrAM(OptimizerWithBase):
         base: str = "sgd",
         **base_arguments,
     ):
-        if not (isinstance(seed, int) and seed >= 0):
-            raise ValueError(f"CrAM: seed must be a whole number >= 0, got {seed!r}")
         try:
             parse_scope(scope)
         except ValueError as error:
@@ -99,7 +98,7 @@ class CrAM(OptimizerWithBase):
             scope=scope,
             sparse_grad=sparse_grad,
             normalize=normalize,
-            seed=seed,
+            seed=whole_number("CrAM", "seed", seed, 0),
             num_steps=0,
         )
 

@@ -4,6 +4,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sparsity.arguments import whole_number
 from sparsity.optimizers._arguments import check_nonnegative
 from sparsity.optimizers._magnitude_masks import keep_largest, parse_scope, sparse_weights
 from sparsity.optimizers._with_base import OptimizerWithBase
@@ -85,7 +86,7 @@ class SAFE(OptimizerWithBase):
         base: str = "sgd",
         **base_arguments,
     ):
-        _check(sparsity, scope, admm_lam, interval, num_steps)
+        _check(sparsity, scope, admm_lam)
         super().__init__(
             params,
             lr,
@@ -95,8 +96,8 @@ class SAFE(OptimizerWithBase):
             sparsity=sparsity,
             scope=scope,
             admm_lam=admm_lam,
-            interval=interval,
-            num_steps=num_steps,
+            interval=whole_number("SAFE", "interval", interval, 1),
+            num_steps=None if num_steps is None else whole_number("SAFE", "num_steps", num_steps, 1),
             steps_done=0,
         )
 
@@ -156,7 +157,7 @@ class SAFE(OptimizerWithBase):
         return shared["admm_lam"] * (1 - math.cos(math.pi * progress)) / 2
 
 
-def _check(sparsity: float, scope: str, admm_lam: float, interval: int, num_steps: int | None) -> None:
+def _check(sparsity: float, scope: str, admm_lam: float) -> None:
     check_nonnegative("SAFE", admm_lam=admm_lam)
     if not 0 <= sparsity < 1:
         raise ValueError(f"SAFE: sparsity must be in [0, 1) (the fraction removed), got {sparsity}")
@@ -166,7 +167,3 @@ def _check(sparsity: float, scope: str, admm_lam: float, interval: int, num_step
         raise ValueError(f"SAFE: {error}") from None
     if len(patterns) > 1:
         raise ValueError(f"SAFE: scope must be a single pattern (all steps project alike), got {scope!r}")
-    if not interval >= 1 or interval != int(interval):
-        raise ValueError(f"SAFE: interval must be a whole number >= 1, got {interval}")
-    if num_steps is not None and (not num_steps >= 1 or num_steps != int(num_steps)):
-        raise ValueError(f"SAFE: num_steps must be a whole number >= 1, or None for a constant lam_t, got {num_steps}")

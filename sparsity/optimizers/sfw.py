@@ -4,6 +4,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sparsity.arguments import whole_number
 from sparsity.optimizers._arguments import check_nonnegative, keywords, refuse_unknown
 from sparsity.optimizers._magnitude_masks import sparse_weights
 from sparsity.optimizers._without_compiler import Optimizer
@@ -174,8 +175,7 @@ def _check(group: dict) -> None:
         raise ValueError(f"SFW: momentum must be in [0, 1) (at 1 no gradient enters), got {group['momentum']}")
     if not 0 < group["k_fraction"] <= 1:
         raise ValueError(f"SFW: k_fraction must be in (0, 1] (K may not be above n), got {group['k_fraction']}")
-    if not group["min_k"] >= 1 or group["min_k"] != int(group["min_k"]):
-        raise ValueError(f"SFW: min_k must be a whole number >= 1, got {group['min_k']}")
+    whole_number("SFW", "min_k", group["min_k"], 1)
     if not 0 < group["tau"] < math.inf:
         raise ValueError(f"SFW: tau must be > 0 and finite (it sets the size of the polytope), got {group['tau']}")
     for argument, choices in (("mode", MODES), ("rescale", RESCALES)):

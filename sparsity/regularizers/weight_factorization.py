@@ -4,6 +4,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from sparsity.arguments import whole_number
 from sparsity.gates import Gate, Gated
 from sparsity.ranges import Range
 
@@ -79,16 +80,15 @@ class WeightFactorization(Gated):
         eps: float = 3e-3,
         gate_lr: float | None = None,
     ):
-        if not num_factors >= 2 or num_factors != int(num_factors):
-            raise ValueError(f"WeightFactorization: num_factors must be a whole number >= 2, got {num_factors}")
+        num_factors = whole_number("WeightFactorization", "num_factors", num_factors, 2)
         if init not in ("random", "weights"):
             raise ValueError(f"WeightFactorization: init must be one of random, weights, got {init!r}")
         if not 0 < eps < math.inf:
             raise ValueError(
                 f"WeightFactorization: eps must be > 0 and finite (factors must not start at 0), got {eps}"
             )
-        super().__init__(weights, lambda weight: Factors(weight, int(num_factors) - 1), gate_lr=gate_lr)
-        self.num_factors, self.init, self.eps = int(num_factors), init, eps
+        super().__init__(weights, lambda weight: Factors(weight, num_factors - 1), gate_lr=gate_lr)
+        self.num_factors, self.init, self.eps = num_factors, init, eps
 
     @torch.no_grad()
     def initialize(self):

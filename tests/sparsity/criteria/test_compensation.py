@@ -284,7 +284,7 @@ ONE = nn.Sequential(nn.Linear(2, 2))
             "compensation: num_probes must be given for more than 1000 outputs a sample (each costs a backward pass),"
             " got 1001 outputs",
         ),
-        (lambda: run(ONE, num_probes=0), "compensation: num_probes must be a whole number >= 1 or None, got 0"),
+        (lambda: run(ONE, num_probes=0), "compensation: num_probes must be a whole number >= 1, got 0"),
         (
             lambda: run(ONE, num_probes=1),
             "compensation: generator must be given with num_probes (it draws the signs), got none",
@@ -295,6 +295,22 @@ def test_bad_input_gets_one_clear_line(call, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         call()
     assert str(error.value) == message
+
+
+def test_num_probes_may_be_a_whole_float():
+    net = double(nn.Linear(3, 2))
+    one, same = (
+        compensation(
+            [net[0].weight],
+            model=net,
+            batch=torch.eye(3, dtype=torch.float64),
+            forward=forward,
+            num_probes=num_probes,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for num_probes in (2, 2.0)
+    )
+    assert torch.equal(one[0], same[0])
 
 
 def digits_mlp(seed):

@@ -93,6 +93,7 @@ def test_depth_does_not_overflow():
     ("arguments", "message"),
     [
         ({"num_rounds": 0}, "synflow: num_rounds must be a whole number >= 1, got 0"),
+        ({"num_rounds": np.inf}, "synflow: num_rounds must be a whole number >= 1, got inf"),
         ({"num_rounds": 1.5}, "synflow: num_rounds must be a whole number >= 1, got 1.5"),
         ({"density": 0.0}, "synflow: density must be in (0, 1] (what the last round leaves), got 0.0"),
         ({"density": 1.1}, "synflow: density must be in (0, 1] (what the last round leaves), got 1.1"),

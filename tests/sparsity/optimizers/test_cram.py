@@ -208,6 +208,10 @@ def test_refuses_useless_arguments(arguments, message):
         CrAM([torch.ones(2, 2)], 0.1, **arguments)
 
 
+def test_a_seed_may_be_a_whole_number_of_numpy():
+    assert type(CrAM([torch.ones(2, 2)], 0.1, seed=np.int64(3)).param_groups[0]["seed"]) is int  # a state dict has it
+
+
 @pytest.mark.parametrize("scope", ["global", "uniform", "2:4"])
 @pytest.mark.parametrize("sparsity", [0.2, 0.9])
 def test_top_k_does_not_wait_for_the_device(scope, sparsity):

@@ -180,8 +180,9 @@ def test_without_the_pull_it_is_sam_bit_for_bit(base):
         ({"scope": "row"}, "scope must be global, uniform, or n:m with n <= m .*, got 'row'"),
         ({"scope": "2:4,4:8"}, r"scope must be a single pattern \(all steps project alike\), got '2:4,4:8'"),
         ({"admm_lam": -1.0}, "admm_lam must be >= 0 and finite, got -1.0"),
+        ({"interval": np.inf}, "interval must be a whole number >= 1, got inf"),
         ({"interval": 0}, "interval must be a whole number >= 1, got 0"),
-        ({"num_steps": 0.5}, "num_steps must be a whole number >= 1, or None for a constant lam_t, got 0.5"),
+        ({"num_steps": 0.5}, "num_steps must be a whole number >= 1, got 0.5"),
     ],
 )
 def test_refuses_arguments_out_of_range(arguments, message):

@@ -184,6 +184,7 @@ def test_learns_a_sparse_regression():
         ({"k_fraction": 1.5}, r"k_fraction must be in \(0, 1\] \(K may not be above n\), got 1.5"),
         ({"k_fraction": 0.0}, r"k_fraction must be in \(0, 1\] \(K may not be above n\), got 0.0"),
         ({"min_k": 0}, r"min_k must be a whole number >= 1, got 0"),
+        ({"min_k": math.inf}, r"min_k must be a whole number >= 1, got inf"),
         ({"min_k": 2.5}, r"min_k must be a whole number >= 1, got 2.5"),
         ({"tau": 0.0}, r"tau must be > 0 and finite \(it sets the size of the polytope\), got 0.0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\) \(at 1 no gradient enters\), got 1.0"),

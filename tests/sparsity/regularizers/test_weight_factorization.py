@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,7 @@ def test_a_tensor_of_zeros_stays_zero_and_can_be_trained(init):
     ("arguments", "message"),
     [
         ({"num_factors": 1}, "num_factors must be a whole number >= 2, got 1"),
+        ({"num_factors": math.inf}, "num_factors must be a whole number >= 2, got inf"),
         ({"num_factors": 2.5}, "num_factors must be a whole number >= 2, got 2.5"),
         ({"init": "zeros"}, "init must be one of random, weights, got 'zeros'"),
         ({"eps": 0.0}, r"eps must be > 0 and finite \(factors must not start at 0\), got 0.0"),
