@@ -5,7 +5,7 @@ A base optimizer then updates the weights with these gradients.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,12 +35,17 @@ class OptimizerWithBase(Optimizer):
         rho: Size of the displacement.
         own: Other arguments of the subclass.
 
+    Attributes:
+        shared: Arguments that concern all parameter groups together, so that a group cannot have its own.
+
     Raises:
-        ValueError: If rho is negative or not finite, or the base or an argument is unknown.
+        ValueError: If rho, lr or weight_decay is negative or not finite, the base or an argument is unknown, or a group
+            has an argument that concerns all groups.
     """
 
     base: Optimizer
     is_base = False
+    shared: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params, lr: float, *, base: str, base_arguments: dict, rho: float, **own):
         base_class = self._base_class(base)
@@ -63,7 +68,12 @@ class OptimizerWithBase(Optimizer):
         self.base.param_groups, self.base.state = self.param_groups, self.state
 
     def add_param_group(self, param_group: dict) -> None:
-        check_nonnegative(self._where, rho=param_group.get("rho", self.defaults["rho"]))
+        for name in self.shared:
+            if name in param_group:
+                got = f"{param_group[name]!r} in a parameter group"
+                raise ValueError(f"{self._where}: {name} must be an argument of the optimizer (all groups), got {got}")
+        group = {**self.defaults, **param_group}
+        check_nonnegative(self._where, **{name: group[name] for name in ("rho", "lr", "weight_decay")})
         super().add_param_group(param_group)
 
     def __getstate__(self):

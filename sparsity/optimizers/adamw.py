@@ -51,3 +51,8 @@ class AdamW(Optimizer, torch.optim.AdamW):
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"AdamW: betas must be two numbers in [0, 1), got {betas}")
         super().__init__(params, lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused)
+
+    def add_param_group(self, param_group: dict) -> None:
+        group = {**self.defaults, **param_group}
+        check_nonnegative("AdamW", lr=group["lr"], weight_decay=group["weight_decay"])
+        super().add_param_group(param_group)

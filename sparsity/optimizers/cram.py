@@ -29,9 +29,9 @@ class CrAM(OptimizerWithBase):
     the closure differentiates, a penalty included. rho = 0 does not turn the compression off: w' is then TopK_s(w).
 
     Args:
-        params: Parameters or parameter groups. Tensors of more than one dimension are compressed, except those of a
-            group with `dense` = True, which is for position embeddings. These, biases, normalization scales and gates
-            move to w + rho g0 and stay dense.
+        params: Parameters or parameter groups; a group can have its own rho. Tensors of more than one dimension are
+            compressed, except those of a group with `dense` = True, which is for position embeddings. These, biases,
+            normalization scales and gates move to w + rho g0 and stay dense.
         lr: Learning rate of the base.
         rho: Multiplies the gradient g0, >= 0, in units of w^2 / loss.
         sparsities: One or several fractions removed, each in [0, 1), drawn with equal probability. Text such as
@@ -50,8 +50,8 @@ class CrAM(OptimizerWithBase):
 
     Raises:
         ValueError: If sparsities is empty or has a value outside [0, 1), scope is unknown or has n > m, rho is negative
-            or not finite, seed is negative or not a whole number, a base or an argument is unknown, the closure is
-            missing, or a gradient is sparse.
+            or not finite, seed is negative or not a whole number, a base or an argument is unknown, a group has an
+            argument that concerns all groups, the closure is missing, or a gradient is sparse.
 
     Reference:
         Peste et al., "CrAM: a compression-aware minimizer", ICLR 2023, with the options of the authors' code.
@@ -66,6 +66,7 @@ class CrAM(OptimizerWithBase):
     """
 
     makes_sparse = True
+    shared = ("sparsities", "plus", "scope", "sparse_grad", "normalize", "seed")
     ranges: ClassVar = {"rho": Range(0.01, 0.2, 0.05)}  # search_spaces/cnn.py and small_cnn.py
 
     def __init__(

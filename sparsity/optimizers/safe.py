@@ -56,7 +56,8 @@ class SAFE(OptimizerWithBase):
         **base_arguments: Arguments of the base, such as momentum and weight_decay.
 
     Raises:
-        ValueError: If an argument is out of its range or unknown, the closure is missing, or a gradient is sparse.
+        ValueError: If an argument is out of its range or unknown, a group has an argument that concerns all
+            groups, the closure is missing, or a gradient is sparse.
 
     Reference:
         Lee, Lee, Chung & Lee, "SAFE: finding sparse and flat minima to improve pruning", ICML 2025, arXiv 2506.06866,
@@ -69,6 +70,7 @@ class SAFE(OptimizerWithBase):
     """
 
     makes_sparse = True
+    shared = ("sparsity", "scope", "admm_lam", "interval", "num_steps")
     # search_spaces/cnn.py: admm_lam 1e-5 to 1e-2, initial 1e-4; small_cnn.py: 0.01 to 1, initial 0.1
     ranges: ClassVar = {"rho": Range(0.02, 1.0, 0.1), "admm_lam": Range(1e-5, 1.0, 1e-2)}
 

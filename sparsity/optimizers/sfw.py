@@ -92,17 +92,18 @@ class SFW(Optimizer):
         rescale: str | None = "gradient",
         **unknown,
     ):
-        if decay := unknown.pop("weight_decay", 0):
-            raise ValueError(f"SFW: weight_decay must be 0 or left out (the polytope bounds the weights), got {decay}")
+        _refuse_decay(unknown.pop("weight_decay", 0))
         if "base" in unknown:
             raise ValueError(f"SFW: base must be left out (SFW updates the weights itself), got {unknown['base']!r}")
         refuse_unknown("SFW", unknown, keywords(SFW))
         arguments = {"momentum": momentum, "k_fraction": k_fraction, "min_k": min_k, "tau": tau, "mode": mode}
-        super().__init__(params, {"lr": lr, **arguments, "rescale": rescale or "none"})
+        super().__init__(params, {"lr": lr, **arguments, "rescale": rescale})
 
     def add_param_group(self, param_group: dict) -> None:
-        _check({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        given = {**self.defaults, **param_group}
+        given["rescale"] = given["rescale"] or "none"
+        _check(given)
+        super().add_param_group(given)
         group = self.param_groups[-1]
         for p in sparse_weights([p for p in group["params"] if p.requires_grad], group):
             _scale_inside(p, *polytope(p, group))
@@ -169,7 +170,13 @@ def _scale_inside(p: Tensor, k: int, radius: float) -> None:
     p.mul_(factor).clamp_(-radius, radius)  # rounding can exceed r
 
 
+def _refuse_decay(decay: float) -> None:
+    if decay:
+        raise ValueError(f"SFW: weight_decay must be 0 or left out (the polytope bounds the weights), got {decay}")
+
+
 def _check(group: dict) -> None:
+    _refuse_decay(group.get("weight_decay", 0))
     check_nonnegative("SFW", lr=group["lr"])
     if not 0 <= group["momentum"] < 1:
         raise ValueError(f"SFW: momentum must be in [0, 1) (at 1 no gradient enters), got {group['momentum']}")

@@ -53,3 +53,8 @@ class SGD(Optimizer, torch.optim.SGD):
         if nesterov and not momentum:
             raise ValueError("SGD: momentum must be > 0 (nesterov looks ahead along it), got 0")
         super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
+
+    def add_param_group(self, param_group: dict) -> None:
+        group = {**self.defaults, **param_group}
+        check_nonnegative("SGD", lr=group["lr"], weight_decay=group["weight_decay"])
+        super().add_param_group(param_group)

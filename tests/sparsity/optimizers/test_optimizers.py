@@ -205,6 +205,41 @@ def test_negative_arguments_are_refused(name, arguments, argument, value):
 
 
 @arms
+@pytest.mark.parametrize("argument", ["lr", "weight_decay"])
+@pytest.mark.parametrize("later", [False, True])
+def test_negative_arguments_of_a_group_are_refused(name, arguments, argument, later):
+    cls, group = sparsity.load("optimizers", name), {"params": [torch.ones(1)], argument: -0.1}
+    optimizer = cls([torch.ones(1)], 0.1, **arguments)
+    with pytest.raises(ValueError, match=rf"^\w+: {argument} must be (>= 0 and finite|0 or left out .*), got -0.1$"):
+        optimizer.add_param_group(group) if later else cls([group], 0.1, **arguments)
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("safe", "sparsity", 0.5),
+        ("safe", "scope", "2:4"),
+        ("safe", "admm_lam", 0.1),
+        ("safe", "interval", 8),
+        ("safe", "num_steps", 100),
+        ("cram", "sparsities", (0.5,)),
+        ("cram", "plus", False),
+        ("cram", "scope", "2:4"),
+        ("cram", "sparse_grad", False),
+        ("cram", "normalize", True),
+        ("cram", "seed", 1),
+    ],
+)
+def test_a_group_cannot_have_an_argument_of_all_groups(name, argument, value, later):
+    cls, group = sparsity.load("optimizers", name), {"params": [torch.ones(2, 2)], argument: value}
+    optimizer = cls([torch.ones(2, 2)], 0.1)
+    message = rf"^\w+: {argument} must be an argument of the optimizer \(all groups\), got .* in a parameter group$"
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group(group) if later else cls([group], 0.1)
+
+
+@arms
 def test_an_unknown_argument_is_named_with_the_valid_ones(name, arguments):
     cls = sparsity.load("optimizers", name)
     with pytest.raises(ValueError, match=rf"^{cls.__name__}: arguments must be among lr, .*, got 'speed'$"):

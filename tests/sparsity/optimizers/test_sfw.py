@@ -155,6 +155,14 @@ def test_a_group_added_later_is_put_inside_too():
         optimizer.add_param_group({"params": [torch.ones(2, 2)], "tau": 0})
 
 
+def test_a_group_has_the_checks_of_the_constructor():
+    optimizer = SFW([torch.zeros(2, 2)], 1.0)
+    with pytest.raises(ValueError, match=r"^SFW: weight_decay must be 0 or left out .*, got 0.1$"):
+        optimizer.add_param_group({"params": [torch.ones(2, 2)], "weight_decay": 0.1})
+    optimizer.add_param_group({"params": [torch.ones(2, 2)], "weight_decay": 0.0, "rescale": None})
+    assert optimizer.param_groups[1]["rescale"] == "none"
+
+
 @pytest.mark.parametrize("rescale", ["gradient", "diameter", "none", None])
 def test_zero_gradients_and_zero_weights_give_no_nan(rescale):
     w = torch.zeros(3, 4, requires_grad=True)
