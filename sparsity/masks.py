@@ -74,7 +74,7 @@ def rank(scores: Sequence[Tensor], scope: str = "global", *, min_kept: int = 0) 
     if scope == "row":
         if min_kept:
             raise ValueError(f"masks: min_kept must be 0 for scope row (it fixes every count), got {min_kept}")
-        return Ranking([_Rows(score) for score in scores])
+        return Ranking([_Rows(score) if score.numel() else _Order([score], 0) for score in scores])
     if pattern := re.fullmatch(r"([1-9]\d*):([1-9]\d*)", str(scope)):
         n, m = map(int, pattern.groups())
         if n <= m:

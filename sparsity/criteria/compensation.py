@@ -72,6 +72,8 @@ def compensation(
     if num_probes is not None:
         num_probes = whole_number("compensation", "num_probes", num_probes, 1)
     names = parameter_names("compensation", model, weights)
+    if not weights:
+        return CompensatedScores([], [], [])
     layers = layers_of("compensation", model, names)
     with watching(model, layers) as trace, calibrating("compensation"):
         outputs = forward(model, batch)

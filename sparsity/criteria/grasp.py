@@ -59,6 +59,8 @@ def grasp(
     for name, weight in zip(parameter_names("grasp", model, weights), weights, strict=True):
         if not weight.requires_grad:
             raise ValueError(f"grasp: weights must require gradients, got the frozen {name}")
+    if not weights:
+        return []
     calls = []
 
     def scaled(module: nn.Module, args: Any, output: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ def lamp(weights: list[Tensor]) -> list[Tensor]:
 
 def _scores(weight: Tensor) -> Tensor:
     magnitudes = weight.flatten().to(torch.promote_types(weight.dtype, torch.float32)).abs()
+    if not magnitudes.numel():
+        return magnitudes.view(weight.shape)
     magnitudes, order = magnitudes.sort(stable=True)
     largest = magnitudes[-1].clamp(min=torch.finfo(magnitudes.dtype).tiny)
     squares = (magnitudes / largest).double().square_()  # divided, so that squares do not underflow or overflow

@@ -61,6 +61,8 @@ def synflow(
     if not 0 < density <= 1:
         raise ValueError(f"synflow: density must be in (0, 1] (what the last round leaves), got {density}")
     names = parameter_names("synflow", model, weights)
+    if not weights:
+        return []
     state = {name: _absolute(name, tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     leaves = [state[name].requires_grad_() for name in names]
     ones = torch.ones(1, *inputs.shape[1:], dtype=torch.float64, device=inputs.device)

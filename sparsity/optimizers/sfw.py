@@ -105,8 +105,9 @@ class SFW(Optimizer):
         _check(given)
         super().add_param_group(given)
         group = self.param_groups[-1]
-        for p in sparse_weights([p for p in group["params"] if p.requires_grad], group):
-            _scale_inside(p, *polytope(p, group))
+        for p in _constrained(group):
+            if p.requires_grad:
+                _scale_inside(p, *polytope(p, group))
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -115,7 +116,7 @@ class SFW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            constrained = {id(p) for p in sparse_weights(group["params"], group)}
+            constrained = {id(p) for p in _constrained(group)}
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -133,6 +134,10 @@ class SFW(Optimizer):
         else:
             state["momentum_buffer"].lerp_(gradient, 1 - momentum)
         return state["momentum_buffer"]
+
+
+def _constrained(group: dict) -> list[Tensor]:
+    return [p for p in sparse_weights(group["params"], group) if p.numel()]
 
 
 def polytope(p: Tensor, group: dict) -> tuple[int, float]:

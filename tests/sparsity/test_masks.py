@@ -254,6 +254,14 @@ def test_one_element_and_zero_dimensional_tensors():
     assert_same(prune([torch.tensor([3.0])], 0.4), [[True]])
 
 
+@pytest.mark.parametrize("scope", ["global", "uniform", "row"])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0,)])
+def test_empty_tensors_have_empty_masks(scope, shape):
+    empty, mask = prune([torch.ones(shape), torch.tensor([1.0, 2.0])], 0.5, scope)
+    assert (empty.shape, empty.dtype) == (shape, torch.bool)
+    assert mask.tolist() == [False, True]
+
+
 def test_many_weights_with_many_ties():
     score = torch.randint(0, 50, (300, 400), generator=torch.Generator().manual_seed(0)).float()
     ranking = rank([score[:100], score[100:]])

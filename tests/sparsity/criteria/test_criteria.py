@@ -105,6 +105,18 @@ def test_tensors_of_any_shape_have_scores(name):
     check_scores(name, score(name, None, weights), weights)
 
 
+def test_no_weights_have_no_scores(name):
+    model, _ = network()
+    assert list(score(name, model, [])) == []
+
+
+def test_empty_tensors_have_empty_scores(name):
+    if "model" in [p.name for p in keywords(name)]:
+        pytest.skip("the weights are a model's")
+    weights = [torch.ones(0, 5), torch.ones(5, 0), torch.ones(2)]
+    check_scores(name, score(name, None, weights), weights)
+
+
 def test_first_parameter_is_weights_and_the_rest_are_known_data_or_have_a_default(name):
     first, *rest = inspect.signature(sparsity.load("criteria", name)).parameters.values()
     assert first.name == "weights"

@@ -184,6 +184,22 @@ def test_without_any_gradient_nothing_moves(name, arguments):
 
 
 @arms
+def test_empty_parameters_are_left_alone(name, arguments):
+    empty, w = torch.ones(0, 8, requires_grad=True), torch.ones(2, 3, requires_grad=True)
+    optimizer = sparsity.load("optimizers", name)([empty, w], 0.1, **arguments)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = empty.sum() + w.square().sum()
+        loss.backward()
+        return loss.detach()
+
+    optimizer.step(closure)
+    assert w.isfinite().all()
+    assert (w != 1).all()
+
+
+@arms
 def test_a_schedule_acts_on_it(name, arguments):
     run = Run(name, **arguments)
     schedule = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: 0.0)
