@@ -169,7 +169,7 @@ double hoyer_square(int64_t count, const float *const *w, float *const *g, const
             absolute += absolutes[c];
             square += squares[c];
         }
-        const double ratio = absolute / square;
+        const double ratio = isfinite(square) ? absolute / square : NAN; /* w^2 overflows: nan as in PyTorch, not 0 */
         value += absolute * ratio;
         if (!g[t]) continue;
         const float push = (float)(2 * lam * ratio), pull = (float)(2 * lam * ratio * ratio);

@@ -14,10 +14,10 @@ class HoyerSquare(ClosedForm):
 
     Args:
         weights: Tensors of any shape. The caller should leave out biases and normalization scales.
-        eps: Added to sum(w^2), in units of w^2, so that a tensor of zeros scores 0. Not in the reference.
+        eps: Added to sum(w^2), in units of w^2, >= 1e-30, so that a tensor of zeros scores 0. Not in the reference.
 
     Raises:
-        ValueError: If eps is not positive and finite.
+        ValueError: If eps is too small or not finite.
 
     Reference:
         Yang, Wen & Li, "DeepHoyer: learning sparser neural network with differentiable scale-invariant sparsity
@@ -31,8 +31,8 @@ class HoyerSquare(ClosedForm):
     lam_range = Range(1e-8, 1e-3, 1e-4)
 
     def __init__(self, weights, *, eps: float = 1e-12):
-        if not 0 < eps < math.inf:
-            raise ValueError(f"HoyerSquare: eps must be > 0 and finite (zeros would divide by 0), got {eps}")
+        if not 1e-30 <= eps < math.inf:
+            raise ValueError(f"HoyerSquare: eps must be >= 1e-30 and finite (float32 divides by it), got {eps}")
         super().__init__(weights)
         self.eps = eps
         self.kernel = ("hoyer_square", eps)

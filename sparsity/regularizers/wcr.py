@@ -23,11 +23,11 @@ class WCR(ClosedForm):
 
     Args:
         weights: Tensors of any shape. The caller should leave out biases and normalization scales.
-        smooth: In units of w^2; makes |w| differentiable at 0. Not in the reference.
-        eps: In units of w^2; bounds R where V is 0. Not in the reference.
+        smooth: In units of w^2, >= 1e-36; makes |w| differentiable at 0. Not in the reference.
+        eps: In units of w^2, >= 1e-18; bounds R where V is 0. Not in the reference.
 
     Raises:
-        ValueError: If smooth or eps is not positive and finite.
+        ValueError: If smooth or eps is too small or not finite.
 
     Reference:
         Yun, Jo & Lee, weight concentration regularization, 2025, arXiv 2511.14282, equations 1 to 3.
@@ -40,10 +40,10 @@ class WCR(ClosedForm):
     lam_range = Range(1e-6, 1e-3, 1e-5)
 
     def __init__(self, weights, *, smooth: float = 1e-8, eps: float = 1e-8):
-        if not 0 < smooth < math.inf:
-            raise ValueError(f"WCR: smooth must be > 0 and finite (it makes |w| differentiable at 0), got {smooth}")
-        if not 0 < eps < math.inf:
-            raise ValueError(f"WCR: eps must be > 0 and finite (it bounds R where V is 0), got {eps}")
+        if not 1e-36 <= smooth < math.inf:
+            raise ValueError(f"WCR: smooth must be >= 1e-36 and finite (float32 rounds less to 0), got {smooth}")
+        if not 1e-18 <= eps < math.inf:
+            raise ValueError(f"WCR: eps must be >= 1e-18 and finite (float32 rounds lower squares to 0), got {eps}")
         super().__init__(weights)
         self.smooth, self.eps = smooth, eps
         self.kernel = ("wcr", smooth, eps)

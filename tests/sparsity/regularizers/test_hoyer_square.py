@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from sparsity import _kernels
 from sparsity.regularizers.hoyer_square import HoyerSquare
 
 
@@ -31,7 +32,25 @@ def test_gradient_matches_the_papers():
     assert w.grad.tolist() == pytest.approx([2 * 7 * (25 - 21) / 625, -2 * 7 * (25 - 28) / 625])
 
 
-@pytest.mark.parametrize("eps", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_gradients_are_finite_at_the_smallest_eps(monkeypatch, has_kernel):
+    if not has_kernel:
+        monkeypatch.setattr(_kernels, "takes", lambda weight: False)
+    for value in (0.0, 1e-30, 1e-18, 1e-15, 1.0):
+        w = torch.full((10_000,), value, requires_grad=True)
+        HoyerSquare([w], eps=1e-30)().backward()
+        assert w.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_weights_whose_squares_overflow_have_no_finite_penalty(monkeypatch, has_kernel):
+    """A penalty of 0 would let a network that diverges look sparse."""
+    if not has_kernel:
+        monkeypatch.setattr(_kernels, "takes", lambda weight: False)
+    assert HoyerSquare([torch.tensor([1e20, 1.0])])().isnan()
+
+
+@pytest.mark.parametrize("eps", [0.0, -1.0, 1e-60, math.nan, math.inf])
 def test_refuses_a_useless_eps(eps):
-    with pytest.raises(ValueError, match=rf"^HoyerSquare: eps must be > 0 and finite \(.*\), got {eps}$"):
+    with pytest.raises(ValueError, match=rf"^HoyerSquare: eps must be >= 1e-30 and finite \(.*\), got {eps}$"):
         HoyerSquare([torch.ones(2)], eps=eps)

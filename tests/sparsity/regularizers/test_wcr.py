@@ -25,7 +25,7 @@ def numpy_wcr(w, smooth, eps):
 )
 def test_matches_hand_computation(values, expected):
     w = torch.tensor(values, dtype=torch.float64)
-    assert WCR([w], smooth=1e-30, eps=1e-30)().item() == pytest.approx(expected)
+    assert WCR([w], smooth=1e-30, eps=1e-18)().item() == pytest.approx(expected)
 
 
 def test_sums_over_tensors_by_hand():
@@ -74,7 +74,7 @@ def test_concentration_form_of_equation_4():
     w = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     H = w.abs().sum() ** 2 / (50 * w.square().sum())
     V = w.square().sum() / 50 * (1 - H)
-    assert WCR([w], smooth=1e-30, eps=1e-30)().item() == pytest.approx(1 / V.item(), rel=1e-12)
+    assert WCR([w], smooth=1e-30, eps=1e-18)().item() == pytest.approx(1 / V.item(), rel=1e-12)
 
 
 def test_small_weights_shrink_and_large_ones_grow():
@@ -104,10 +104,25 @@ def test_float32_keeps_its_digits_at_nearly_equal_magnitudes():
     assert np.linalg.norm(w.grad.numpy() - grad) < 1e-3 * np.linalg.norm(grad)
 
 
-@pytest.mark.parametrize("argument", ["smooth", "eps"])
-@pytest.mark.parametrize("value", [0.0, -1e-8, math.nan, math.inf])
+@pytest.mark.parametrize("has_kernel", [True, False])
+@pytest.mark.parametrize("scale", [0.0, 1e-18, 1e-9, 0.1])
+def test_gradients_are_finite_at_the_smallest_arguments(monkeypatch, scale, has_kernel):
+    if not has_kernel:
+        monkeypatch.setattr(_kernels, "takes", lambda weight: False)
+    for values in ([1.0] * 9, [0.0, 1.0, 2.0]):
+        w = (scale * torch.tensor(values)).requires_grad_()
+        WCR([w], smooth=1e-36, eps=1e-18)().backward()
+        assert w.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [(a, v) for a in ("smooth", "eps") for v in (0.0, -1e-8, math.nan, math.inf)] + [("smooth", 1e-46), ("eps", 1e-24)],
+)
 def test_refuses_useless_arguments(argument, value):
-    with pytest.raises(ValueError, match=rf"^WCR: {argument} must be > 0 and finite \(it .*\), got {value}$"):
+    with pytest.raises(
+        ValueError, match=rf"^WCR: {argument} must be >= 1e-\d\d and finite \(float32 .*\), got {value}$"
+    ):
         WCR([torch.ones(2)], **{argument: value})
 
 
