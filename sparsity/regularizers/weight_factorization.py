@@ -32,7 +32,8 @@ class WeightFactorization(Gated):
 
     `initialize` sets the factors. init "random" is the reference's: with s the root mean square of the tensor, each
     factor is drawn from N(0, s^(2/D)), truncated to eps^(1/D) <= |f| <= min(1, 2 s)^(1/D). No factor starts at 0, where
-    training would be stuck. The product's standard deviation is 0.3 to 0.8 s, and the weights' own values are lost.
+    training would be stuck. The weights' own values are lost. The bounds change the product's standard deviation, for
+    D = 2 to 4 to 0.3 to 0.8 s if s is 0.02 to 0.3, to 0.8 to 0.9 s if s is 0.01, and to 0.15 to 0.3 s if s is 1.
     init "weights" draws the D - 1 other factors in the same way and sets f_1 to w divided by their product. The network
     then starts from its own weights, as a pretrained one should. In both, a tensor of zeros, such as LoRA's B, stays
     zero and has other factors of 1. Without `initialize`, f_1 = w and the other factors are 1.

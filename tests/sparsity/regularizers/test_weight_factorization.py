@@ -111,6 +111,23 @@ def test_random_factors_have_the_truncated_normal_distribution(num_factors):
         assert stats.kstest(factor.abs().numpy(), inside.cdf).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("num_factors", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("s", "low", "high"), [(0.01, 0.8, 0.95), (0.02, 0.6, 0.8), (0.3, 0.3, 0.6), (1.0, 0.15, 0.32)]
+)
+def test_the_product_has_the_stated_standard_deviation(num_factors, s, low, high):
+    """In units of s: as the docstring says, and by scipy from the second moment of a truncated normal factor."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(50_000) * s)
+    R = WeightFactorization([weight], num_factors=num_factors)
+    R.initialize()
+    product = weight.detach() * R.gates[0].factors.detach().view(num_factors - 1, -1).prod(0)
+    std, bounds = s ** (1 / num_factors), [x ** (1 / num_factors) for x in (3e-3, min(1, 2 * s))]
+    expected = stats.truncnorm(bounds[0] / std, bounds[1] / std, scale=std).moment(2) ** (num_factors / 2) / s
+    assert product.std().item() / s == pytest.approx(expected, rel=0.03)
+    assert low <= expected <= high
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_init_weights_keeps_the_network(dtype):
     torch.manual_seed(0)
