@@ -58,6 +58,9 @@ class Gated(Regularizer):
 
     `attach` puts the gates on the weights. A subclass defines `gate_penalty(gate, num_weights)`.
 
+    SFW, CrAM and SAFE rank and constrain the parameters, here theta, not the effective weights theta * z: a weight with
+    a small theta z but a large theta counts as large. With `WeightFactorization`, theta is the first factor.
+
     Choosing lam and gate_lr: without a gradient from the task, the distance that a gate moves depends only on lam * S,
     where S is the sum of the gates' learning rate over the steps, divided by 1 - momentum for SGD and the optimizers
     based on it (not for SFW, whose d is an average). Each class states the lam * S at which such gates close. At the

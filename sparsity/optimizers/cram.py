@@ -25,6 +25,9 @@ class CrAM(OptimizerWithBase):
     TopK_s keeps the fraction 1 - s of the weights with the largest magnitudes and sets the others to 0. Each step draws
     its s from `sparsities`.
 
+    With a gated regularizer (`sparsity.gates.Gated`), w is the parameter theta. TopK_s ranks |theta|, not the effective
+    weight |theta z|, and with `WeightFactorization` the first factor.
+
     `step(closure)` calls the closure at w and again at w', and returns the loss at w. Both gradients contain all that
     the closure differentiates, a penalty included. rho = 0 does not turn the compression off: w' is then TopK_s(w).
 

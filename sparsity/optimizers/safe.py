@@ -31,6 +31,9 @@ class SAFE(OptimizerWithBase):
     At the first step, z is the projection of w, and u = 0. With `num_steps`, lam_t rises from 0 to `admm_lam` as
     admm_lam (1 - cos(pi t / num_steps)) / 2, where t counts the steps from 0. Without it, lam_t = admm_lam.
 
+    With a gated regularizer (`sparsity.gates.Gated`), w is the parameter theta. The projection ranks |theta|, not the
+    effective weight |theta z|, and with `WeightFactorization` the first factor.
+
     `step(closure)` calls the closure at w and again at w + e, and returns the loss at w. If rho is 0, it calls the
     closure once, and the method is ADMM. If admm_lam is 0, the step is SAM's. w itself stays dense: prune it by
     magnitude at the same sparsity and in the same scope afterwards.

@@ -32,6 +32,9 @@ class SFW(Optimizer):
     leaves them alone, and a tensor does not tell how its layer initialized it, which D depends on. (The authors
     constrain them too.)
 
+    With a gated regularizer (`sparsity.gates.Gated`), w is the parameter theta. The polytope constrains theta, not the
+    effective weight theta z, and with `WeightFactorization` the first factor.
+
     Build the optimizer after the weights have their initial values. The constructor and `add_param_group` scale weights
     outside of their polytope into it, in place, by the largest factor that suffices, except frozen ones
     (requires_grad = False). Convexity keeps them inside. (The authors round that factor down to a smaller multiple.)
