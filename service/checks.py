@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from trainables.network_checks import check_forward
 from trainables.network_summary import Weight, summarize_network
 from trainables.prunable import prunable_weights, tied_names
 from trainables.pruning.sizes import check_sizes
+from trainables.pruning_method import PruningMethod
 from trainables.pruning_schedule import make_pruning_schedule
 
 __all__ = ["Checked", "check"]
@@ -103,11 +104,29 @@ def check_parts(spec: SweepSpec) -> Checked:
     for method in spec.pruning:
         weights = prunable_weights(task, plain, method)
         masks.rank([weight.detach()[:1] for weight in weights.values()], method.scope)  # the other rows are alike
+        check_min_kept([w.numel() for w in weights.values()], method, spec.trial.pruned_by(method).levels)
     if spec.max_macs_left is not None:
         check_sizes(task, training.trained_model(), name)
     network = summarize_network(task, plain, configs[0], regularized=training.gated_names)
     memory = training_memory(task, configs[0], model)
     return Checked(arms, data, fingerprint(data), task_class.objective, memory, network)
+
+
+def check_min_kept(sizes: Sequence[int], method: PruningMethod, levels: Sequence[float]) -> None:
+    """Raise ValueError if `min_kept` leaves too few weights to remove at a sparsity.
+
+    Args:
+        sizes: Numbers of weights of the prunable tensors.
+    """
+    ranked_together = [[size] for size in sizes] if method.scope == "uniform" else [sizes]
+    for group in ranked_together:
+        removable = sum(max(0, size - method.min_kept) for size in group)
+        for level in levels:
+            if round(level * sum(group)) > removable:
+                raise ValueError(
+                    f"min_kept: must leave {round(level * sum(group))} of {sum(group)} weights to remove at sparsity "
+                    f"{level:g}, got {method.min_kept} in each of {len(group)} tensors, which leaves {removable}"
+                )
 
 
 def check_unchanged(spec: SweepSpec) -> None:

@@ -136,7 +136,7 @@ class TrialConfig(PruningMethod):
         only = self.only_level
         for level in self.levels:
             if level and only is not None and not math.isclose(level, only, abs_tol=1e-9):
-                raise ValueError(f"sparsity: must be {only:g} with scope {self.scope} (it has no other), got {level:g}")
+                raise ValueError(f"sparsity: must be {only} with scope {self.scope} (it has no other), got {level}")
         return self
 
     @model_validator(mode="after")

@@ -90,6 +90,12 @@ class PruningMethod(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _counts_are_fixed_once(self) -> "PruningMethod":
+        if self.min_kept and (self.scope == "row" or ":" in self.scope):
+            raise ValueError(f"min_kept: must be 0 with scope {self.scope} (it fixes every count), got {self.min_kept}")
+        return self
+
     @property
     def only_level(self) -> float | None:
         """The one sparsity of an n:m scope; None if the scope allows any sparsity."""

@@ -156,6 +156,11 @@ def sweep(own, **fields):
             {"optimizer": ("faulty.py:Sgd",)},
             r"must have step\(closure\), got TypeError: Sgd.step\(\) takes 1 positional argument",
         ),
+        (
+            {"architecture": "faulty.py:good", "min_kept": 30},
+            r"^min_kept: must leave 35 of 36 weights to remove at sparsity 0.96, got 30 in each of 1 tensors, which "
+            "leaves 6",
+        ),
         ({"architecture": "timm/resnet999"}, "timm/resnet999: must be a network of timm, such as"),
         ({"architecture": "timm"}, "name must be timm/NAME"),
         ({"architecture": "timm/vit_tiny_patch16_224"}, "tried 2 x 1 x 8 x 8 and got AssertionError: Input height"),

@@ -250,6 +250,12 @@ def test_evaluations_and_pruning_that_decide_the_training_are_in_its_key():
     assert len(set(keys(names, pruning_schedule="imp"))) == len(names) + 1  # rounds are pruned during the training
 
 
+@pytest.mark.parametrize("scope", ["row", "2:4"])
+def test_min_kept_does_not_go_with_a_scope_of_fixed_counts(scope):
+    with pytest.raises(ValueError, match=f"min_kept: must be 0 with scope {scope} .*, got 3"):
+        PruningMethod(scope=scope, min_kept=3)
+
+
 def test_methods_of_pruning():
     uniform, ratio = {"scope": "uniform", "min_kept": 2}, {"scope": "2:4", "criterion": "snip"}
     config = TrialConfig(**FIELDS, criterion="random", more_pruning=(uniform, ratio, {"criterion": "random"}))
