@@ -30,7 +30,8 @@ def huggingface_questions(
     differ between questions.
 
     The prompt is that of `commonsense`. It lists the choices as "Answer1: ... Answer2: ...", and the response is "the
-    correct answer is answer1", so that the length of a choice does not influence its probability.
+    correct answer is answer1" (of ten choices or more, "answer01"), so that the length of a choice does not influence
+    its probability.
 
     A saved `DatasetDict` has the split `train` and perhaps `validation` (or `valid` or `val`) and `test`. With one of
     them only, that is the test split. Without any, and for a saved `Dataset`, a fixed random 20% of the questions are
@@ -92,7 +93,8 @@ def _question(where, question, choices, answer):
     texts = choices.get("text") if isinstance(choices, dict) else choices
     if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(t, str) and t.strip() for t in texts):
         raise DataError(f"{where}: choices must be two or more texts, got {choices!r}")
-    names = [f"answer{number}" for number in range(1, len(texts) + 1)]
+    digits = len(str(len(texts)))  # as many in each name, because "answer1" is the beginning of "answer10"
+    names = [f"answer{number:0{digits}}" for number in range(1, len(texts) + 1)]
     listed = " ".join(f"{name.capitalize()}: {text.strip()}" for name, text in zip(names, texts, strict=True))
     instruction = f"{question.strip()}\n\n{listed}\n\nAnswer format: {'/'.join(names)}"
     return Question(

@@ -48,7 +48,7 @@ def test_a_question_by_hand(question_folder):
 def test_the_splits_of_the_dataset_are_kept(question_folder):
     data = huggingface_questions(question_folder)
     training, validation = data.split()
-    assert (sorted(training), validation.tolist()) == (list(range(8)), [8, 9])
+    assert (sorted(training), sorted(validation)) == (list(range(8)), [8, 9])
     assert [question.prompt.count(f"flies {i} times") for i, question in zip((10, 11), data.test, strict=True)] == [
         1,
         1,
@@ -80,6 +80,14 @@ def test_kinds_of_choices_and_answers(save):
     assert (
         answers(huggingface_questions(save(choices=numbered, answer=[str(i % 3 + 1) for i in range(10)]))) == expected
     )
+
+
+def test_names_of_ten_choices_are_of_one_length(save):
+    """So that no candidate is the beginning of another one."""
+    data = huggingface_questions(save(choices=[[f"choice {i}" for i in range(10)]] * 10))
+    responses = data.train[0].responses
+    assert (responses[0], responses[9]) == ("the correct answer is answer01", "the correct answer is answer10")
+    assert "Answer01: choice 0 Answer02: choice 1" in data.train[0].prompt
 
 
 def test_a_language_model_reads_them(question_folder):
