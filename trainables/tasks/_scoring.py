@@ -29,8 +29,12 @@ class SharedRows:
     """
 
     def __init__(self, responses: Ragged):
-        texts = [tuple(row[:-1]) for row in responses.rows()]
-        self._scores = np.array([[two[: len(one) - 1] == one[:-1] for two in texts] for one in texts])
+        self._texts = [tuple(row[:-1]) for row in responses.rows()]
+
+    def _scores(self, response: int, other: int) -> bool:
+        """Whether the row of another response gives the score of this one."""
+        beginning = self._texts[response][:-1]
+        return self._texts[other][: len(beginning)] == beginning
 
     def __call__(self, candidates: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Choose the rows for some questions.
@@ -51,7 +55,7 @@ class SharedRows:
             question_of.append(question)
             response_of.append(correct[question])
             for k, response in enumerate(responses[responses >= 0]):
-                sharing = (row for row in range(begin, len(response_of)) if self._scores[response, response_of[row]])
+                sharing = (row for row in range(begin, len(response_of)) if self._scores(response, response_of[row]))
                 row = next(sharing, len(response_of))
                 if row == len(response_of):
                     question_of.append(question)
