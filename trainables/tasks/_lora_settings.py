@@ -67,8 +67,11 @@ class LoRASettings:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"task_args: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if not isinstance(self.train_on_inputs, bool):
-            raise ValueError(f"task_args: train_on_inputs must be true or false, got {self.train_on_inputs!r}")
+        for name in ("train_on_inputs", "gradient_checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"task_args: {name} must be true or false, got {getattr(self, name)!r}")
+        if not isinstance(self.projections, str) or not self.names:
+            raise ValueError(f"task_args: projections must be names of linear layers, got {self.projections!r}")
 
     @property
     def names(self) -> list[str]:

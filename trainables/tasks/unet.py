@@ -60,6 +60,8 @@ class UNetSettings:
         for name in ("dice_weight", "alpha", "beta"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"task_args: {name} must be >= 0 (it is a weight), got {getattr(self, name)}")
+        if not isinstance(self.mirror, bool):
+            raise ValueError(f"task_args: mirror must be true or false, got {self.mirror!r}")
         if not 0 <= self.angle <= 180:
             raise ValueError(f"task_args: angle must be in [0, 180] degrees, got {self.angle}")
         if not 0 <= self.scale < 1:

@@ -153,6 +153,7 @@ def test_arrays_are_shared_and_not_written_to(config, data, recwarn):
         ({"angle": 181}, r"task_args: angle must be in \[0, 180\] degrees, got 181"),
         ({"scale": 1}, r"task_args: scale must be in \[0, 1\) .*, got 1"),
         ({"beta": -0.1}, r"task_args: beta must be >= 0 .*, got -0.1"),
+        ({"mirror": "no"}, r"task_args: mirror must be true or false, got 'no'"),
         ({"dice": 1}, r"task_args: arguments of UNetSettings must be among dice_weight, mirror, .*, got 'dice'"),
         ({"scale": "big"}, r"task_args: arguments must be what UNetSettings takes, got {'scale': 'big'}"),
     ],

@@ -44,6 +44,11 @@ def test_the_base_may_be_a_local_checkpoint(folder, data, tmp_path):
         ({"task_args": {"base_dtype": "int8"}}, r"task_args: base_dtype must be one of float32, bfloat16, got 'int8'"),
         ({"task_args": {"answer": "guess"}}, r"task_args: answer must be one of choose, generate, got 'guess'"),
         ({"task_args": {"train_on_inputs": 1}}, r"task_args: train_on_inputs must be true or false, got 1"),
+        (
+            {"task_args": {"gradient_checkpointing": "no"}},
+            r"task_args: gradient_checkpointing must be true or false, got 'no'",
+        ),
+        ({"task_args": {"projections": ""}}, r"task_args: projections must be names of linear layers, got ''"),
         ({"task_args": {"rank": 8}}, r"task_args: arguments of LoRASettings must be among r, alpha, .*, got 'rank'"),
         ({"architecture": "small_resnet", "model": {}}, r"lora: architecture must be causal_lm, got small_resnet"),
         ({"pruning_schedule": "imp"}, r"lora: pruning_schedule must be one_shot \(.*\), got imp"),
