@@ -225,7 +225,7 @@ def test_overflow_in_the_last_step_is_found_in_the_weights(tiny, make_task):
             {"regularizer": "wcr", "reg": {"weights": 1}},
             "reg: arguments of WCR must be among smooth, eps, got 'weights'",
         ),
-        ({"regularizer": "wcr", "reg": {"eps": 0}}, "WCR: eps must be > 0 and finite (.*), got 0"),
+        ({"regularizer": "wcr", "reg": {"eps": 0}}, "WCR: eps must be >= 1e-18 and finite (.*), got 0"),
         ({"regularizer": "l1", "reg": {"eps": 1}}, "reg: arguments of L1 must be among (none), got 'eps'"),
         ({"lr_sched": {"gamma": 1}}, "lr_sched: arguments of Constant must be among (none), got 'gamma'"),
         (

@@ -1,11 +1,11 @@
 """Labelled images for classification."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from trainables.data.splits import split_indices, split_last
+from trainables.data.splits import check_validation, split_indices, split_last
 
 __all__ = ["Augmentation", "Images", "SplitImages"]
 
@@ -63,13 +63,21 @@ class Images:
                     f"Images: {split}_labels must be from 0 to num_classes - 1 = {self.num_classes - 1}, got "
                     f"{labels.min()} to {labels.max()}"
                 )
+            if not 0 < self.max_value <= 255 or images.max() > self.max_value:
+                raise ValueError(
+                    f"Images: max_value must be from the highest pixel of {split}_images, {images.max()}, to 255 (the "
+                    f"value of white), got {self.max_value!r}"
+                )
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise ValueError(
                 f"Images: train_images and test_images must have one shape, got {self.train_images.shape[1:]} and "
                 f"{self.test_images.shape[1:]}"
             )
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"Images: validation_fraction must be in (0, 1), got {self.validation_fraction!r}")
+        if self.augmentation not in get_args(Augmentation):
+            raise ValueError(
+                f"Images: augmentation must be one of {', '.join(get_args(Augmentation))}, got {self.augmentation!r}"
+            )
+        check_validation("Images", "images", len(self.train_labels), self.validation_fraction)
 
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return (training, validation) indices of `train_images`; see `split_indices`."""
@@ -80,5 +88,5 @@ class SplitImages(Images):
     """Images with a validation split of their own: the last `validation_fraction` of the training images."""
 
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return (training, validation) indices of `train_images`; only the training indices are shuffled."""
+        """Return (training, validation) indices of `train_images`; see `split_last`."""
         return split_last(len(self.train_images), self.validation_fraction, train_size)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainables.data.splits import split_indices, split_last
+from trainables.data.splits import check_validation, split_indices, split_last
 
 __all__ = ["Question", "Questions", "SplitQuestions"]
 
@@ -44,6 +44,12 @@ class Questions:
     cutoff: int
     template: str
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if a split has no question."""
+        check_validation("Questions", "questions", len(self.train), self.validation_fraction)
+        if not self.test:
+            raise ValueError("Questions: test must hold at least one question, got none")
+
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices (training, validation) into `train`; see `split_indices`."""
         return split_indices(len(self.train), self.validation_fraction, train_size)
@@ -53,5 +59,5 @@ class SplitQuestions(Questions):
     """Questions with a validation split of their own: the last `validation_fraction` of the training questions."""
 
     def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices (training, validation) into `train`; only the training indices are shuffled."""
+        """Return the indices (training, validation) into `train`; see `split_last`."""
         return split_last(len(self.train), self.validation_fraction, train_size)

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainables.data.errors import DataError
 
-__all__ = ["SPLITS", "split_indices", "split_last", "split_patients"]
+__all__ = ["SPLITS", "check_validation", "split_indices", "split_last", "split_patients"]
 
 SPLITS = ("train", "validation", "test")
 SEED = 20_251_114  # never changes: results on a validation split are comparable only on the same examples
@@ -41,6 +41,17 @@ def split_indices(num: int, validation_fraction: float, train_size: int | None =
             f"{num_validation} are held out for validation), got {train_size}"
         )
     return training[:train_size], validation
+
+
+def check_validation(where: str, what: str, num: int, validation_fraction: float) -> None:
+    """Raise ValueError unless the fraction leaves examples for both training and validation."""
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"{where}: validation_fraction must be in (0, 1), got {validation_fraction!r}")
+    if not 0 < (num_validation := round(num * validation_fraction)) < num:
+        raise ValueError(
+            f"{where}: validation_fraction must leave {what} for both training and validation, got "
+            f"{validation_fraction!r} of {num}, which is {num_validation}"
+        )
 
 
 def split_last(num: int, validation_fraction: float, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:

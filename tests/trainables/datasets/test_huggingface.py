@@ -30,7 +30,7 @@ def test_reads_the_three_splits(huggingface_folder, pixels):
     np.testing.assert_array_equal(data.train_images, planes(pixels[:10]))
     np.testing.assert_array_equal(data.test_images, planes(pixels[10:]))
     training, validation = data.split()
-    assert (sorted(training), validation.tolist()) == (list(range(8)), [8, 9])
+    assert (sorted(training), sorted(validation)) == (list(range(8)), [8, 9])
     assert (data.train_labels.tolist(), data.test_labels.tolist()) == (LABELS[:10], LABELS[10:])
     assert (data.num_classes, data.max_value, data.augmentation) == (2, 255, "crop_flip")
 

@@ -80,12 +80,12 @@ def test_reads_the_hubs_files(tmp_path, encode, write_parquet, test):
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     encoded = [encode(images[0], "JPEG"), encode(images[1, :, :, 0], "JPEG"), encode(images[2], "JPEG")]
     hub = tmp_path / "data"
-    write_parquet(hub / "train-00000-of-00001-1359597a978bc4fa.parquet", encoded[:2], [0, 199], column="image")
+    write_parquet(hub / "train-00000-of-00001-1359597a978bc4fa.parquet", encoded[:2] * 5, [0, 199] * 5, column="image")
     write_parquet(hub / f"{test}-00000-of-00001-70d52db3c749a935.parquet", encoded[2:], [7], column="image")
     data = tiny_imagenet(tmp_path)
     assert data.num_classes == 200
-    assert [data.train_labels.tolist(), data.test_labels.tolist()] == [[0, 199], [7]]
-    np.testing.assert_array_equal(data.train_images, [decoded(image) for image in encoded[:2]])
+    assert [data.train_labels.tolist(), data.test_labels.tolist()] == [[0, 199] * 5, [7]]
+    np.testing.assert_array_equal(data.train_images, [decoded(image) for image in encoded[:2] * 5])
 
 
 IMAGE = "train/n01443537/images/n01443537_1.JPEG"
