@@ -1,5 +1,6 @@
 """The last two checkpoints of a running trial, so that a damaged one costs an evaluation and not the trial."""
 
+import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -30,16 +31,20 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     write_atomically(latest, lambda path: torch.save(state, path))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(content: bytes) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU. Only tensors and plain values are unpickled.
 
+    Args:
+        content: What the file holds. It is read by the caller, who can then tell damage from a file that is not
+            reachable: zipfile raises OSError for both.
+
     Raises:
-        Exception: Of many types, if the file is truncated, altered or something else.
+        Exception: Of many types, if it is truncated, altered or something else.
     """
-    with zipfile.ZipFile(path) as file:  # torch.save writes checksums, but torch.load does not compare them
+    with zipfile.ZipFile(io.BytesIO(content)) as file:  # torch.save writes checksums, but torch.load ignores them
         if damaged := file.testzip():
             raise ValueError(f"{damaged} does not match its checksum")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def remove_checkpoints(folder: Path) -> None:

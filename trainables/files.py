@@ -15,7 +15,7 @@ __all__ = ["StorageError", "new_folder", "storage_errors", "write_atomically"]
 
 
 class StorageError(RuntimeError):
-    """The trial's folder cannot be written: full, read-only or gone."""
+    """The trial's folder cannot be read or written: full, read-only or gone."""
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"the trial's files cannot be written: {first_line(error)}") from error
+        raise StorageError(f"the trial's files cannot be read or written: {first_line(error)}") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

@@ -131,20 +131,21 @@ class TrialRunner:
         self.training = Training(task, self.config)
         for name in (LATEST, PREVIOUS):
             path = self.folder / name
-            if not path.exists():
-                continue
+            with storage_errors():  # such as a network folder that is away for a moment: the file may be good
+                if not path.exists():
+                    continue
+                content = path.read_bytes()
             try:
-                state = read_checkpoint(path)
+                state = read_checkpoint(content)
                 self.training.load_state_dict(state)
                 self.evaluations = state["evaluations"]
                 break
-            except OSError as error:  # such as a network folder that is away for a moment: the file may be good
-                raise StorageError(f"{name}: must be a file that can be read, got {first_line(error)}") from error
             except Exception as error:  # truncated or altered: use the one before it
                 if is_out_of_memory(error):
                     raise
                 self.notes.append(f"{name}: could not be read ({one_line(error)}), passed over")
-                path.unlink()  # otherwise the next save would replace the good previous checkpoint by it
+                with storage_errors():
+                    path.unlink()  # otherwise the next save would replace the good previous checkpoint by it
                 self.training = Training(task, self.config)
         return None
 

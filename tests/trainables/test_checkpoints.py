@@ -10,8 +10,8 @@ def test_last_two_checkpoints_are_kept(tmp_path):
     for epoch in range(3):
         save_checkpoint(tmp_path, {"epoch": epoch, "weights": {"w": torch.full((2,), float(epoch))}})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([LATEST, PREVIOUS])
-    assert [read_checkpoint(tmp_path / name)["epoch"] for name in (LATEST, PREVIOUS)] == [2, 1]
-    assert read_checkpoint(tmp_path / LATEST)["weights"]["w"].tolist() == [2, 2]
+    assert [read_checkpoint((tmp_path / name).read_bytes())["epoch"] for name in (LATEST, PREVIOUS)] == [2, 1]
+    assert read_checkpoint((tmp_path / LATEST).read_bytes())["weights"]["w"].tolist() == [2, 2]
 
 
 def test_altered_bit_is_found(tmp_path):
@@ -25,7 +25,7 @@ def test_altered_bit_is_found(tmp_path):
     path.write_bytes(bytes(content))
     assert torch.load(path, weights_only=True)["w"].shape == (1000,)
     with pytest.raises(ValueError, match="data/0 does not match its checksum"):
-        read_checkpoint(path)
+        read_checkpoint(path.read_bytes())
 
 
 def test_all_checkpoints_are_removed(tmp_path):

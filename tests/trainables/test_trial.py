@@ -92,4 +92,4 @@ def test_storage_failure_ends_the_trial_with_a_report(local_ray, tiny, digits_da
     ray.kill(actor)
     reason = report.pop("reason")
     assert report == {"key": config.key, "status": Status.STORAGE_FAILED, "epoch": 0, "done": True}
-    assert reason.startswith("the trial's files cannot be written: ")
+    assert reason.startswith("the trial's files cannot be read or written: ")

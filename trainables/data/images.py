@@ -79,7 +79,7 @@ class Images:
             )
         check_validation("Images", "images", len(self.train_labels), self.validation_fraction)
 
-    def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, train_size: int | None = None, *, subset: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return (training, validation) indices of `train_images`; see `split_indices`."""
         return split_indices(len(self.train_images), self.validation_fraction, train_size)
 
@@ -87,6 +87,6 @@ class Images:
 class SplitImages(Images):
     """Images with a validation split of their own: the last `validation_fraction` of the training images."""
 
-    def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, train_size: int | None = None, *, subset: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return (training, validation) indices of `train_images`; see `split_last`."""
-        return split_last(len(self.train_images), self.validation_fraction, train_size)
+        return split_last(len(self.train_images), self.validation_fraction, train_size, subset=subset)

@@ -50,7 +50,7 @@ class Questions:
         if not self.test:
             raise ValueError("Questions: test must hold at least one question, got none")
 
-    def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, train_size: int | None = None, *, subset: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices (training, validation) into `train`; see `split_indices`."""
         return split_indices(len(self.train), self.validation_fraction, train_size)
 
@@ -58,6 +58,6 @@ class Questions:
 class SplitQuestions(Questions):
     """Questions with a validation split of their own: the last `validation_fraction` of the training questions."""
 
-    def split(self, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, train_size: int | None = None, *, subset: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices (training, validation) into `train`; see `split_last`."""
-        return split_last(len(self.train), self.validation_fraction, train_size)
+        return split_last(len(self.train), self.validation_fraction, train_size, subset=subset)

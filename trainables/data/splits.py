@@ -54,15 +54,20 @@ def check_validation(where: str, what: str, num: int, validation_fraction: float
         )
 
 
-def split_last(num: int, validation_fraction: float, train_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Split range(num) into training indices and the last ones for validation, both shuffled.
+def split_last(
+    num: int, validation_fraction: float, train_size: int | None = None, *, subset: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split range(num) into shuffled training indices and the last ones for validation.
 
-    For datasets with a validation split of their own. See `split_indices`. Validation examples are shuffled because
-    they may be stored by class, and `eval_size` keeps the first ones.
+    For datasets with a validation split of their own. See `split_indices`.
+
+    Args:
+        subset: Whether only the first validation indices will be used. They are then shuffled too, because examples may
+            be stored by class; otherwise they keep their order.
     """
     num_validation = round(num * validation_fraction)
     training, _ = split_indices(num - num_validation, 0.0, train_size)
-    validation, _ = split_indices(num_validation, 0.0)
+    validation = split_indices(num_validation, 0.0)[0] if subset else np.arange(num_validation)
     return training, num - num_validation + validation
 
 

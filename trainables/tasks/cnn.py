@@ -83,7 +83,8 @@ class CNN(Task):
         self.shape = {"num_classes": self.data.num_classes, "in_channels": self.data.train_images.shape[1]}
         self.eval_size = config.eval_size
         images, labels = self._tensors(self.data.train_images, self.data.train_labels)
-        train, validation = (torch.from_numpy(rows).to(self.device) for rows in self.data.split(config.train_size))
+        split = self.data.split(config.train_size, subset=self.eval_size is not None)
+        train, validation = (torch.from_numpy(rows).to(self.device) for rows in split)
         self.splits = {"train": (images, labels, train), "validation": (images, labels, validation[: self.eval_size])}
 
     def _tensors(self, *arrays: np.ndarray) -> list[Tensor]:

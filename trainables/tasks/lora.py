@@ -117,7 +117,7 @@ class LoRA(Task):
             raise ValueError(
                 f"dataset: must have questions with candidate answers (e.g. commonsense), got {config.dataset!r}"
             )
-        training, validation = questions.split(config.train_size)
+        training, validation = questions.split(config.train_size, subset=config.eval_size is not None)
         tiny = base_of(config) in TINY
         if tiny:
             examples = (questions.train[i] for i in questions.split()[0])  # the same ones whatever train_size is

@@ -118,9 +118,9 @@ def test_end_of_a_trial_is_read_from_its_folder(report_to, config):
 
 
 def test_storage_failure_stops_the_sweep(report_to):
-    ((name, reason),) = report_to("storage_failed", reason="the trial's files cannot be written: disk full")
+    ((name, reason),) = report_to("storage_failed", reason="the trial's files cannot be read or written: disk full")
     assert name == "stop"
-    assert reason.startswith("the trial's files cannot be written: disk full. No more trials are started. ")
+    assert reason.startswith("the trial's files cannot be read or written: disk full. No more trials are started. ")
 
 
 def test_superseded_trial_runs_again_and_is_lost_after_several_attempts(report_to, config):

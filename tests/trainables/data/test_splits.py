@@ -23,14 +23,15 @@ def test_train_size_takes_the_first_and_leaves_validation_alone():
     assert sorted([*training, *validation]) == list(range(100))
 
 
-def test_own_validation_split_is_shuffled():
+def test_own_validation_split_is_shuffled_for_a_subset():
     """The first ones, which `eval_size` keeps, are of both classes although the examples are stored by class."""
     labels = np.repeat([0, 1], 50)
-    training, validation = split_last(1000, 0.1)
+    training, validation = split_last(1000, 0.1, subset=True)
     assert sorted(training) == list(range(900))
     assert sorted(validation) == list(range(900, 1000))
     assert set(labels[validation[:10] - 900]) == {0, 1}
-    assert split_last(1000, 0.1, 5)[1].tolist() == validation.tolist()
+    assert split_last(1000, 0.1, 5, subset=True)[1].tolist() == validation.tolist()
+    assert split_last(1000, 0.1, 5)[1].tolist() == list(range(900, 1000))
 
 
 @pytest.mark.parametrize("train_size", [0, -1, 76])

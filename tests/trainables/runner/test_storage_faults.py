@@ -60,7 +60,7 @@ def test_storage_failure_leaves_no_result_and_the_trial_can_be_repeated(start, u
             pass
     assert set(report) == REPORT
     assert report["status"] == Status.STORAGE_FAILED
-    assert report["reason"].startswith("the trial's files cannot be written: ")
+    assert report["reason"].startswith("the trial's files cannot be read or written: ")
     assert "No space left on device" in report["reason"]
     assert read_result(trial.folder) is None
     assert without_seconds(finish(start())) == undisturbed
@@ -90,19 +90,39 @@ def no_memory(*arguments):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-@pytest.mark.parametrize("reader", ["read_checkpoint", "load_trained"])
-def test_files_that_cannot_be_read_for_a_moment_are_kept(start, undisturbed, monkeypatch, reader):
+@pytest.mark.parametrize(("owner", "reader"), [(Path, "exists"), (Path, "read_bytes"), (runner_module, "load_trained")])
+def test_files_that_cannot_be_read_for_a_moment_are_kept(start, undisturbed, monkeypatch, owner, reader):
     trial = start()
     trial.advance()
     trial.advance()
     before = files(trial.folder)
     with monkeypatch.context() as patch:
-        patch.setattr(runner_module, reader, unreachable)
+        original = getattr(owner, reader)
+
+        def read(*arguments):
+            is_checkpoint = owner is Path and arguments[0].name.startswith("checkpoint")
+            return unreachable() if is_checkpoint or owner is not Path else original(*arguments)
+
+        patch.setattr(owner, reader, read)
         report = start().advance()
     assert report["status"] == Status.STORAGE_FAILED
     assert os.strerror(errno.ESTALE) in report["reason"]
     assert files(trial.folder) == before
     assert without_seconds(finish(start())) == undisturbed
+
+
+def test_damage_that_zipfile_reports_as_an_error_of_the_system_is_damage(start, undisturbed, monkeypatch):
+    def invalid(content):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    start().advance()
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, "read_checkpoint", invalid)
+        trial = start()
+        trial.advance()
+    result = without_seconds(finish(trial))
+    assert [note.split(" (")[0] for note in result["notes"]] == ["checkpoint.pt: could not be read"]
+    assert {**result, "notes": []} == undisturbed
 
 
 def test_checkpoint_for_which_memory_is_missing_is_not_passed_over(start, monkeypatch):
