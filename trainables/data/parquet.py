@@ -14,9 +14,9 @@ __all__ = ["check_labels", "find_parquet", "no_data", "read_columns", "read_parq
 
 
 def find_parquet(
-    where: str, folders: Sequence[Path], *, test: Sequence[str] = ("test",)
+    where: str, folders: Sequence[Path], *, test: Sequence[str] = ("test",), validation: Sequence[str] = ()
 ) -> dict[str, list[Path]] | None:
-    """Find the parquet files of the training and the test split.
+    """Find the parquet files of the training and the test split, and perhaps of a validation split.
 
     A split is stored in `NAME.parquet` or in `NAME-*.parquet`, which are read in the order of their names.
 
@@ -24,19 +24,23 @@ def find_parquet(
         where: The dataset, as error messages name it.
         folders: Folders to look in; the first one that holds the files is taken.
         test: Names of the test split; the first one that exists is taken.
+        validation: Names of the validation split; the first one that exists and is not the test split is taken.
 
     Returns:
-        The files by "train" and "test", or None if no folder holds any.
+        The files by "train", "test" and, if there are any, "validation"; None if no folder holds a training or a test
+        split.
 
     Raises:
-        DataError: If a folder holds one split without the other.
+        DataError: If a folder holds a training split without a test split, or a test split without a training split.
     """
     for folder in folders:
         files = {"train": _parquet_files(folder, "train"), "test": []}
         for name in test:
             files["test"] = files["test"] or _parquet_files(folder, name)
         if all(files.values()):
-            return files
+            others = (_parquet_files(folder, name) for name in validation)
+            held_out = next((found for found in others if found and found != files["test"]), None)
+            return files | {"validation": held_out} if held_out else files
         if any(files.values()):
             missing = "train" if not files["train"] else test[0]
             raise DataError(

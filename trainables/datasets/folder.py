@@ -3,15 +3,14 @@ from typing import cast
 
 from trainables.data.errors import DataError
 from trainables.data.images import Augmentation, Images
-from trainables.data.labelled import TEST_FRACTION, check_options
+from trainables.data.labelled import check_options, make_images
 from trainables.data.parquet import check_labels, find_parquet, no_data, read_columns
 from trainables.data.samples import Sample, decode_samples, image_size_of
-from trainables.data.splits import split_indices
 
 __all__ = ["folder"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-TEST = ("test", "val", "valid", "validation")  # names of the test split; the first one that exists is taken
+VALIDATION = ("val", "valid", "validation")  # names of the validation split; the first one that exists is taken
 
 
 def folder(
@@ -25,11 +24,13 @@ def folder(
     """Your own images, in one folder per class or in parquet files.
 
     Image files are `root/train/CLASS/*.png` and `root/test/CLASS/*.png`. They end in .png, .jpg or .jpeg, in upper or
-    lower case; other files are ignored. Classes are numbered in the order of their names. The test folder may also be
-    called val, valid or validation. Without one, a fixed random 20% of the images are the test split.
+    lower case; other files are ignored. Classes are numbered in the order of their names.
 
     Parquet files are those of the Hugging Face hub: `train.parquet` or `train-*.parquet`, and test likewise, in `root`
     or `root/data`, with the columns `image` or `img` and `label`, numbered from 0 (see `read_parquet`).
+
+    A third split called val, valid or validation is the validation split. Without a split called test, it is the test
+    split. With neither, a fixed random 20% of the images in folders are the test split.
 
     All images are kept in memory, channels * image_size^2 bytes each.
 
@@ -40,7 +41,8 @@ def folder(
         channels: 3 converts every image to RGB, 1 to grey. Images must have at most 8 bits a channel.
         augmentation: Augmentation of training images: "none", "crop" (shifted by up to 4 pixels, padded with zeros) or
             "crop_flip" (the same, and half of them mirrored).
-        validation_fraction: Fraction of the training images held out for validation, in (0, 1).
+        validation_fraction: Fraction of the training images held out for validation, in (0, 1), if there are no
+            validation images.
 
     Returns:
         The dataset.
@@ -59,52 +61,45 @@ def folder(
         raise DataError("folder: --data-root must name the folder with the images, got none")
     root = Path(root).expanduser()
     samples = _in_folders(root) if (root / "train").is_dir() else _in_parquet(root)
-    num_classes = 1 + max(sample.label for sample in samples["train"])
-    if "test" not in samples:
-        parts = split_indices(len(samples["train"]), TEST_FRACTION)
-        train, test = ([samples["train"][i] for i in part] for part in parts)
-        samples = {"train": train, "test": test}
-    num_validation = round(len(samples["train"]) * validation_fraction)
-    if not 0 < num_validation < len(samples["train"]):
-        got = f"{len(samples['train'])} images, {num_validation} of them for validation"
-        raise DataError(f"folder: {root} must hold images for both training and validation, got {got}")
     size = (image_size, image_size) if image_size else image_size_of(samples["train"][0])
-    shape = (channels, *size)
-    train_images, train_labels = decode_samples(samples["train"], shape, resize=bool(image_size))
-    test_images, test_labels = decode_samples(samples["test"], shape, resize=bool(image_size))
-    return Images(
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        num_classes=num_classes,
-        max_value=255,
-        augmentation=augmentation,
-        validation_fraction=validation_fraction,
-    )
+    parts = {
+        split: decode_samples(of_split, (channels, *size), resize=bool(image_size))
+        for split, of_split in samples.items()
+    }
+    try:
+        return make_images(parts, max_value=255, augmentation=augmentation, validation_fraction=validation_fraction)
+    except DataError as error:
+        raise DataError(f"folder: {root}: {error}") from None
 
 
 def _in_folders(root):
-    names = ["train", *[name for name in TEST if (root / name).is_dir()][:1]]
-    classes = {name: sorted(path.name for path in _visible(root / name) if path.is_dir()) for name in names}
+    held_out = next((name for name in VALIDATION if (root / name).is_dir()), None)
+    has_test = (root / "test").is_dir()
+    found = {
+        "train": "train",
+        "validation": held_out if has_test else None,
+        "test": "test" if has_test else held_out,
+    }
+    names = {split: name for split, name in found.items() if name}
+    classes = {name: sorted(path.name for path in _visible(root / name) if path.is_dir()) for name in names.values()}
     if len(classes["train"]) < 2:
         raise DataError(
             f"folder: {root / 'train'} must hold a folder for each of two or more classes, got {classes['train']}"
         )
-    for name in names[1:]:
-        differ = sorted(set(classes["train"]) ^ set(classes[name]))
+    for name, own in classes.items():
+        differ = sorted(set(classes["train"]) ^ set(own))
         if differ:
             raise DataError(
                 f"folder: {root / 'train'} and {root / name} must hold the same classes, got {differ} in only one"
             )
     samples: dict[str, list[Sample]] = {}
-    for part, name in zip(("train", "test"), names, strict=False):  # no second name if there is no test folder
-        samples[part] = []
+    for split, name in names.items():
+        samples[split] = []
         for label, class_name in enumerate(classes[name]):
             files = sorted(path for path in _visible(root / name / class_name) if path.suffix.lower() in SUFFIXES)
             if not files:
                 raise DataError(f"folder: {root / name / class_name} must hold {', '.join(SUFFIXES)} files, got none")
-            samples[part] += [Sample(str(file), file, label) for file in files]
+            samples[split] += [Sample(str(file), file, label) for file in files]
     return samples
 
 
@@ -113,12 +108,12 @@ def _visible(path):
 
 
 def _in_parquet(root):
-    files = find_parquet("folder", [root, root / "data"], test=TEST)
+    files = find_parquet("folder", [root, root / "data"], test=("test", *VALIDATION), validation=VALIDATION)
     if files is None:
         raise no_data(
             "folder", root, "train/CLASS/ folders of images", ["data"], "name another folder with --data-root"
         )
-    columns = {name: list(read_columns(files[name])) for name in ("train", "test")}
+    columns = {name: list(read_columns(paths)) for name, paths in files.items()}
     found = {label for _, _, labels in columns["train"] for label in labels if label is not None}
     num_classes = max(2, 1 + max(found, default=0))
     samples = {}

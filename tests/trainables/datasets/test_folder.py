@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -29,6 +30,21 @@ def test_reads_images_in_folders(image_folder, pixels):
 def test_other_names_of_the_test_folder(image_folder, pixels, name):
     (image_folder / "test").rename(image_folder / name)
     np.testing.assert_array_equal(folder(image_folder).test_images, planes(pixels[10:]))
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_beside_a_test_folder_they_are_the_validation_split(image_folder, pixels, name):
+    for class_name in ("ant", "bee"):
+        shutil.copytree(image_folder / "test" / class_name, image_folder / name / class_name)
+    data = folder(image_folder, validation_fraction=0.5)
+    _, validation = data.split()
+    np.testing.assert_array_equal(data.train_images[validation], planes(pixels[10:]))
+    assert data.train_labels[validation].tolist() == [0, 1]
+    assert len(data.train_images) == 10 + 2
+    np.testing.assert_array_equal(data.test_images, planes(pixels[10:]))
+    (image_folder / name / "bee").rename(image_folder / name / "wasp")
+    with pytest.raises(DataError, match=rf"train and .*{name} must hold the same classes, got \['bee', 'wasp'\]"):
+        folder(image_folder)
 
 
 def test_ignores_other_files(image_folder):
@@ -221,7 +237,7 @@ def too_few(root):
         (deep_image, r"train/bee/2\.png: image must have shape \(3, 32, 32\) .* and 8 bits a channel, got \(1, .* I"),
         (other_size, r"train/bee/2\.png: image must have shape \(3, 32, 32\) .*, got \(3, 32, 31\) RGB: --data image"),
         (a_folder_like_an_image, r"train/bee/9\.png: must be a readable file, got IsADirectoryError"),
-        (too_few, r"must hold images for both training and validation, got 4 images, 0 of them for validation"),
+        (too_few, r"there must be images for training, validation and testing, got 4, 0 and 2"),
     ],
 )
 def test_bad_data_is_refused(image_folder, spoil, message):
@@ -264,6 +280,18 @@ def test_reads_parquet_files(parquet, pixels, name):
     assert data.test_labels.tolist() == [2, 0]
     assert (data.num_classes, data.train_images.shape, data.test_images.shape) == (3, (5, 1, 16, 16), (2, 1, 16, 16))
     np.testing.assert_array_equal(folder(root, validation_fraction=0.2).train_images, planes(pixels[:5]))
+
+
+def test_reads_a_validation_split_from_parquet_files(parquet, pixels):
+    parquet([1, 0, 2, 1, 0], [2, 0, 1], "validation")
+    data = folder(parquet([1, 0, 2, 1, 0], [2, 0]))
+    train, validation = data.split()
+    np.testing.assert_array_equal(np.sort(train), np.arange(5))
+    np.testing.assert_array_equal(data.train_images[validation], planes(pixels[::-1][:3]))
+    assert data.train_labels[validation].tolist() == [2, 0, 1]
+    assert data.test_labels.tolist() == [2, 0]
+    with pytest.raises(DataError, match=r"validation-00000-of-00001\.parquet, row 0: label must be from 0 to 2, got 3"):
+        folder(parquet([1, 0, 2, 1, 0], [3], "validation"))
 
 
 @pytest.mark.parametrize(
