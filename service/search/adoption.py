@@ -105,7 +105,23 @@ def admit(spec: SweepSpec, arms: Sequence[Arm], records: Recorder, others: Seque
             f"{'; ...' if len(changed) > 4 else ''}): {kept} of its {kept + gone} finished trials fit and are kept"
             + (f"; left out of the tables: {gone}" if gone else "")
         )
-    return lines
+    return lines + without_size(state)
+
+
+def without_size(state: State) -> list[str]:
+    """A line if the sweep limits the size of networks, and trials were recorded without one."""
+    if state.goal.max_macs_left is None:
+        return []
+    trials = [t for t in state.trials.values() if t.status == Status.FINISHED and not t.left_out]
+    unknown = sum(
+        trial.at(state.goal.target_sparsity, "macs_left", "curve", state.goal.method) is None for trial in trials
+    )
+    if not unknown:
+        return []
+    return [
+        f"max_macs_left: no size was recorded for {unknown} of {len(trials)} finished trials (--no-sizes). They count "
+        "as not smaller than the dense network; a sweep with another --name trains them again"
+    ]
 
 
 def other_software(state: State) -> list[str]:

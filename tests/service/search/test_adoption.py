@@ -235,6 +235,17 @@ def test_a_changed_sweep_continues_and_says_what_fits(sweep, recorded):
     assert not any(trial.left_out for trial in records.state.trials.values())
 
 
+def test_a_limit_on_sizes_tells_which_trials_have_none(sweep, recorded):
+    records = recorded()  # without macs_left
+    limited = sweep.changed(max_macs_left=0.5)
+    _, line = admit(limited, make_arms(limited), records, [], data="digits")
+    assert line.startswith("max_macs_left: no size was recorded for 8 of 8 finished trials (--no-sizes). They count as")
+    for trial in records.state.trials.values():
+        for row in trial.rows(records.state.goal.method):
+            row["macs_left"] = 0.4
+    assert admit(limited, make_arms(limited), records, [], data="digits") == []
+
+
 def test_other_data_are_refused(sweep, recorded):
     records = recorded()
     with pytest.raises(
