@@ -40,11 +40,17 @@ def make_report(states: Sequence[State]) -> Report:
         states: The records, read with `State.read`.
 
     Raises:
-        ValueError: If a sweep has no finished trial.
+        ValueError: If a sweep has no finished trial, or none of them is pruned to its target.
     """
     for state in states:
-        if not state.finished("search") and not state.finished("confirm"):
+        finished = [*state.finished("search"), *state.finished("confirm")]
+        if not finished:
             raise ValueError(f"report: {state.folder.name} must have a finished trial, got none so far")
+        if all(state.goal.value(trial) is None for trial in finished):
+            raise ValueError(
+                f"report: {state.folder.name} must have a finished trial that is pruned to sparsity "
+                f"{state.goal.target_sparsity:g}, got none of {len(finished)} so far (continue the sweep)"
+            )
     views = [SweepView(state) for state in states]
     sections = [Section("Sweeps compared", "sweeps", [overview(views)], level=1)] if len(views) > 1 else []
     for view in views:

@@ -137,6 +137,16 @@ def test_trials_that_are_not_pruned_to_the_target_yet_are_left_out(toy):
     assert dots == [[0.9, 0.9], [0.5, 0.6]]
 
 
+def test_a_sweep_without_a_trial_pruned_to_the_target_is_refused(toy):
+    toy.trial((0.9, 0.5))
+    (trial,) = toy.state.trials.values()
+    trial.pruned["magnitude global"]["curve"].pop()
+    with pytest.raises(
+        ValueError, match=r"toy must have a finished trial that is pruned to sparsity 0\.9, got none of 1"
+    ):
+        make_report([toy.state])
+
+
 def test_a_hyperparameter_that_is_0_in_one_trial_has_no_importance(toy):
     for index in range(8):
         toy.trial((0.9, 0.1 * index), lam=10.0 ** (index - 9), rho=0.1 * index)
