@@ -18,6 +18,7 @@ from trainables import load_pruned
 from trainables.config import TrialConfig
 from trainables.loop import load_task
 from trainables.own_code import sources_of, write_sources
+from trainables.pruning import read_description
 from trainables.runner import TrialRunner
 
 CONFIG = TrialConfig(
@@ -95,6 +96,13 @@ def test_a_shrunk_network_loads_again(toy, winner, export):
     smaller = load_pruned(to)
     before = load_pruned(toy.state.trial_folder(winner) / "pruned" / "0.9")
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in before.parameters())
+    described, state = read_description(to), smaller.state_dict()
+    for name, tensors in (
+        ("model_sparsity", list(smaller.parameters())),
+        ("prunable_sparsity", [state[weight] for weight in described["prunable"]]),
+    ):
+        assert described[name] == sum(int((t == 0).sum()) for t in tensors) / sum(t.numel() for t in tensors)
+        assert 0 < described[name] < 0.98
 
 
 def test_another_sparsity_is_pruned_again_from_the_trained_network(toy, winner, export):

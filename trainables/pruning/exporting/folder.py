@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsity
+from sparsity import masks
 from trainables.files import new_folder
 from trainables.pruning.checkpoint import load_pruned, read_description
 from trainables.pruning.exporting.deployable import Deployable, deployable
@@ -111,7 +112,7 @@ def export(
             entry["notes"].append(f"not measured shrunk: {error}")
     if shrink:
         network = list(networks.values())[-1]
-        description["shrunk"] = smaller.changes
+        description |= {"shrunk": smaller.changes, **zeros_in(smaller.model, description["prunable"])}
         entry["exact"] = smaller.exact
         entry["notes"] += [smaller.note] * bool(smaller.note)
         if not smaller.exact:  # what was measured holds for the network before
@@ -149,6 +150,16 @@ def shrunk(network: Deployable, *, multiple_of: int, tolerance: float) -> Shrunk
     """The network inside, without the channels that its output does not depend on."""
     inputs = network.prepare(network.example(2))
     return shrink_network(network.network, inputs, multiple_of=multiple_of, tolerance=tolerance)
+
+
+def zeros_in(network: nn.Module, prunable: Sequence[str]) -> dict[str, float]:
+    """The entries of a description that count zeros: most of them are gone after shrinking."""
+    state = network.state_dict()
+    weights = [state[name] for name in prunable if name in state]
+    return {
+        "prunable_sparsity": masks.sparsity_of(weights) if weights else 0.0,
+        "model_sparsity": masks.sparsity_of(network.parameters()),
+    }
 
 
 def copied(network: Deployable, other: nn.Module) -> Deployable:
