@@ -1,6 +1,6 @@
-"""The tables of docs/performance.md, made from the records of the benchmarks.
+"""The tables of docs/performance.md and docs/search-strategies.md, made from the records of the benchmarks.
 
-The page is written by hand, except for the tables: each stands between `<!-- table: NAME -->` and `<!-- end -->`.
+The pages are written by hand, except for the tables: each stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 import itertools

@@ -3,7 +3,7 @@
 Three times, with other proposals, for SGD with Hoyer-square on a small network: 24 configurations by TPE, the first 8
 of these alone, and 8 by a Gaussian process. The first four configurations of all are the same. The selected
 configurations are trained on five unseen seeds. Without records, the command continues from those that are committed;
---write rewrites the table in docs/performance.md and runs nothing.
+--write rewrites the table in docs/search-strategies.md and runs nothing.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from service.views.tables import number
 from sweeps import cifar10
 from trainables.config import hyperparameters
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+PAGE = Path(__file__).parents[1] / "docs" / "search-strategies.md"
 START = "<!-- samplers: written by python -m benchmarks.cifar10_samplers -->"
 END = "<!-- samplers end -->"
 FIRST_SEEDS = (0, 100, 200)

@@ -7,8 +7,8 @@ configuration over all seeds is below the best mean in the table.
 
 There are two cases: the sweep's target sparsity with its initial point as the first configuration of each search, and a
 higher sparsity without an initial point, as for an architecture that nothing is known about. The numbers are written to
-benchmarks/results/DATE-strategies.json, which the tables and the figure of docs/performance.md are made from. This
-takes about half an hour with a process for each case.
+benchmarks/results/DATE-strategies.json, which the tables and the figure of docs/search-strategies.md are made from.
+This takes about half an hour with a process for each case.
 """
 
 import argparse
@@ -205,7 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--processes", type=int, default=2, help="1 compares one case after the other (default: 2)")
     parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="page whose tables and figure are replaced (docs/performance.md)"
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="page whose tables and figure are replaced (docs/search-strategies.md)",
     )
     args = parser.parse_args(arguments)
     tables, coverage = read_tables(args.table, SWEEP.trial.target_sparsity)

@@ -10,7 +10,7 @@ comes first and costs nothing. A misleading source is the same with its results 
 - `three points and prior`: both.
 
 The numbers are written to benchmarks/results/DATE-warm-starts.json, which the table of
-docs/performance.md is made from.
+docs/search-strategies.md is made from.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from sweeps.digits import SWEEP
 
 __all__ = ["KINDS", "PriorSearch", "compare", "num_of_prior", "num_until", "ranked_source"]
 
-PAGE = Path("docs/performance.md")
+PAGE = Path("docs/search-strategies.md")
 NUM_REPETITIONS = 40
 NUM_SOURCE, NUM_TRIALS, NUM_POINTS = 24, 16, 3
 SHOWN = (1, 4, 8, 16)  # numbers of configurations

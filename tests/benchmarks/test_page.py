@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md."""
+"""The tables of docs/performance.md and docs/search-strategies.md."""
 
 import json
 from pathlib import Path
@@ -90,8 +90,9 @@ def test_a_table_without_an_end_is_an_error():
         filled(PAGE.replace("<!-- end -->", ""))
 
 
-def test_the_committed_page_has_the_numbers_of_the_committed_record():
+def test_the_committed_pages_have_the_numbers_of_the_committed_records():
     record = json.loads(sorted((ROOT / "benchmarks/results").glob("*-threads.json"))[-1].read_text())
-    page = (ROOT / "docs/performance.md").read_text()
-    assert page.count("<!-- table:") == len(_page.TABLES)
-    assert _page.fill(page, record) == page
+    pages = [(ROOT / "docs" / name).read_text() for name in ("performance.md", "search-strategies.md")]
+    assert sum(page.count("<!-- table:") for page in pages) == len(_page.TABLES)
+    for page in pages:
+        assert _page.fill(page, record) == page
