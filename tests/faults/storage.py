@@ -87,9 +87,14 @@ def test_storage_that_takes_nothing_more(mounted, undisturbed, tmp_path, fault_r
 @pytest.mark.parametrize("damage", ["truncated", "altered", "both lost"])
 def test_a_damaged_checkpoint(runs, undisturbed_longer, fault_row, damage):
     process = start(runs, *LONGER)
-    wait_until(lambda: list(runs.glob("digits/trials/*/checkpoint.previous.pt")), process)
+
+    def with_both():  # a trial that is killed while it saves has only the previous one
+        found = sorted(runs.glob("digits/trials/*/checkpoint.previous.pt"))
+        return [path for path in found if path.with_name("checkpoint.pt").exists()]
+
+    wait_until(lambda: len(with_both()) > 1, process)
     kill(process)
-    (previous, *_) = sorted(runs.glob("digits/trials/*/checkpoint.previous.pt"))
+    previous, *_ = with_both()
     latest = previous.with_name("checkpoint.pt")
     for path in [latest, previous] if damage == "both lost" else [latest]:
         content = bytearray(path.read_bytes())
