@@ -54,7 +54,7 @@ CARRIED_ARMS = (("sgd", "hoyer_square"), ("sgd", "wcr"))
 ADDED_TO = ("sgd", "sam", "s2sam")
 ADDED_LAM = (1e-7, 1e-3)  # a decade more than in the searches of all parameters
 FOLLOWING = ("added", "carried")  # parts that follow from the results of others
-IN_SHORT = (("sgd", "none"), ("sgd", "wcr"), ("sam", "wcr"))  # and the best arm: the README's rows
+IN_SHORT = (("sgd", "none"), ("sam", "none"), ("sam", "wcr"))  # and the best arm: the README's rows
 
 
 @dataclass(frozen=True)
