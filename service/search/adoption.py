@@ -119,8 +119,8 @@ def without_size(state: State) -> list[str]:
     if not unknown:
         return []
     return [
-        f"max_macs_left: no size was recorded for {unknown} of {len(trials)} finished trials (--no-sizes). They count "
-        "as not smaller than the dense network; a sweep with another --name trains them again"
+        f"max_macs_left: no size was recorded for {unknown} of {len(trials)} finished trials (as with --no-sizes). "
+        "They count as not smaller than the dense network; a sweep with another --name trains them again"
     ]
 
 

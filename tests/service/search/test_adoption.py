@@ -239,7 +239,9 @@ def test_a_limit_on_sizes_tells_which_trials_have_none(sweep, recorded):
     records = recorded()  # without macs_left
     limited = sweep.changed(max_macs_left=0.5)
     _, line = admit(limited, make_arms(limited), records, [], data="digits")
-    assert line.startswith("max_macs_left: no size was recorded for 8 of 8 finished trials (--no-sizes). They count as")
+    assert line.startswith(
+        "max_macs_left: no size was recorded for 8 of 8 finished trials (as with --no-sizes). They count as"
+    )
     for trial in records.state.trials.values():
         for row in trial.rows(records.state.goal.method):
             row["macs_left"] = 0.4
