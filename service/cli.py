@@ -143,8 +143,9 @@ def with_options(sweep: SweepSpec, given: Mapping[str, Any]) -> Any:
     trial = {
         name: value for name, value in given.items() if name in TrialConfig.model_fields and name not in own_fields()
     }
-    hold = [*sweep.hold, *given.get("hold", ())]
     replaced = {group for name, group in GROUP_OF.items() if names_another(given.get(name), own_trial[name])}
+    hold = [name for name in sweep.hold if name.partition("/")[0] not in replaced]
+    hold += given.get("hold", ())
     for group in ARGUMENT_GROUPS:
         arguments = parse_arguments(group, trial.get(group, ()))
         if arguments or group in replaced:  # another network does not take the arguments of this one

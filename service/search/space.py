@@ -90,8 +90,7 @@ def make_arms(spec: SweepSpec) -> list[Arm]:
             raise ValueError(f"range: must be of a parameter that is searched (among {known or '(none)'}), got {name}")
     for name in spec.hold:
         group, _, key = name.partition("/")
-        # Arguments of other groups may be gone: --architecture replaces those of the sweep's own network.
-        if group in ("opt", "reg") and name not in parameters and key not in getattr(spec.trial, group):
+        if name not in parameters and key not in getattr(spec.trial, group):
             known = ", ".join(name for name in parameters if "/" in name)
             raise ValueError(
                 f"hold: must be a parameter of the search (among {known or '(none)'}) or one that has a value, "

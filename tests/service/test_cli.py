@@ -72,6 +72,12 @@ def test_another_network_does_not_get_the_arguments_of_the_sweeps_own(given, mod
     assert with_options(load_sweep("digits"), given).trial.model == model
 
 
+def test_another_network_does_not_hold_the_arguments_of_the_sweeps_own():
+    sweep = load_sweep("digits").changed(hold=("model/depth", "opt/lr"))
+    assert with_options(sweep, {"architecture": "resnet18"}).hold == ("opt/lr",)
+    assert with_options(sweep, {"architecture": "small_resnet"}).hold == ("model/depth", "opt/lr")
+
+
 @pytest.mark.parametrize("flags", [(), ("--quiet",)])
 def test_a_value_typed_on_the_command_line_is_held(monkeypatch, flags):
     sweep = make(optimizer=("sgd",), regularizer=("none",), tuned=TUNED)
@@ -112,6 +118,7 @@ def test_a_value_typed_on_the_command_line_is_held(monkeypatch, flags):
         ("--gpus 2", r"gpus: must be 0 or a fraction in \(0, 1\] \(.* no task can use more; .*\), got 2"),
         ("--name ../elsewhere", r"name: must be letters, digits, .*, got '../elsewhere'"),
         ("--hold lr", r"hold: must be GROUP/KEY with GROUP among .*opt.* \(such as opt/lr\), got 'lr'"),
+        ("--hold model/widht", r"hold: must be a parameter of the search \(among .*\) or one .*, got model/widht"),
         ("--tuning best", "tuning: must be 'fair' or 'paper', got 'best'"),
         ("--lam 1e-4 --regularizer none", "lam: must be held for a method that has it, none of .* has"),
         ("--rho 0.1 --optimizer sgd", "rho: must be held for a method that has it, none of .* has"),

@@ -127,9 +127,10 @@ def test_an_argument_of_the_regularizers_that_is_given_overrides_the_spaces_own(
 
 def test_a_held_parameter_is_one_that_the_sweep_has():
     held = {"hold": ("opt/lr", "opt/rho", "opt/momentum", "model/depth"), "opt": {"lr": 0.1, "momentum": 0.9}}
-    arms = make_arms(make(tuned=TUNED, optimizer=("sgd",), **held))  # without an arm that has rho
+    arms = make_arms(make(tuned=TUNED, optimizer=("sgd",), model={"depth": 1}, **held))  # without an arm that has rho
     assert all("opt/lr" not in arm.space for arm in arms)
-    with pytest.raises(
-        ValueError, match=r"hold: must be a parameter of the search \(among opt/rho, opt/lr, .*got opt/foo"
-    ):
-        make_arms(make(tuned=TUNED, hold=("opt/foo",)))
+    for name in ("opt/foo", "model/depht", "crit/foo"):
+        with pytest.raises(
+            ValueError, match=rf"hold: must be a parameter of the search \(among opt/rho, opt/lr, .*got {name}"
+        ):
+            make_arms(make(tuned=TUNED, model={"depth": 1}, hold=(name,)))
