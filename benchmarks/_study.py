@@ -124,23 +124,42 @@ class Found:
         return sorted({0.0, *self.sweep.trial.sparsities, self.target})
 
     @cached_property
-    def arms(self) -> dict[Arm, list[TrialRecord]]:
-        """The confirmation trials of each arm's configuration that have ended, ordered by seed.
+    def configurations(self) -> dict[Arm, list[list[TrialRecord]]]:
+        """The confirmation trials of each arm that have ended: a list for each configuration, ordered by seed.
 
-        After a change of the sweep, an arm may have several configurations; the one with the most seeds counts.
+        After a change of the sweep, an arm may have several configurations; the one with the most seeds comes first.
         """
-        found: dict[Arm, list[TrialRecord]] = {}
+        found: dict[Arm, list[list[TrialRecord]]] = {}
         for state in self.states:
             ended = [t for t in state.trials.values() if t.phase == "confirm" and t.done and not t.left_out]
             for configurations in configurations_by_arm(ended).values():
-                trials = max(configurations, key=len)
-                found[trials[0].config["optimizer"], trials[0].config["regularizer"]] = trials
+                config = configurations[0][0].config
+                found[config["optimizer"], config["regularizer"]] = sorted(configurations, key=len, reverse=True)
         return found
+
+    @cached_property
+    def arms(self) -> dict[Arm, list[TrialRecord]]:
+        """The confirmation trials that count: those of each arm's first configuration."""
+        return {arm: configurations[0] for arm, configurations in self.configurations.items()}
 
     def values(
         self, arm: Arm, sparsity: float, metric: str = "acc", split: str = "test", method: str | None = None
     ) -> dict[int, float]:
         """Seed -> a metric after pruning to `sparsity`; empty for an arm that is not confirmed yet.
+
+        See `values_of`.
+        """
+        return self.values_of(self.arms.get(arm, ()), sparsity, metric, split, method)
+
+    def values_of(
+        self,
+        trials: Sequence[TrialRecord],
+        sparsity: float,
+        metric: str = "acc",
+        split: str = "test",
+        method: str | None = None,
+    ) -> dict[int, float]:
+        """Seed -> a metric after pruning to `sparsity`.
 
         A training that diverged counts as accuracy 0. It has no other metric, and one that failed otherwise has none.
 
@@ -150,7 +169,7 @@ class Found:
         """
         method = method or self.sweep.pruning[0].label
         found = {}
-        for trial in self.arms.get(arm, ()):
+        for trial in trials:
             value = trial.at(sparsity, metric, split, method)
             if trial.status == Status.DIVERGED and metric == "acc":
                 value = 0.0

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from benchmarks._markdown import Comparison, comparison_table, paragraph, table, with_interval
 from benchmarks._study import Arm, Found
+from service.records.state import TrialRecord
+from service.views.tables import number
+from trainables.config import hyperparameters
 from trainables.pruning_method import PruningMethod
 
 __all__ = [
@@ -13,6 +16,7 @@ __all__ = [
     "carried_section",
     "costs",
     "criteria_section",
+    "first_selection_section",
     "in_short",
     "recalibrated_section",
     "recommended",
@@ -196,6 +200,42 @@ def recalibrated_section(found: Found, method: PruningMethod) -> str:
         rows.append([*arm, str(len(found.arms[arm])), with_interval(list(found.at_target(arm).values())), *cells])
     header = ["optimizer", "regularizer", "n", f"{found.target:g} as pruned"]
     return table([*header, *(f"{level:g} recalibrated" for level in found.levels[1:])], rows)
+
+
+def first_selection_section(found: Found, method: PruningMethod, num_shown: int = 10) -> str:
+    """Test accuracy of the networks of an earlier selection with BatchNorm's statistics estimated again.
+
+    The arms whose accuracy is the highest on the same seeds stand beside them. Ordered by it.
+
+    Args:
+        num_shown: How many of these arms.
+    """
+    earlier = [
+        (arm, trials, list(values))
+        for arm, configurations in found.configurations.items()
+        for trials in configurations[1:]
+        if (values := found.values_of(trials, found.target, method=method.label))
+    ]
+    if not earlier:
+        return "Nothing has run yet."
+    seeds = earlier[0][2]
+
+    def means(trials: Sequence[TrialRecord]) -> list[float]:
+        """As pruned and recalibrated; empty unless all seeds are there."""
+        both = [found.values_of(trials, found.target, method=label) for label in (None, method.label)]
+        return [statistics.fmean(values[seed] for seed in seeds) for values in both if values.keys() >= set(seeds)]
+
+    entries = [(arm, trials, "first") for arm, trials, these in earlier if these == seeds]
+    by_accuracy = sorted(
+        (arm for arm in found.arms if len(means(found.arms[arm])) == 2), key=lambda arm: -means(found.arms[arm])[1]
+    )
+    entries += [(arm, found.arms[arm], "second") for arm in by_accuracy[:num_shown]]
+    rows = []
+    for arm, trials, selection in sorted(entries, key=lambda entry: -means(entry[1])[1]):
+        settings = [number(hyperparameters(trials[0].config)[name]) for name in ("lr", "weight_decay")]
+        rows.append([*arm, selection, *settings, str(len(seeds)), *(f"{mean:.3f}" for mean in means(trials))])
+    header = ["optimizer", "regularizer", "selection", "lr", "weight decay", "n"]
+    return table([*header, f"{found.target:g} as pruned", f"{found.target:g} recalibrated"], rows)
 
 
 def criteria_section(found: Found, arms: Sequence[Arm], methods: Sequence[PruningMethod]) -> str:

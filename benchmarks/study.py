@@ -23,6 +23,7 @@ from benchmarks._study_page import (
     added_section,
     carried_section,
     criteria_section,
+    first_selection_section,
     in_short,
     recalibrated_section,
     section,
@@ -304,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write("added", added, page)
         write_answers({PARTS[name].title: found for name, found in founds.items()}, page)
         write("recalibrated", recalibrated_section(founds["width8"], RECALIBRATED), page)
+        write("first_selection", first_selection_section(founds["width8"], RECALIBRATED), page)
         write("criteria", criteria_section(founds["width8"], CRITERIA_ARMS, CRITERIA), page)
         write("carried", carried, page)
     if page == PAGE and founds["width8"].is_complete:

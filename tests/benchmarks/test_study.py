@@ -17,7 +17,7 @@ from service.search.known import published
 from service.search.space import make_arms
 from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
 
-NAMES = ("answers", *study.PARTS, "recalibrated", "criteria", "carried", "added")
+NAMES = ("answers", *study.PARTS, "recalibrated", "first_selection", "criteria", "carried", "added")
 SECTIONS = "".join(f"<!-- part: {name} -->\nold\n<!-- end of {name} -->\n" for name in NAMES)
 
 
@@ -248,6 +248,31 @@ def test_recalibrated_accuracies_are_those_of_whole_arms(toy, tmp_path):
     shown = page.recalibrated_section(found, study.RECALIBRATED).splitlines()
     assert shown[0] == "| optimizer | regularizer | n | 0.9 as pruned | 0.9 recalibrated |"
     assert shown[2:] == ["| sgd | hoyer_square | 2 | 0.300 [0.300, 0.300] | 0.700 [0.700, 0.700] |"]
+
+
+def test_an_earlier_selection_is_shown_with_others_on_the_same_seeds(toy, tmp_path):
+    """Accuracies depend on the seed, so a mean over other seeds would be another number."""
+    label = study.RECALIBRATED.label
+    for regularizer, lr, seeds, gain in (
+        ("none", 0.1, (2, 3), 0.4),  # the first selection
+        ("none", 0.2, (2, 3, 4), 0.2),
+        ("l1", 0.1, (2, 3, 4), 0.3),
+        ("wcr", 0.1, (2, 4, 5), 0.5),  # seed 3 is missing
+    ):
+        for seed in seeds:
+            arm = {"optimizer": "sgd", "regularizer": regularizer, "seed": seed, "lr": lr}
+            key = toy.trial((0.8, 0.1), phase="confirm", test=(0.8, 0.1), **arm)
+            toy.state.trials[key].pruned[label] = {"label": label, "test": [{"sparsity": 0.9, "acc": gain + seed / 10}]}
+    sweep = study.BASE.changed(sparsities=(), runs=toy.folder.parent, name=toy.folder.name)
+    found = dataclasses.replace(Study((sweep,), {}, results=tmp_path).found(), states=[toy.state])
+    shown = page.first_selection_section(found, study.RECALIBRATED).splitlines()
+    assert shown[2:] == [
+        "| sgd | none | first | 0.1 | - | 2 | 0.100 | 0.650 |",
+        "| sgd | l1 | second | 0.1 | - | 2 | 0.100 | 0.550 |",
+        "| sgd | none | second | 0.2 | - | 2 | 0.100 | 0.450 |",
+    ]
+    few = page.first_selection_section(found, study.RECALIBRATED, num_shown=1).splitlines()
+    assert few[2:] == shown[2:4]
 
 
 def test_wcr_is_added_to_what_was_selected_without(toy, found, tmp_path):
