@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks._markdown import Comparison, comparison_table, paragraph, table, with_interval
 from benchmarks._study import Arm, Found
@@ -18,6 +18,7 @@ __all__ = [
     "criteria_section",
     "first_selection_section",
     "in_short",
+    "lam_ratios",
     "recalibrated_section",
     "recommended",
     "section",
@@ -259,15 +260,44 @@ def carried_section(tuned: Found, carried: Sequence[tuple[str, Found]]) -> str:
         tuned: The part whose networks are trained.
         carried: Where lam comes from, and the results with it.
     """
-    comparisons = []
+    comparisons, rows = [], []
     for source, found in carried:
         for arm, trials in found.arms.items():
             lams = (trials[0].config["lam"], tuned.arms[arm][0].config["lam"])
             name = f"{' + '.join(arm)}: lam {lams[0]:.3g} of {source}, against {lams[1]:.3g}"
             comparisons.append((name, found.at_target(arm), tuned.at_target(arm)))
+            for results, of in ((tuned, "tuned"), (found, source)):
+                cells = [with_interval(list(results.values(arm, level).values())) for level in (0.0, tuned.target)]
+                rows.append((" + ".join(arm), number(results.arms[arm][0].config["lam"]), of, *cells))
     if not comparisons:
         return "Nothing has run yet."
-    return comparison_table(comparisons, margin=tuned.study.margin)
+    accuracies = table(["arm", "lam", "source", "0", f"{tuned.target:g}"], sorted(dict.fromkeys(rows)))
+    return "\n\n".join(
+        [
+            comparison_table(comparisons, margin=tuned.study.margin),
+            paragraph(f"Test accuracy before pruning and at {tuned.target:g}, with 95% intervals:"),
+            accuracies,
+        ]
+    )
+
+
+def lam_ratios(tuned: Found, sources: Mapping[str, Found], arms: Sequence[Arm]) -> str:
+    """How far two rules are from the tuned lam: an unchanged lam, and an unchanged ratio of lam to the weight decay.
+
+    Args:
+        tuned: The part whose networks are trained.
+        sources: Where lam comes from -> the results there. Arms that are not confirmed in both are left out.
+    """
+    rows = []
+    for source, found in sources.items():
+        for arm in (arm for arm in arms if arm in found.arms and arm in tuned.arms):
+            theirs, ours = (hyperparameters(each.arms[arm][0].config) for each in (found, tuned))
+            lam = theirs["lam"] / ours["lam"]
+            ratio = lam * ours["weight_decay"] / theirs["weight_decay"]
+            settings = [number(theirs[name]) for name in ("lam", "weight_decay")]
+            rows.append([" + ".join(arm), source, *settings, f"{lam:.2g}", f"{ratio:.2g}"])
+    header = ["arm", "source", "lam", "weight decay", "lam / tuned lam", "the same for lam / weight decay"]
+    return table(header, rows) if rows else "Nothing has run yet."
 
 
 def added_section(tuned: Found, added: Found, optimizers: Sequence[str]) -> str:

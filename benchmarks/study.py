@@ -25,6 +25,7 @@ from benchmarks._study_page import (
     criteria_section,
     first_selection_section,
     in_short,
+    lam_ratios,
     recalibrated_section,
     section,
 )
@@ -192,9 +193,13 @@ def carried_sweeps(tuned: Found, sources: Mapping[str, Found]) -> list[tuple[str
 def carry(tuned: Found, width8: Found, mode: str) -> str:
     """Train with the lam of width 8 and of digits; returns the section about it."""
     digits = found_of(digits_methods.study(tuned.sweep.runs), "restore")
-    sweeps = carried_sweeps(tuned, {"width8": width8, "digits": digits})
-    carried = [(title, found_of(following((sweep,), tuned), mode)) for title, sweep in sweeps]
-    return carried_section(tuned, carried)
+    sources = {"width8": width8, "digits": digits}
+    carried = [(title, found_of(following((sweep,), tuned), mode)) for title, sweep in carried_sweeps(tuned, sources)]
+    caption = paragraph(
+        "Lam and weight decay of each source, and how far the two rules *lam stays the same* and *lam / weight decay "
+        "stays the same* are from the tuned configuration (1 is equal). The second rule was not trained."
+    )
+    return "\n\n".join([carried_section(tuned, carried), caption, lam_ratios(tuned, sources, CARRIED_ARMS)])
 
 
 def added_sweeps(tuned: Found) -> list[Sweep]:

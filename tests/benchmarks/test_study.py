@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -248,6 +249,19 @@ def test_recalibrated_accuracies_are_those_of_whole_arms(toy, tmp_path):
     shown = page.recalibrated_section(found, study.RECALIBRATED).splitlines()
     assert shown[0] == "| optimizer | regularizer | n | 0.9 as pruned | 0.9 recalibrated |"
     assert shown[2:] == ["| sgd | hoyer_square | 2 | 0.300 [0.300, 0.300] | 0.700 [0.700, 0.700] |"]
+
+
+def test_rules_for_lam_are_compared_with_the_tuned_one():
+    """Twice the lam at a quarter of the weight decay is eight times the ratio."""
+    arm = ("sgd", "wcr")
+    here, there = (
+        SimpleNamespace(
+            arms={arm: [SimpleNamespace(config={"regularizer": "wcr", "lam": lam, "opt": {"weight_decay": decay}})]}
+        )
+        for lam, decay in ((1e-5, 0.02), (2e-5, 0.005))
+    )
+    *_, row = page.lam_ratios(here, {"there": there}, [arm, ("sgd", "l1")]).splitlines()
+    assert row == "| sgd + wcr | there | 2e-05 | 0.005 | 2 | 8 |"
 
 
 def test_an_earlier_selection_is_shown_with_others_on_the_same_seeds(toy, tmp_path):
