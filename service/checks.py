@@ -23,10 +23,11 @@ from trainables.loop import Training
 from trainables.memory_estimate import training_memory
 from trainables.network_checks import check_forward
 from trainables.network_summary import Weight, summarize_network
-from trainables.prunable import prunable_weights, tied_names
+from trainables.prunable import prunable_weights
 from trainables.pruning.sizes import check_sizes
 from trainables.pruning_method import PruningMethod
 from trainables.pruning_schedule import make_pruning_schedule
+from trainables.weights import tied_names
 
 __all__ = ["Checked", "check"]
 

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import functools
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -156,7 +157,7 @@ class Training:
         """
         begin = time.perf_counter()
         seed = epoch_seed(self.config.seed, self.epoch)
-        torch.manual_seed(seed)
+        seed_all(seed)
         self.model.train()
         steps = []
         first_step = self.epoch * self.task.steps_per_epoch(self.config.batch_size)
@@ -209,6 +210,10 @@ class Training:
 
     def trained_model(self) -> nn.Module:
         """A copy of the model as a plain network: gates are multiplied into the weights, adapters are merged."""
+        with torch.no_grad():
+            for layer in self.model.modules():
+                if isinstance(layer, nn.RNNBase):  # it holds the weights of its last pass, with gates multiplied in
+                    layer._update_flat_weights()
         model = copy.deepcopy(self.model)
         self.regularizer.fold(model)
         return self.task.deployed(model)
@@ -301,7 +306,7 @@ class Training:
     def _begin_phase(self) -> None:
         """Build the network of the phase, and its regularizer, optimizer and learning-rate schedule."""
         config, task = self.config, self.task
-        torch.manual_seed(config.seed)
+        seed_all(config.seed)
         self.model = task.build_model()
         check_network(self.model, short_name(config.architecture))
         held = prunable_weights(task, self.model, config) if self.lottery.num_phases > 1 else {}
@@ -361,6 +366,13 @@ class Training:
         state = {name: t for name, t in self.model.state_dict().items() if "parametrizations" not in name.split(".")}
         gated = zip(self.gated_names, self.regularizer.weights, strict=True)
         return state | {name: weight.detach() for name, weight in gated if name not in state}
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of torch, NumPy and Python: a user's network may draw from any of them."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the one that others draw from)
+    random.seed(seed)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -7,9 +7,10 @@ from itertools import groupby
 from torch import nn
 
 from trainables.config import TrialConfig
-from trainables.prunable import prunable_weights, tied_names
+from trainables.prunable import prunable_weights
 from trainables.pruning_method import PruningMethod
 from trainables.task import Task
+from trainables.weights import tied_names
 
 __all__ = ["Weight", "in_words", "summarize_network"]
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,23 +12,15 @@ import sparsity
 from trainables.arguments import construct
 from trainables.config import TrialConfig
 from trainables.task import Task
+from trainables.weights import dense_parameters
 
 __all__ = [
     "ContextFactory",
     "batchnorm_frozen",
     "make_optimizer",
     "parameter_groups",
-    "position_embeddings",
     "train_step",
 ]
-
-# Names of learned position embeddings and class tokens: pos_embed (timm), position_embeddings and cls_token
-# (transformers' ViT), encoder.pos_embedding and class_token (torchvision), wpe (GPT-2), embed_positions (OPT),
-# relative_position_bias_table (Swin)
-POSITIONS = re.compile(
-    r"(^|\.)(\w*pos(ition(al)?)?_?emb(ed(ding)?s?)?|embed_positions|wpe|relative_position_bias_table|"
-    r"(cls|class|dist|reg)_token)(\.weight)?$"
-)
 
 ContextFactory = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -108,7 +99,7 @@ def make_optimizer(task: Task, config: TrialConfig, model: nn.Module, regularize
         given["num_steps"] = config.max_epochs * task.steps_per_epoch(config.batch_size)
     groups = parameter_groups(model, regularizer, config.opt.get("weight_decay", 0.0))
     if getattr(optimizer, "makes_sparse", False):
-        groups = dense_apart(groups, position_embeddings(model))
+        groups = dense_apart(groups, dense_parameters(model))
     return construct("opt", optimizer, groups, arguments=config.opt, **given)
 
 
@@ -128,14 +119,6 @@ def parameter_groups(model: nn.Module, regularizer: Any, weight_decay: Any) -> l
         lr = {} if regularizer.gate_lr is None else {"lr": regularizer.gate_lr}
         groups.append({"params": list(gates), "weight_decay": 0.0, **lr})
     return groups
-
-
-def position_embeddings(model: nn.Module) -> list[Tensor]:
-    """The trained position embeddings and class tokens of a model, by the names that common libraries give them.
-
-    No criterion prunes them, so optimizers that make weights sparse leave them alone.
-    """
-    return [p for name, p in model.named_parameters() if p.requires_grad and POSITIONS.search(name)]
 
 
 def dense_apart(groups: list[dict[str, Any]], dense: Iterable[Tensor]) -> list[dict[str, Any]]:

@@ -8,22 +8,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainables.config import TrialConfig
+from trainables.weights import weights_by_name
 
-__all__ = ["Task", "trained_weights", "without_pretrained"]
+__all__ = ["Task", "without_pretrained"]
 
 
 def without_pretrained(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a network whose weights a checkpoint overwrites, so that pretrained ones need not be read."""
     return {name: value for name, value in arguments.items() if name not in ("pretrained", "encoder_weights")}
-
-
-def trained_weights(model: nn.Module, *layers: type[nn.Module]) -> dict[str, Tensor]:
-    """The weights of the layers of these classes, by name: each once, and none that is frozen."""
-    found = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, layers)}
-    first = {id(weight): name for name, weight in reversed(found.items())}
-    return {name: w for name, w in found.items() if w.requires_grad and first[id(w)] == name}  # type: ignore[misc]
 
 
 class Task(ABC):
@@ -147,9 +142,20 @@ class Task(ABC):
         return None
 
     def regularized(self, model: nn.Module) -> dict[str, Tensor]:
-        """The weights that the penalty sees: trainable tensors of more than one dimension, by name."""
-        return {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
+        """The weights that the penalty sees, by name: all that are trained, see `weights_by_name`."""
+        return {name: p for name, p in weights_by_name(model) if p.requires_grad}
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """bfloat16 products over float32 weights on a GPU, plain float32 on a CPU."""
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def forward_pass(self, model: nn.Module) -> Iterator[None]:
+        """The context of a forward pass: `autocast`, and attention with second derivatives where they may be needed.
+
+        In evaluation mode, a pruning criterion or the measurement of the loss's sharpness may take second derivatives,
+        which the fused kernels of attention do not have.
+        """
+        second = torch.is_grad_enabled() and not model.training
+        with self.autocast(), sdpa_kernel(SDPBackend.MATH) if second else contextlib.nullcontext():
+            yield

@@ -6,7 +6,8 @@ import torch
 import sparsity
 from tests.trainables._tiny_tasks import make_tiny_task, tiny_config
 from trainables.loop import Training
-from trainables.step import batchnorm_frozen, position_embeddings, train_step
+from trainables.step import batchnorm_frozen, train_step
+from trainables.weights import dense_parameters
 
 
 @pytest.mark.parametrize("optimizer", sparsity.names("optimizers"))
@@ -106,7 +107,7 @@ def test_position_embeddings_stay_dense(monkeypatch, optimizer):
     torch.manual_seed(0)
     training = Training(task, config)
     kept = dict(training.model.named_parameters())
-    positions = position_embeddings(training.model)
+    positions = dense_parameters(training.model)
     assert {name.split(".")[-1] for name, p in kept.items() if p in set(positions)} == {
         "position_embeddings",
         "cls_token",
@@ -158,7 +159,7 @@ def test_names_of_position_embeddings(name, is_position):
         module.add_module(part, torch.nn.Module())
         module = module.get_submodule(part)
     module.register_parameter(last, torch.nn.Parameter(torch.zeros(2, 2)))
-    assert bool(position_embeddings(model)) is is_position
+    assert bool(dense_parameters(model)) is is_position
 
 
 def test_other_optimizers_have_the_same_groups_as_ever():

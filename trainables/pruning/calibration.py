@@ -56,7 +56,7 @@ def gradients_in_parts(task: Task, model: nn.Module, batch: Any, weights: Sequen
     """The gradient of the task's loss on a batch, summed over parts that fit in memory."""
     total: list[Tensor] = []
     for weight, part in parts_in_memory(task, model, batch, weights):
-        gradients = list(torch.autograd.grad(weight * task.loss(model, part), weights))
+        gradients = list(torch.autograd.grad(weight * task.loss(model, part), weights, materialize_grads=True))
         total = list(torch._foreach_add(total, gradients)) if total else gradients
     return total
 

@@ -21,7 +21,6 @@ from sparsity.import_strings import is_import_string
 from trainables.arguments import construct
 from trainables.errors import one_line
 from trainables.network_checks import check_network
-from trainables.prunable import tied_names
 from trainables.pruning.evaluation import add_biases, added_biases
 from trainables.pruning.hub import (
     RECORD,
@@ -33,6 +32,7 @@ from trainables.pruning.hub import (
 )
 from trainables.pruning.shrinking import resize
 from trainables.task import Task
+from trainables.weights import tied_names
 
 __all__ = ["load_pruned", "read_description", "save_pruned", "save_weights"]
 
@@ -71,7 +71,9 @@ def save_pruned(
     if hub:  # transformers ties them again, and the head of a language model is large
         state = {name: tensor for name, tensor in state.items() if name not in tied}
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    kept_by_name = {**kept, **{name: kept[first] for name, first in tied.items() if first in kept and name in state}}
+    # `kept` may have a later name of a tied weight, if the layer of its first name is not pruned.
+    by_first = {tied.get(name, name): mask for name, mask in kept.items()}
+    kept_by_name = {name: by_first[tied.get(name, name)] for name in state if tied.get(name, name) in by_first}
     for name, mask in kept_by_name.items():
         state[name].masked_fill_(~mask.cpu(), 0)
     parameters = [state[name] for name in (*(name for name, _ in model.named_parameters()), *added)]

@@ -18,8 +18,9 @@ from trainables.config import TrialConfig
 from trainables.data.images import Images
 from trainables.data.splits import split_indices
 from trainables.network_checks import check_network
-from trainables.task import Task, trained_weights, without_pretrained
+from trainables.task import Task, without_pretrained
 from trainables.tasks._augmentation import PADDING, crop_flip
+from trainables.weights import trained_weights
 
 __all__ = ["CNN"]
 
@@ -156,7 +157,7 @@ class CNN(Task):
         return F.cross_entropy(self.forward(model, batch), batch[1])
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        with self.autocast():
+        with self.forward_pass(model):
             return model(self.inputs(batch)).float()
 
     def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,6 +1,5 @@
 """Language models fine-tuned with LoRA on questions with candidate answers."""
 
-import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sparsity
 from trainables.architectures.causal_lm import SIZES, TINY, base_folder, network_config
@@ -239,11 +237,7 @@ class LoRA(Task):
 
     def forward(self, model: Any, batch: Batch) -> Tensor:
         """Logits (N, P, vocabulary) at the batch's positions."""
-        # In evaluation mode, a pruning criterion or the measurement of the loss's sharpness may need second
-        # derivatives, which the fused attention kernels do not have.
-        second = torch.is_grad_enabled() and not model.training
-        kernel = sdpa_kernel(SDPBackend.MATH) if second else contextlib.nullcontext()
-        with self.autocast(), kernel, logits_only_at(model.get_output_embeddings(), batch.positions):
+        with self.forward_pass(model), logits_only_at(model.get_output_embeddings(), batch.positions):
             # No attention mask: attention is causal, and padding follows everything that is read.
             return model(input_ids=batch.tokens, use_cache=False).logits.float()
 

@@ -20,10 +20,11 @@ from trainables.config import TrialConfig
 from trainables.data.slices import Slices
 from trainables.data.splits import SPLITS
 from trainables.network_checks import check_network
-from trainables.task import Task, trained_weights, without_pretrained
+from trainables.task import Task, without_pretrained
 from trainables.tasks._augmentation import warp
 from trainables.tasks._overlay import draw_overlay
 from trainables.tasks._segmentation import counts, hausdorff, tversky
+from trainables.weights import trained_weights
 
 __all__ = ["UNet"]
 
@@ -183,7 +184,7 @@ class UNet(Task):
 
     def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Logits of the lesion, (n, S, S)."""
-        with self.autocast():
+        with self.forward_pass(model):
             return model(self.inputs(batch)).squeeze(1).float()
 
     def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,17 +1,16 @@
 """Image classification with Vision Transformers, pruned in their linear layers."""
 
-import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainables.architectures.vit import VisionTransformer, read_checkpoint
 from trainables.config import TrialConfig
-from trainables.task import trained_weights, without_pretrained
+from trainables.task import without_pretrained
 from trainables.tasks.cnn import CNN, LoadedImages
+from trainables.weights import trained_weights
 
 __all__ = ["ViT"]
 
@@ -63,7 +62,8 @@ class ViT(CNN):
 
     Differs from `CNN` in the network, which resizes the images itself, and in the prunable weights: those of the
     encoder's linear layers, see `ViTSettings`. Of other networks, such as timm/vit_tiny_patch16_224, it prunes all
-    linear layers but the classifier, which is told by its number of outputs.
+    linear layers but the classifier, which is told by its number of outputs, and the query, key and value projections
+    of torch's attention.
 
     The argument `pretrained` of the model is a folder with a checkpoint or a name on the Hugging Face hub. Without it,
     or with "", all weights are random. The checkpoint decides the sizes of the network and the normalization of images.
@@ -120,24 +120,22 @@ class ViT(CNN):
             model.vit.load_state_dict(dict(zip(self.pretrained, self._tensors(*self.pretrained.values()), strict=True)))
         return model
 
-    def forward(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        # In evaluation mode, a criterion or the sharpness may need second derivatives, which the fused attention
-        # kernels do not have.
-        second = torch.is_grad_enabled() and not model.training
-        with sdpa_kernel(SDPBackend.MATH) if second else contextlib.nullcontext():
-            return super().forward(model, batch)
-
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
         if not isinstance(model, VisionTransformer):
-            linear = trained_weights(model, nn.Linear)
-            return {name: w for name, w in linear.items() if len(w) != self.data.num_classes}
+            found = trained_weights(model, nn.Linear) | attention_weights(model)
+            return {name: w for name, w in found.items() if len(w) != self.data.num_classes}
         found = model.projections()
         chosen = {layer for role in PRUNED[self.settings.prune] for layer in found[role]}
         return {f"{name}.weight": m.weight for name, m in model.named_modules() if m in chosen}
 
-    def regularized(self, model: nn.Module) -> dict[str, Tensor]:
-        """The weights of linear layers and of the patch convolution.
 
-        Position embeddings and the class token are left out: like biases, they are added to activations.
-        """
-        return trained_weights(model, nn.Linear, nn.Conv2d)
+def attention_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The query, key and value projections of torch's attention that are trained, by name: they are no layers."""
+    projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return {
+        f"{path}.{name}": p
+        for path, attention in model.named_modules()
+        if isinstance(attention, nn.MultiheadAttention)
+        for name, p in attention.named_parameters(recurse=False)
+        if name in projections and p.requires_grad
+    }
