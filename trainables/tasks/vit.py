@@ -122,8 +122,8 @@ class ViT(CNN):
 
     def prunable(self, model: nn.Module) -> dict[str, Tensor]:
         if not isinstance(model, VisionTransformer):
-            found = trained_weights(model, nn.Linear) | attention_weights(model)
-            return {name: w for name, w in found.items() if len(w) != self.data.num_classes}
+            linear = trained_weights(model, nn.Linear) | attention_weights(model)
+            return {name: w for name, w in linear.items() if len(w) != self.data.num_classes}
         found = model.projections()
         chosen = {layer for role in PRUNED[self.settings.prune] for layer in found[role]}
         return {f"{name}.weight": m.weight for name, m in model.named_modules() if m in chosen}
