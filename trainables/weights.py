@@ -14,6 +14,8 @@ POSITIONS = re.compile(
     r"(^|\.)(\w*pos(ition(al)?)?_?emb(ed(ding)?s?)?|embed_positions|wpe|relative_position_bias_table|"
     r"(cls|class|dist|reg)_token)(\.weight)?$"
 )
+# Classes of normalizations: LayerNorm, BatchNorm2d, BatchNormAct2d, LlamaRMSNorm, but not NormalizedLinear
+NORMALIZATIONS = re.compile(r"norm(act|tlu|exp|fp32)?(\dd)?(\w\d)?$", re.IGNORECASE)
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)  # their `weight` is one whatever its shape
 
 
@@ -46,9 +48,13 @@ def weights_by_name(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def _is_weight(model: nn.Module, name: str, parameter: Tensor) -> bool:
     path, _, own = name.rpartition(".")
     owner = model.get_submodule(path)
-    if "norm" in type(owner).__name__.lower() or "bias" in own or POSITIONS.search(name):
+    if POSITIONS.search(name):
         return False
-    return sum(size > 1 for size in parameter.shape) > 1 or (own == "weight" and isinstance(owner, LAYERS))
+    if own == "weight" and isinstance(owner, LAYERS):
+        return True
+    if "bias" in own or NORMALIZATIONS.search(type(owner).__name__):
+        return False
+    return sum(size > 1 for size in parameter.shape) > 1
 
 
 def dense_parameters(model: nn.Module) -> list[Tensor]:

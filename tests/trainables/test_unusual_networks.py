@@ -46,17 +46,26 @@ def computed_alone(num_classes, in_channels):
     return nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+class NormLinear(nn.Module):
+    def __init__(self, num_channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(num_channels))
+
+    def forward(self, x):
+        return F.linear(x, F.normalize(self.weight, dim=1))
+
+
 class Scaled(Net):
     def add_layers(self):
         self.norm = nn.LayerNorm([8, 8, 8])
         self.depthwise = nn.Conv2d(8, 8, 1, groups=8)
         self.gamma = nn.Parameter(torch.full((8, 1, 1), 1e-6))
         self.pos_embed = nn.Parameter(torch.zeros(1, 8, 8, 8))
-        self.mixing = nn.Parameter(torch.eye(8))
+        self.mixing = NormLinear(8)
 
     def middle(self, x):
         x = self.norm(x + self.pos_embed)
-        return x + self.gamma * torch.einsum("oc,nchw->nohw", self.mixing, self.depthwise(x))
+        return x + self.gamma * self.mixing(self.depthwise(x).movedim(1, 3)).movedim(3, 1)
 
 
 class Attention(Net):
@@ -123,7 +132,7 @@ def build(tmp_path, monkeypatch, tiny, make_task):
 
 def test_scales_and_positions_are_no_weights(build):
     _, task, model = build("Scaled")
-    weights = {"stem.weight", "depthwise.weight", "mixing", "head.weight"}
+    weights = {"stem.weight", "depthwise.weight", "mixing.weight", "head.weight"}
     assert model.depthwise.weight.shape == (8, 1, 1, 1)  # a convolution whatever its shape
     assert set(task.regularized(model)) == dict(weights_by_name(model)).keys() == weights
     dense = {name for name, p in model.named_parameters() if p in set(dense_parameters(model))}
