@@ -75,20 +75,25 @@ def task_backward(model: nn.Module, batch: Any, task: Task, num_parts: int) -> T
 
 @contextlib.contextmanager
 def batchnorm_frozen(model: nn.Module, *, when: bool) -> Iterator[None]:
-    """Normalize by the batch's statistics as usual, but leave the running statistics alone.
+    """Normalize by the batch's statistics as usual, but leave running statistics alone, also those of InstanceNorm.
 
     An optimizer that perturbs the weights passes a batch through the network twice, and running statistics should see
     it once, at the unperturbed weights.
     """
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    tracking = [m for m in norms if m.track_running_stats] if when else []
-    for module in tracking:
-        module.track_running_stats = False
+    changed: list[tuple[nn.Module, str, Any]] = []  # a layer, the name of an attribute, its value before
+    for module in model.modules() if when else ():
+        if getattr(module, "track_running_stats", False):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                changed.append((module, "track_running_stats", True))
+                module.track_running_stats = False
+            elif isinstance(module, nn.modules.instancenorm._InstanceNorm):  # it updates them all the same
+                changed.append((module, "momentum", module.momentum))
+                module.momentum = 0.0
     try:
         yield
     finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for module, name, value in changed:
+            setattr(module, name, value)
 
 
 def make_optimizer(task: Task, config: TrialConfig, model: nn.Module, regularizer: Any) -> Any:

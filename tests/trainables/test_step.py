@@ -50,6 +50,16 @@ def test_frozen_batchnorm_normalizes_by_the_batch():
     torch.testing.assert_close(norm.running_mean, torch.tensor([0.1, 2.0]))  # momentum 0.1
 
 
+def test_frozen_instance_norm_keeps_its_statistics():
+    norm = torch.nn.InstanceNorm1d(1, track_running_stats=True)
+    x = torch.tensor([[[0.0, 2.0]]])
+    with batchnorm_frozen(norm, when=True):
+        torch.testing.assert_close(norm(x), torch.tensor([[[-1.0, 1.0]]]), atol=1e-4, rtol=0)
+    assert (norm.running_mean.item(), norm.running_var.item()) == (0, 1)
+    norm(x)
+    assert norm.running_mean.item() == pytest.approx(0.1)  # momentum 0.1
+
+
 def test_frozen_batchnorm_is_restored_after_an_error():
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2, track_running_stats=False))
     with pytest.raises(KeyError), batchnorm_frozen(model, when=True):
