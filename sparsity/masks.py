@@ -185,7 +185,8 @@ def n_of_m(score: Tensor, n: int, m: int) -> Tensor:
 
     Input channels are dimension 1. A linear weight (out, in) is grouped along its rows, a convolution's (out, in /
     groups, kh, kw) separately at each kernel position. Sparse kernels expect these groups, because they multiply a
-    convolution as a matrix whose innermost dimension is the input channels.
+    convolution as a matrix whose innermost dimension is the input channels. A transposed convolution stores its weight
+    as (in, out / groups, kh, kw), so there the groups are of output channels, which is not what sparse kernels expect.
 
     Args:
         score: Tensor of any shape.
