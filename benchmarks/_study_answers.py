@@ -13,6 +13,7 @@ __all__ = ["answers", "draw_answers"]
 
 Pair = tuple[Arm, Arm]
 MARKERS = "osDv^"  # of the networks
+SPACING = 0.35  # of the symbols in a row of the figure; a line of text is 1
 
 
 def answers(founds: Mapping[str, Found]) -> str:
@@ -46,13 +47,17 @@ def draw_answers(founds: Mapping[str, Found]) -> Figure | None:
         return None
     differences = {title: differences_of(found) for title, found in founds.items()}
     questions = questions_of(founds)
-    columns = in_columns({question: len(planned) + 2 for question, planned in questions.items()}, 2)
-    height = max(sum(len(questions[question]) + 2 for question in column) for column in columns)
+    heights = {
+        question: 2 + sum(row_height(len(differences_in(differences, pair))) for pair in planned)
+        for question, planned in questions.items()
+    }
+    columns = in_columns(heights, 2)
+    height = max(sum(heights[question] for question in column) for column in columns)
     figure = Figure(figsize=(6.5 * len(columns), 0.2 * height + 0.9), layout="constrained")
     panels = figure.subplots(1, len(columns), sharex=True, sharey=False, squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):
         draw_column(axes, {question: questions[question] for question in column}, differences)
-        axes.set_ylim(height - 0.5, -1)
+        axes.set_ylim(height - 1, -1)
         margin = next(iter(founds.values())).study.margin or 0.0
         axes.axvspan(-margin, margin, color="0.88", linewidth=0, zorder=0)
         axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
@@ -71,19 +76,21 @@ def draw_column(
     questions: Mapping[str, list[Pair]],
     differences: Mapping[str, Mapping[Pair, Mapping[str, Any] | None]],
 ) -> None:
-    """Questions below each other, a row for each of their comparisons."""
+    """Questions below each other, a row for each of their comparisons, in it the networks that have it."""
     labels: dict[float, str] = {}
-    place = 0
+    place = 0.0  # the middle of a question's line, or the upper edge of a row
     for question, planned in questions.items():
         labels[place] = question
+        place += 0.5
         for pair in planned:
-            place += 1
-            labels[place] = shortened(pair)
-            for index, of_network in enumerate(differences.values()):
-                if row := of_network.get(pair):
-                    shift = 0.26 * (index - (len(differences) - 1) / 2)
-                    draw_difference(axes, row, place + shift, COLOURS[index], MARKERS[index])
-        place += 2
+            found = differences_in(differences, pair)
+            height = row_height(len(found))
+            labels[place + height / 2] = shortened(pair)
+            for position, (index, row) in enumerate(found.items()):
+                shift = SPACING * (position - (len(found) - 1) / 2)
+                draw_difference(axes, row, place + height / 2 + shift, COLOURS[index], MARKERS[index])
+            place += height
+        place += 1.5
     axes.set_yticks(list(labels), list(labels.values()), fontsize=8)
     for label in axes.get_yticklabels():
         if label.get_text() in questions:
@@ -91,6 +98,19 @@ def draw_column(
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["left", "right", "top"]].set_visible(False)
+
+
+def differences_in(
+    differences: Mapping[str, Mapping[Pair, Mapping[str, Any] | None]], pair: Pair
+) -> dict[int, Mapping[str, Any]]:
+    """Index of each network that has this comparison -> its row."""
+    rows = {index: of_network.get(pair) for index, of_network in enumerate(differences.values())}
+    return {index: row for index, row in rows.items() if row}
+
+
+def row_height(num_symbols: int) -> float:
+    """So much that the symbols of two rows are farther apart than those of one; a line of text is 1."""
+    return max(1.0, SPACING * (num_symbols + 1.5))
 
 
 def draw_difference(axes: Any, row: Mapping[str, Any], place: float, colour: str, marker: str) -> None:
