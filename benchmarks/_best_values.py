@@ -51,6 +51,7 @@ def best_entries(found: Found, source: str) -> str:
                     **{name: config[name] for name in ("dataset", "architecture", "model", "optimizer", "regularizer")},
                     **values,
                     **{name: config[name] for name in ("max_epochs", "target_sparsity")},
+                    "recalibrate": config.get("recalibrate") or None,
                     "num_prunable": num_prunable,
                     "value": round(found.mean(arm, found.target), 3),
                     "n": len(found.arms[arm]),

@@ -299,9 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         founds[name] = found_of(study, modes[name], then)
         if page and name in chosen:
             write_part(name, founds[name], page)
-        # best.toml does not say how networks were pruned, so recalibrated ones are left out.
-        in_best = founds[name].is_complete and not part.sweeps[0].trial.recalibrate
-        if page == PAGE and name in chosen and in_best:
+        if page == PAGE and name in chosen and founds[name].is_complete:
             markers = (f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for edge in ("part", "end"))
             replace_section(BEST, *markers, best_entries(founds[name], "docs/study.md"))
     added = add(founds["width8"], modes["added"])

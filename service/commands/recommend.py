@@ -30,6 +30,9 @@ def recommend(
     weight_decay: Annotated[float | None, typer.Option(help="the weight decay")] = None,
     epochs: Annotated[int | None, typer.Option(help="epochs of a training", min=1)] = None,
     target_sparsity: Annotated[float | None, typer.Option(help="fraction of weights to remove, in [0, 1)")] = None,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="you estimate BatchNorm's statistics again after pruning")
+    ] = False,
     model: Annotated[
         list[str] | None, typer.Option(help="argument of the network, e.g. width=16; repeatable", metavar="KEY=VALUE")
     ] = None,
@@ -53,6 +56,7 @@ def recommend(
             weight_decay=weight_decay,
             max_epochs=epochs,
             target_sparsity=target_sparsity,
+            recalibrate=recalibrate,
         )
         found = ranked(all_known(runs, asked.regularizer), asked)
         if asked.regularizer == "none" or not found:
@@ -109,4 +113,6 @@ def show(entry: dict[str, Any]) -> None:
 
 
 def say(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "not stated" if value is None else f"{value:g}" if isinstance(value, int | float) else str(value)

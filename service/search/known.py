@@ -20,6 +20,8 @@ DECADES = 0.5  # half the width of an interval whose source states none
 # How far settings are apart that differ in a name. Numbers are as far apart as the logarithm of their ratio.
 NAMES = {"architecture": 3.0, "dataset": 2.0, "optimizer": 1.5}
 NUMBERS = ("lr", "weight_decay", "max_epochs")
+RECALIBRATION = 1.5  # the distance if only one of the settings is recalibrated: lam of Hoyer-square was 1.5 to 12 times
+# as large without it (docs/study.md), and the logarithms of these ratios have the mean 1.4
 NOT_STATED = 0.5  # the distance of a value that only one of the settings states
 ATTRIBUTES = ("pruning_schedule", "criterion", "scope")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -44,6 +46,7 @@ class Asked(BaseModel):
     pruning_schedule: str = "one_shot"
     criterion: str = "magnitude"
     scope: str = "global"
+    recalibrate: bool = False
 
     @property
     def setting(self) -> Setting:
@@ -126,7 +129,7 @@ def all_known(runs: Path, regularizer: str | None = None, *, skip_sweep: str | N
     for row in best(runs, regularizer=regularizer, skip_sweep=skip_sweep):
         if row["lam"] or row["regularizer"] == "none":
             fields = {name: row[name] or None for name in ("lam", "rho", "lr", "num_prunable")}
-            fields |= {name: row[name] for name in (*NAMES, "regularizer", "model", *ATTRIBUTES)}
+            fields |= {name: row[name] for name in (*NAMES, "regularizer", "model", *ATTRIBUTES, "recalibrate")}
             fields |= {name: row[name] for name in ("weight_decay", "max_epochs", "value", "n")}
             source = f"sweep {row['sweep']}, trial {row['trial']}"
             known = Known.model_validate(fields | {"source": source, "target_sparsity": row["sparsity"]})
@@ -159,6 +162,9 @@ def difference(known: Known, asked: Asked) -> tuple[float, dict[str, tuple[Any, 
         if here is not None and (there is None or not is_named(there, here)):
             total += NOT_STATED if there is None else weight
             differs[name] = (there and short_name(there), short_name(here))
+    if known.recalibrate != asked.recalibrate:
+        total += RECALIBRATION
+        differs["recalibrate"] = (known.recalibrate, asked.recalibrate)
     for name in NUMBERS:
         there, here = getattr(known, name), getattr(asked, name)
         if here is not None and here != there:

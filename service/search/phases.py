@@ -314,6 +314,7 @@ def points_from_other_sweeps(spec: SweepSpec, arms: Sequence[Arm]) -> dict[str, 
 
 def asked_of(config: TrialConfig) -> Asked:
     """The setting of a configuration."""
-    fields = {name: getattr(config, name) for name in (*NAMES, "regularizer", "model", "max_epochs", *ATTRIBUTES)}
+    names = (*NAMES, "regularizer", "model", "max_epochs", *ATTRIBUTES, "recalibrate")
+    fields = {name: getattr(config, name) for name in names}
     fields |= {name: config.opt.get(name) or None for name in ("lr", "weight_decay")}
     return Asked.model_validate(fields | {"target_sparsity": config.target_sparsity})

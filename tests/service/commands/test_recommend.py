@@ -25,6 +25,14 @@ def test_values_interval_source_and_distance(tmp_path):
     assert len(entry["others"]) == 3
 
 
+def test_recalibrated_networks_have_values_of_their_own(tmp_path):
+    """Those of docs/study.md: SGD with Hoyer-square at width 8."""
+    words = ("small_resnet", "--regularizer", "hoyer_square", "--dataset", "cifar10", "--optimizer", "sgd")
+    words += ("--model", "width=8", "--target-sparsity", "0.9")
+    assert invoke(*words, runs=tmp_path).output.startswith("lam 0.000255 ")
+    assert invoke(*words, "--recalibrate", runs=tmp_path).output.startswith("lam 2.16e-05 ")
+
+
 def test_an_own_sweep_is_nearer(toy):
     toy.trial((0.9, 0.8), lam=3e-6, rho=0.2)
     words = ("small_resnet", "--regularizer", "wcr", "--optimizer", "sam", "--target-sparsity", "0.9", "--json")

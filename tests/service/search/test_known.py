@@ -57,6 +57,7 @@ def test_distances_by_hand():
     distance, differs = difference(Known(**{**FIELDS, "weight_decay": None}), asked(weight_decay=1e-3))
     assert (distance, differs) == (0.5, {"weight_decay": (None, 1e-3)})
     assert difference(one, asked(model={"width": 8}))[1] == {"model/width": (None, 8)}
+    assert difference(one, asked(recalibrate=True)) == (1.5, {"recalibrate": (False, True)})
 
 
 def test_the_nearest_comes_first_and_other_regularizers_and_ways_of_pruning_do_not_come():
