@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from uuid import uuid4
 
 from matplotlib.figure import Figure
 
@@ -47,12 +48,15 @@ class Study:
             title.
         margin: A difference whose interval lies within +-margin counts as none.
         results: Folder of the compact records.
+        continued: A sweep whose committed records the first of `sweeps` begins with, so that it goes on with its search
+            in other ranges or with more configurations. Its own records stay as they are.
     """
 
     sweeps: tuple[Sweep, ...]
     planned: Mapping[str, Sequence[tuple[Arm, Arm]]]
     margin: float | None = None
     results: Path = field(default=RESULTS)
+    continued: Sweep | None = None
 
     def run(self) -> None:
         """Train what is missing, and export what there is, also after an interruption.
@@ -62,6 +66,7 @@ class Study:
                 After Ctrl-C, with status 130.
         """
         self.restore()
+        self.begin()
         try:
             for sweep in self.sweeps:
                 sweep.run()
@@ -98,6 +103,17 @@ class Study:
                 if (committed := self.committed(sweep, name)).exists():
                     (sweep.folder / name).write_bytes(gzip.decompress(committed.read_bytes()))
 
+    def begin(self) -> None:
+        """Copy the committed records of `continued` if the first sweep has none, under an identifier of its own."""
+        if self.continued is None or (self.sweeps[0].folder / EVENTS).exists():
+            return
+        committed = self.committed(self.continued, EVENTS)
+        if committed.exists():
+            first, *others = gzip.decompress(committed.read_bytes()).decode().splitlines(keepends=True)
+            header = json.dumps({**json.loads(first), "sweep_id": uuid4().hex}) + "\n"
+            self.sweeps[0].folder.mkdir(parents=True, exist_ok=True)
+            (self.sweeps[0].folder / EVENTS).write_text("".join([header, *others]))
+
     def found(self) -> "Found":
         """The results so far."""
         return Found(self, [State.read(s.folder) for s in self.sweeps if (s.folder / EVENTS).exists()])
@@ -127,14 +143,17 @@ class Found:
     def configurations(self) -> dict[Arm, list[list[TrialRecord]]]:
         """The confirmation trials of each arm that have ended: a list for each configuration, ordered by seed.
 
-        After a change of the sweep, an arm may have several configurations; the one with the most seeds comes first.
+        After a change of the sweep, an arm may have several configurations. The one with the most seeds comes first; of
+        those with equally many, the one that was selected last.
         """
         found: dict[Arm, list[list[TrialRecord]]] = {}
         for state in self.states:
             ended = [t for t in state.trials.values() if t.phase == "confirm" and t.done and not t.left_out]
+            started = {key: position for position, key in enumerate(state.trials)}
             for configurations in configurations_by_arm(ended).values():
                 config = configurations[0][0].config
-                found[config["optimizer"], config["regularizer"]] = sorted(configurations, key=len, reverse=True)
+                configurations.sort(key=lambda trials: (len(trials), started[trials[0].key]), reverse=True)
+                found[config["optimizer"], config["regularizer"]] = configurations
         return found
 
     @cached_property

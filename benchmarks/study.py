@@ -68,12 +68,14 @@ class Part:
         sweeps: They differ in their arms and their names alone.
         planned: By title, the pairs of arms that are compared (see `Study`).
         default: Whether the command runs it without being asked to.
+        continued: Another part's sweep whose search this part goes on with (see `Study`).
     """
 
     title: str
     sweeps: tuple[Sweep, ...]
     planned: Mapping[str, Sequence[tuple[Arm, Arm]]]
     default: bool = True
+    continued: Sweep | None = None
 
 
 def questions(sweep: Sweep) -> dict[str, list[tuple[Arm, Arm]]]:
@@ -113,6 +115,8 @@ VIT = BASE.changed(
     **REDUCED,
 )
 RECALIBRATED_8 = BASE.changed(name="cifar10_methods_recalibrated", recalibrate=True, **REDUCED)
+WIDER = {"opt/lr": (0.02, 2.0), "opt/weight_decay": (5e-5, 0.05), "opt/rho": (0.002, 0.5), "wcr.lam": (1e-7, 1e-2)}
+WIDER_8 = RECALIBRATED_8.changed(name="cifar10_methods_wider", bounds=WIDER, num_trials=20)
 SELECTION = ("num_trials", "num_search_seeds", "num_finalists", "num_finalist_seeds", "sampler")
 BUDGET = {name: getattr(BASE, name) for name in (*SELECTION, "num_seeds", "race")}
 RESNET18 = cifar10.SWEEP.changed(name="cifar10_methods_resnet18", **BUDGET, **REDUCED)
@@ -126,6 +130,7 @@ PARTS = {
     "width16": Part("width 16", (WIDTH_16,), questions(WIDTH_16)),
     "vit": Part("ViT", (VIT,), questions(VIT)),
     "width8_recalibrated": Part("width 8, recalibrated", (RECALIBRATED_8,), questions(RECALIBRATED_8)),
+    "width8_wider": Part("width 8, wider", (WIDER_8,), questions(WIDER_8), continued=RECALIBRATED_8),
     "resnet18": Part("ResNet-18", (RESNET18,), questions(RESNET18), default=False),
 }
 
@@ -134,7 +139,7 @@ def study_of(part: Part, runs: Path, data_root: Path | None = None, results: Pat
     """The study of a part, with its records in the folder `runs` and, by default, its committed ones."""
     places = {"runs": runs, **({"data_root": data_root} if data_root else {})}
     sweeps = tuple(sweep.model_copy(update=places) for sweep in part.sweeps)
-    return Study(sweeps, part.planned, MARGIN, **({"results": results} if results else {}))
+    return Study(sweeps, part.planned, MARGIN, continued=part.continued, **({"results": results} if results else {}))
 
 
 def tiny(part: Part) -> Part:

@@ -14,6 +14,7 @@ from benchmarks._best_values import best_entries
 from benchmarks._markdown import ALPHA, comparison_table
 from benchmarks._study import Study
 from service.records.events import EventLog
+from service.records.state import State
 from service.search.known import published
 from service.search.space import make_arms
 from tests.sweeps.test_sweeps import cifar_folder  # noqa: F401 (a fixture)
@@ -94,6 +95,33 @@ def test_trials_of_an_earlier_selection_are_not_shown(toy, found):
     now = found.study.found()
     assert now.at_target(("sgd", "hoyer_square")) == found.at_target(("sgd", "hoyer_square"))
     assert "Confirmation: 21 trials. Of an earlier selection: 2 trials." in now.progress()
+
+
+def test_of_two_selections_with_equally_many_seeds_the_later_one_counts(toy, found):
+    for seed in range(2, 9):
+        arm = {"optimizer": "sgd", "regularizer": "hoyer_square", "seed": seed, "lam": 7e-7}
+        toy.trial((0.9, 0.6), phase="confirm", test=(0.9, 0.6), **arm)
+    now = found.study.found()
+    assert set(now.at_target(("sgd", "hoyer_square")).values()) == {0.6}
+    assert "Of an earlier selection: 7 trials." in now.progress()
+
+
+def test_a_search_is_continued_under_another_name(toy, found, tmp_path):
+    """With the other's committed records, and an identifier of its own. What it has recorded since is not replaced."""
+    (sweep,) = found.study.sweeps
+    found.study.export()
+    wider = sweep.changed(name="wider", bounds={"opt/lr": (0.02, 2.0)})
+    study_of_wider = Study((wider,), {}, results=tmp_path, continued=sweep)
+    study_of_wider.begin()
+    (state,) = study_of_wider.found().states
+    assert state.trials.keys() == toy.state.trials.keys()
+    assert state.header["sweep_id"] != toy.state.header["sweep_id"]
+    assert study_of_wider.found().at_target(("sgd", "none")) == found.at_target(("sgd", "none"))
+    study_of_wider.begin()
+    assert State.read(wider.folder).header["sweep_id"] == state.header["sweep_id"]
+    nothing = Study((wider.changed(name="other"),), {}, results=tmp_path, continued=wider)
+    nothing.begin()
+    assert nothing.found().states == []
 
 
 def test_the_answers_are_beside_each_other(found):
