@@ -9,8 +9,8 @@ The order, for one update from the parts of one batch:
 4. Clipping by norm comes last in the closure. It rescales the gradient, so it leaves e = rho g / |g| as it is and only
    clips the update. Clipping by value would change the direction of e: do that to the second gradient alone.
 
-bf16 needs no loss scaling: wrap the forward pass, and keep weights and gradients in float32. The parts equal the whole
-batch unless layers look at the batch, as BatchNorm does.
+bf16 needs no loss scaling: wrap the forward pass, and keep weights and gradients in float32. The summed gradients of
+the parts equal those of the whole batch, except with layers that use statistics of the batch, such as BatchNorm.
 """
 
 import torch
