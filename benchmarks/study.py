@@ -130,7 +130,9 @@ PARTS = {
     "width16": Part("width 16", (WIDTH_16,), questions(WIDTH_16)),
     "vit": Part("ViT", (VIT,), questions(VIT)),
     "width8_recalibrated": Part("width 8, recalibrated", (RECALIBRATED_8,), questions(RECALIBRATED_8)),
-    "width8_wider": Part("width 8, wider", (WIDER_8,), questions(WIDER_8), continued=RECALIBRATED_8),
+    "width8_wider": Part(
+        "width 8, recalibrated, wider ranges", (WIDER_8,), questions(WIDER_8), continued=RECALIBRATED_8
+    ),
     "resnet18": Part("ResNet-18", (RESNET18,), questions(RESNET18), default=False),
 }
 
@@ -268,6 +270,17 @@ def write_part(name: str, found: Found, page: Path) -> None:
         found.draw().savefig(figure, dpi=110)
 
 
+def write_best(chosen: Mapping[str, Found], founds: Mapping[str, Found], file: Path = BEST) -> None:
+    """Write the values to reuse of the chosen parts; none of a part whose search a complete one goes on with."""
+    for name, found in chosen.items():
+        later = [
+            other for other, part in PARTS.items() if part.continued in PARTS[name].sweeps and founds[other].is_complete
+        ]
+        entries = f"# {later[0]} replaces these." if later else best_entries(found, "docs/study.md")
+        markers = (f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for edge in ("part", "end"))
+        replace_section(file, *markers, entries)
+
+
 def write_answers(founds: Mapping[str, Found], page: Path) -> None:
     figure, shown = page.with_name(f"{page.stem}-answers.png"), draw_answers(founds)
     parts = [answers(founds)]
@@ -304,11 +317,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         founds[name] = found_of(study, modes[name], then)
         if page and name in chosen:
             write_part(name, founds[name], page)
-        if page == PAGE and name in chosen and founds[name].is_complete:
-            markers = (f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for edge in ("part", "end"))
-            replace_section(BEST, *markers, best_entries(founds[name], "docs/study.md"))
     added = add(founds["width8"], modes["added"])
     carried = carry(founds["width16"], founds["width8"], modes["carried"])
+    if page == PAGE:
+        write_best({name: founds[name] for name in PARTS if name in chosen and founds[name].is_complete}, founds)
     if page:
         write("added", added, page)
         write_answers({PARTS[name].title: found for name, found in founds.items()}, page)

@@ -212,6 +212,25 @@ def test_what_an_arm_found_is_an_entry_to_reuse(found, tmp_path):
     assert (known.model, known.target_sparsity, known.value, known.n) == (config["model"], 0.9, 0.8, 7)
 
 
+def test_a_part_that_goes_on_replaces_the_values_of_the_other(monkeypatch, found, tmp_path):
+    """Once it is complete; the values would be those of two selections of the same search."""
+    (sweep,) = found.study.sweeps
+    parts = {
+        "first": study.Part("first", (sweep,), {}),
+        "later": study.Part("later", (sweep.changed(name="later"),), {}, continued=sweep),
+    }
+    monkeypatch.setattr(study, "PARTS", parts)
+    markers = [f"# <!-- {edge}: {name} of the study on CIFAR-10 -->" for name in parts for edge in ("part", "end")]
+    whole = dataclasses.replace(
+        found, study=Study((sweep.changed(optimizer=("sgd",), regularizer=("none",), num_seeds=7),), {})
+    )
+    for founds, expected in (({"first": found, "later": found}, 2), ({"first": found, "later": whole}, 1)):
+        file = tmp_path / "best.toml"
+        file.write_text("\n".join(markers))
+        study.write_best(founds, founds, file)
+        assert len(published(file)) == expected
+
+
 def test_an_arm_without_a_regularizer_is_an_entry_too(toy, tmp_path):
     for seed in (2, 3):
         toy.trial((0.9, 0.8), phase="confirm", test=(0.9, 0.7), optimizer="sgd", regularizer="none", seed=seed)
