@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
@@ -101,8 +102,13 @@ class Call:
         return values_in(self.arguments)
 
     def evaluate(self, tensor_of: Callable[[Value], Tensor]) -> Any:
-        """Run the operation with these tensors in place of its values."""
-        args, kwargs = fx.node.map_arg((self.node.args, self.node.kwargs), lambda node: tensor_of(self.env[node]))
+        """Run the operation with these tensors in place of its values. Those of conditions are cast to bool."""
+
+        def cast(node: fx.Node) -> Tensor:
+            is_condition = getattr(node.meta.get("val"), "dtype", None) == torch.bool
+            return tensor_of(self.env[node]).bool() if is_condition else tensor_of(self.env[node])
+
+        args, kwargs = fx.node.map_arg((self.node.args, self.node.kwargs), cast)
         return self.node.target(*args, **kwargs)  # type: ignore[operator]
 
     def pin_all(self) -> list[Value]:

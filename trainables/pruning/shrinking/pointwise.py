@@ -78,13 +78,16 @@ def _broadcast(call, from_the_end, size):
 
 
 def _evaluate(call, result):
-    """The constants of a result, computed by the operation itself."""
+    """The constants of a result, computed by the operation itself; None if it takes no stand-ins of its arguments."""
     if len(result.dims) != 1:
         return None
     tensors = {id(value): value.broadcastable() for value in call.values()}
     if all(tensor.isnan().all() for tensor in tensors.values()):
         return None
-    outcome = call.evaluate(lambda value: tensors[id(value)])
+    try:
+        outcome = call.evaluate(lambda value: tensors[id(value)])
+    except RuntimeError:  # it needs integers, or the whole number of channels
+        return None
     outcome = outcome[0] if isinstance(outcome, tuple | list) else outcome
     constants = None if outcome.is_complex() else _fitted(outcome.double(), result)
     for value in call.values():  # a comparison with NaN is no NaN, so this is not left to the operation

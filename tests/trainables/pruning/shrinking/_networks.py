@@ -470,6 +470,36 @@ class Squeezed(nn.Module):
 
 
 @network(*IMAGES)
+class Conditions(Layers):
+    """Conditions of channels that are constant once their filter is zero."""
+
+    def layers(self):
+        return nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        one, two, last = self
+        x = one(x)
+        x = two(torch.where(x > 0, x, x.exp() - 1))
+        return last(x.masked_fill(x < 0.1, 0.5))
+
+
+@network(*IMAGES)
+class SlopeOfEachChannel(Layers):
+    """PReLU behind layers whose outputs are never constants."""
+
+    def layers(self):
+        return (
+            nn.Conv2d(3, 8, 3),
+            nn.BatchNorm2d(8, track_running_stats=False),
+            nn.PReLU(8),
+            nn.Conv2d(8, 6, 3),
+            nn.InstanceNorm2d(6, affine=True),
+            nn.PReLU(6),
+            nn.Conv2d(6, 4, 1),
+        )
+
+
+@network(*IMAGES)
 class Parametrized(nn.Module):
     def __init__(self):
         super().__init__()
