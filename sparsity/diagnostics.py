@@ -143,4 +143,5 @@ def _hessian_product(gradients: Sequence[Tensor], parameters: list[Tensor], v: l
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return sum((x * y).sum().item() for x, y in zip(a, b, strict=True))
+    widest = [torch.promote_types(x.dtype, torch.float32) for x in a]  # sums of float16 overflow
+    return sum((x.to(dtype) * y).sum().item() for x, y, dtype in zip(a, b, widest, strict=True))

@@ -119,7 +119,7 @@ class Regularizer(torch.nn.Module):
         return torch.stack([self.penalty(weight) for weight in self.weights]).sum()
 
     def backward(self, lam: float) -> Tensor:
-        """Add lam dR/dw to the gradients, as `(lam * R()).backward()` does.
+        """Add lam dR/dw to the gradients, as `(lam * R()).backward()` does, also under `torch.no_grad()`.
 
         Args:
             lam: Factor of the penalty in the loss.
@@ -127,9 +127,10 @@ class Regularizer(torch.nn.Module):
         Returns:
             The unscaled penalty R(), detached.
         """
-        penalty = self()
-        if penalty.requires_grad:
-            (lam * penalty).backward()
+        with torch.enable_grad():
+            penalty = self()
+            if penalty.requires_grad:
+                (lam * penalty).backward()
         return penalty.detach()
 
     def penalty(self, weight: Tensor) -> Tensor:

@@ -80,6 +80,8 @@ def grasp(
     with torch.enable_grad():
         gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
         flow = torch.stack([(g.detach() * g).sum() for g in gradients]).sum()
+        if not flow.requires_grad:  # no gradient depends on a weight, so H is 0
+            return [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
         products = torch.autograd.grad(flow, weights, materialize_grads=True)
     return [
         weight.detach().to(torch.promote_types(weight.dtype, torch.float32)) * product

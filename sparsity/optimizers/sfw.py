@@ -173,7 +173,8 @@ def _move(p: Tensor, d: Tensor, group: dict) -> None:
 
 @torch.no_grad()
 def _scale_inside(p: Tensor, k: int, radius: float) -> None:
-    largest, total = p.abs().max(), p.abs().sum()
+    largest = p.abs().max().to(torch.promote_types(p.dtype, torch.float32))
+    total = p.abs().sum(dtype=largest.dtype)  # float16 ends at 65,504
     factor = torch.minimum(radius / largest, k * radius / total).clamp(max=1)  # zeros give inf, hence 1
     p.mul_(factor).clamp_(-radius, radius)  # rounding can exceed r
 

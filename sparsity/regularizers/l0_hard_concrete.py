@@ -118,7 +118,8 @@ class L0HardConcrete(Gated):
 
     def backward(self, lam):
         if self.weight_decay and self.weights:
-            (self.weight_decay / 2 * self.expected_square()).backward()
+            with torch.enable_grad():
+                (self.weight_decay / 2 * self.expected_square()).backward()
         return super().backward(lam)
 
 

@@ -214,3 +214,10 @@ def test_a_batch_in_parts_has_the_eigenvalue_of_the_whole():
         loss_fn, net.parameters(), batches, parts=lambda batch: [(1.0, batch)], generator=generator()
     )
     assert alone == whole
+
+
+def test_the_eigenvalue_of_a_large_float16_tensor():
+    """The Hessian of |w|^2 / 2 is the identity; the square of a random direction's norm is above 65,504."""
+    w = torch.nn.Parameter(torch.zeros(300, 300, dtype=torch.float16))
+    value = hessian_eigenvalue(lambda _: (w.float() ** 2).sum() / 2, [w], [0], generator=generator())
+    assert value == pytest.approx(1, rel=1e-3)

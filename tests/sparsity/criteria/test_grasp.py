@@ -97,3 +97,10 @@ def test_a_loss_without_a_graph_is_refused():
     model, weights, batch = network()
     with pytest.raises(ValueError, match=r"^grasp: loss_fn must return a differentiable loss, got one without a"):
         grasp(weights, model=model, batch=batch, loss_fn=lambda model, batch: model(batch[0]).detach().sum())
+
+
+def test_scores_are_zero_where_the_hessian_is():
+    """The loss is linear in the weights of a single layer."""
+    model = torch.nn.Linear(4, 3).eval()
+    scores = grasp([model.weight], model=model, batch=torch.randn(5, 4), loss_fn=lambda model, x: model(x).mean())
+    assert [s.tolist() for s in scores] == [[[0.0] * 4] * 3]

@@ -208,3 +208,10 @@ def test_refuses_useless_arguments(arguments, message):
 
 def test_takes_a_weight_decay_of_zero():
     assert "weight_decay" not in SFW([torch.ones(2, 2)], 1.0, weight_decay=0.0).param_groups[0]
+
+
+def test_float16_weights_inside_the_polytope_stay():
+    """Their sum of absolute values is above 65,504, the largest float16."""
+    w = torch.full((300, 400), 0.75, dtype=torch.float16, requires_grad=True)
+    SFW([w], 1.0, mode="radius", tau=1.0, k_fraction=1.0)
+    assert (w == 0.75).all()

@@ -173,3 +173,19 @@ def test_memory_format_changes_only_the_rounding(name):
     a, b = make(name, [w])(), make(name, [last])()
     torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
     torch.testing.assert_close(gradients(a, [w]), gradients(b, [last]), check_stride=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_backward_adds_the_same_gradients_without_grad_mode(name, dtype):
+    """A loop may edit gradients under `no_grad`."""
+    found = []
+    for enabled in (True, False):
+        weights = generic_weights(dtype)
+        R = make(name, weights)
+        torch.manual_seed(1)  # of the gates
+        with torch.set_grad_enabled(enabled):
+            R.backward(0.5)
+        found.append([None if p.grad is None else p.grad.clone() for p in (*weights, *R.parameters())])
+    for expected, got in zip(*found, strict=True):
+        assert (expected is None) == (got is None)
+        assert expected is None or torch.equal(expected, got)
