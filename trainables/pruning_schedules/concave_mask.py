@@ -18,7 +18,8 @@ class ConcaveMaskLottery(PruningSchedule):
         config: The trial's configuration.
         select: "threshold" removes weights with m < alpha, as in the paper, so that the mask decides how many remain.
             Each sparsity of the configuration reports the first network that is at least as sparse; if none is, the
-            last network is pruned further without retraining. "rank" has a round for each sparsity of the configuration
+            last network is pruned further without retraining. Weights without a gate, such as frozen ones, count as
+            m = 1. "rank" has a round for each sparsity of the configuration
             and removes the weights with the lowest m down to it, by |w| where m is equal.
         alpha: Threshold of m, in (0, 1).
         rounds: Number of rounds, at least 1, for "threshold".
@@ -67,7 +68,8 @@ class ConcaveMaskLottery(PruningSchedule):
     def next_masks(self, phase, kept, scores, gates):
         if not self.regularized(phase):
             return dict(kept)
-        m = gates()
+        ungated = {name: torch.ones_like(mask, dtype=torch.float32) for name, mask in kept.items()}
+        m = ungated | dict(gates())
         if self.select == "threshold":
             return {name: mask & (m[name] >= self.alpha) for name, mask in kept.items()}
         magnitudes = {name: score.abs() for name, score in scores().items()}

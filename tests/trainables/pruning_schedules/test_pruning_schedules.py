@@ -299,6 +299,18 @@ def test_refuses_bad_input_in_one_line(tiny, fields, message):
         make_pruning_schedule(tiny(**{**LOTTERY, **fields}))
 
 
+@pytest.mark.parametrize(("select", "expected"), [("threshold", [True, True]), ("rank", [False, True])])
+def test_weights_without_a_gate_count_as_open(tiny, select, expected):
+    """Frozen ones, which --prunable may name: a threshold keeps them, a rank decides by |w| among the open ones."""
+    fields = LOTTERY | MASKED | {"target_sparsity": 0.5, "sparsities": (), "pruning_sched": {"select": select}}
+    schedule = make_pruning_schedule(tiny(**fields))
+    kept = {name: torch.ones(2, dtype=torch.bool) for name in ("gated", "frozen")}
+    scores = {"gated": torch.tensor([5.0, 6.0]), "frozen": torch.tensor([1.0, 2.0])}
+    found = schedule.next_masks(1, kept, lambda: scores, lambda: {"gated": torch.tensor([0.0, 1.0])})
+    assert found["frozen"].tolist() == expected
+    assert found["gated"].tolist() == [False, True]
+
+
 def test_refuses_early_stopping_with_rounds(tiny):
     with pytest.raises(ValueError, match="patience: must not be given with pruning_schedule imp"):
         TrialConfig.model_validate({**tiny().model_dump(), "pruning_schedule": "imp", "patience": 2})
